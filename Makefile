@@ -1,0 +1,79 @@
+# Two commands do everything on a machine that has git, make and Python 3.11 or newer:
+#   make book    set up, execute the notebooks, build the site
+#   make test    set up, run every check
+# `make help` lists the rest.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book site pages test lint format run results lab serve bench lock clean
+
+# PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.
+BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
+VENV := .venv/bin
+PORT ?= 8000
+
+# One thread a process: two threads that fight over a busy core are many times slower.
+export OMP_NUM_THREADS ?= 1
+# Page, parameters, … reach the programs through the environment, so that quotes in P survive.
+export PAGE P EXPERIMENT PROFILE
+
+help:  ## this list
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 12
+	@echo "Set-up switches: PYTHON=python3.12 (another Python), TORCH=cpu (torch without CUDA, 2.5 GB instead of 7)."
+
+setup:  ## .venv as requirements.lock says; at once when nothing changed
+	@command -v $(BOOT) >/dev/null || { echo "set-up stopped: no $(BOOT) on this machine; \
+	install Python 3.11 or newer, or name one: make PYTHON=… book" >&2; exit 1; }
+	@$(BOOT) .ci/setup.py $(if $(TORCH),--torch "$(TORCH)")
+
+book: pages site  ## execute the notebooks at the book's parameters and build the site
+
+pages: setup
+	@$(VENV)/python notebooks/run.py
+
+site: setup
+	@rm -rf _build/html
+	@$(VENV)/jupyter-book --version >/dev/null
+	@$(VENV)/jupyter-book build book --all --quiet -W --keep-going
+	@echo "The book: file://$(CURDIR)/_build/html/index.html   (or: make serve)"
+
+test: setup  ## ruff, unit tests, nbval on the notebooks, the site and its checks
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(MAKE) --no-print-directory book
+	@$(VENV)/pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+
+lint: setup  ## ruff alone
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+
+format: setup  ## let ruff put the sources into shape
+	@$(VENV)/ruff check --fix .
+	@$(VENV)/ruff format .
+
+run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epochs=1"
+	@$(VENV)/python notebooks/run.py --page "$$PAGE" --parameters "$$P"
+	@$(VENV)/python notebooks/run.py --absent
+	@$(MAKE) --no-print-directory site
+
+results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper
+	@$(VENV)/python -m mtl_core.runs results "$$EXPERIMENT" --profile "$$PROFILE"
+
+lab: setup  ## JupyterLab in notebooks/
+	@IPYTHONDIR=$(CURDIR)/notebooks/.ipython $(VENV)/jupyter lab --notebook-dir=notebooks
+
+serve: setup  ## serve the built site on this machine; PORT=8000
+	@test -f _build/html/index.html || { echo "no site yet: run make book first" >&2; exit 1; }
+	@echo "http://127.0.0.1:$(PORT)/   (Ctrl-C stops)"
+	@$(VENV)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT) || test $$? = 130
+
+bench: setup  ## time of a training step, ours against one forward and two backward passes
+	@$(VENV)/python benchmarks/step_time.py
+
+lock: setup  ## renew requirements.lock within the ranges of pyproject.toml
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/uv pip compile pyproject.toml --all-extras --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --upgrade --quiet -o requirements.lock
+
+clean:  ## remove the built site and caches; .venv, .runs and results stay
+	@rm -rf _build book/notebooks .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,193 @@
+"""Execute the parameterised notebooks strictly with Papermill; the executed copies are the pages of the book.
+
+    python notebooks/run.py                                   bring every page to the book's parameters
+    python notebooks/run.py --page NAME --parameters "a=1 b=x"    one page with your parameters
+    python notebooks/run.py --list                            pages and their parameters
+
+Papermill itself only warns about a name that it does not know, writes broken notebooks over good ones and records
+paths of this machine. Here the first is an error with a suggestion, the second cannot happen, the third is removed.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import logging
+import os
+import pathlib
+import signal
+import sys
+import time
+
+import yaml
+from page import card, fingerprint, polish
+from parameters import ParameterError, close_to, describe, parse, resolve, split
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SOURCES, PAGES, SCRATCH = ROOT / "notebooks", ROOT / "book" / "notebooks", ROOT / "_build" / "pages"
+EPOCH = "315532800"  # 1980-01-01: Matplotlib writes this date into every SVG, so that the same run gives the same bytes
+KEPT = "Finished runs are kept; the same command goes on from there."
+
+
+class PageError(Exception):
+    """A page could not be made; the text names the cell and the last line of its error."""
+
+
+def registry():
+    """notebooks/experiments.yml: page -> {notebook, parameters}. PageError where it does not hold together."""
+    pages = yaml.safe_load((SOURCES / "experiments.yml").read_text(encoding="utf-8"))["pages"] or {}
+    for page, entry in pages.items():
+        entry.setdefault("notebook", f"{page}.ipynb")
+        entry["parameters"] = entry.get("parameters") or {}
+        if not (SOURCES / entry["notebook"]).exists():
+            raise PageError(f"experiments.yml names notebooks/{entry['notebook']} for {page!r}; there is no such file")
+    return pages
+
+
+def stored(page):
+    """The run card of the page as it lies in book/notebooks/, or {}."""
+    path = PAGES / f"{page}.ipynb"
+    return json.loads(path.read_text(encoding="utf-8"))["metadata"].get("mtl_run", {}) if path.exists() else {}
+
+
+def _kernel_environment():
+    os.environ.update(
+        IPYTHONDIR=str(SOURCES / ".ipython"),  # the project's kernel settings, no personal profile
+        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        SOURCE_DATE_EPOCH=EPOCH,
+        PYDEVD_DISABLE_FILE_VALIDATION="1",
+        MPLBACKEND="module://matplotlib_inline.backend_inline",
+        TQDM_DISABLE="1",  # a progress bar would be printed into the page
+    )
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def execute(page, notebook, given, parameters, mark, timeout=None):
+    """Execute one page and put it into book/notebooks/ in one step. Returns seconds. PageError on failure."""
+    import nbformat
+    import papermill  # two seconds to import
+    from papermill.exceptions import PapermillExecutionError
+
+    _kernel_environment()
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # its scanner of parameters warns where ours does not
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    PAGES.mkdir(parents=True, exist_ok=True)
+    scratch, start = SCRATCH / f"{page}.ipynb", time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(SOURCES / notebook),
+            str(scratch),
+            parameters=given,
+            cwd=str(SOURCES),  # where nbval and JupyterLab run them; it changes the whole process's folder
+            kernel_name="python3",
+            progress_bar=False,
+            execution_timeout=timeout,
+            start_timeout=120,
+        )
+    except PapermillExecutionError as error:
+        first = next((line for line in error.source.splitlines() if line.strip()), "")[:60]
+        last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
+        raise PageError(
+            f"notebooks/{notebook}, the cell that begins `{first}`: {last}\n"
+            f"  The whole error stands in _build/pages/{page}.ipynb; the page in book/notebooks/ is as it was."
+        ) from None
+    except Exception as error:  # a dead kernel or a cell over its time: no cell is named
+        text = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise PageError(f"notebooks/{notebook} stopped: {type(error).__name__}: {text}") from None
+    seconds = time.monotonic() - start
+    book = polish(nbformat.read(scratch, 4), ROOT)
+    book.metadata["mtl_run"] = card(page, given, parameters, mark, seconds, ROOT)
+    nbformat.write(book, scratch)
+    os.replace(scratch, PAGES / scratch.name)
+    return seconds
+
+
+def plan(arguments, pages):
+    """[(page, notebook, given, parameters, fingerprint)] of what has to be executed; says why on the way."""
+    if arguments.page and arguments.page not in pages:
+        raise PageError(f"no page {arguments.page!r}{close_to(arguments.page, pages)}. Pages: {', '.join(pages)}")
+    if arguments.parameters and not arguments.page:
+        raise PageError('parameters need a page: make run PAGE=name P="name=value …"')
+    jobs = []
+    for page in [arguments.page] if arguments.page else pages:
+        entry = pages[page]
+        path = SOURCES / entry["notebook"]
+        known = parse(path)
+        given = resolve({**entry["parameters"], **split(arguments.parameters, known)}, known, path)
+        parameters = {**{name: item.default for name, item in known.items()}, **given}
+        mark, old = fingerprint(path, parameters, ROOT), stored(page)
+        job = (page, entry["notebook"], given, parameters, mark)
+        if arguments.page or arguments.force or not old:
+            jobs.append(job)
+        elif arguments.absent or old.get("fingerprint") == mark:
+            print(f"{page}: up to date", flush=True)
+        else:
+            mine = {k: v for k, v in old.get("parameters", {}).items() if parameters.get(k) != v}
+            why = f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
+            print(f"{page}: executed anew, because {why}", flush=True)
+            jobs.append(job)
+    return jobs
+
+
+def _one(job, timeout):
+    try:
+        return execute(*job, timeout=timeout), None
+    except PageError as error:
+        return 0.0, str(error)
+
+
+def run(jobs, workers, timeout):
+    """Execute the jobs; processes, not threads, since Papermill changes the folder of the whole process."""
+    if workers == 1 or len(jobs) < 2:
+        outcomes = ((job, _one(job, timeout)) for job in jobs)
+        return _report(outcomes)
+    with concurrent.futures.ProcessPoolExecutor(workers) as pool:
+        futures = {pool.submit(_one, job, timeout): job for job in jobs}
+        try:
+            done = concurrent.futures.as_completed(futures)
+            return _report((futures[future], future.result()) for future in done)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _report(outcomes):
+    failed = 0
+    for (page, *_), (seconds, error) in outcomes:
+        failed += error is not None
+        print(f"{page}: FAILED, {error}" if error else f"{page}: {seconds:.0f} s", flush=True)
+    return 1 if failed else 0
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", help="one page of notebooks/experiments.yml")
+    parser.add_argument("--parameters", default="", help='for that page: "seeds=2 methods=equal,sam_gs"')
+    parser.add_argument("--absent", action="store_true", help="only pages that were never executed")
+    parser.add_argument("--force", action="store_true", help="also pages that are up to date")
+    parser.add_argument("--list", action="store_true", help="pages and their parameters")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--timeout", type=int, help="seconds a cell may take (default: no limit)")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        pages = registry()
+        if options.page == "" or options.list:
+            for page, entry in pages.items():
+                print(describe(page, entry["parameters"], parse(SOURCES / entry["notebook"])))
+            if options.page == "":
+                raise PageError('name a page: make run PAGE=name P="name=value …"')
+            return 0
+        jobs = plan(options, pages)
+        if any(job[0] == options.page for job in jobs):
+            print(f"{options.page}: executing …", flush=True)
+        return run(jobs, options.jobs, options.timeout)
+    except (PageError, ParameterError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {KEPT}", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
