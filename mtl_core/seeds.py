@@ -8,17 +8,21 @@ import torch
 STREAMS = ("initialisation", "batch order", "pairing", "method", "split", "null")
 
 
-def _sequence(seed, name):
+def _sequence(seed, name, part=""):
     if name not in STREAMS:
         raise ValueError(f"unknown random stream {name!r}; the streams are {', '.join(STREAMS)}")
     if seed < 0:
         raise ValueError(f"a seed is a non-negative integer, got {seed}")
-    return np.random.SeedSequence([int(seed), zlib.crc32(name.encode())])
+    words = [int(seed), zlib.crc32(name.encode())]
+    return np.random.SeedSequence(words + [zlib.crc32(part.encode())] if part else words)
 
 
-def numpy_generator(seed: int, name: str) -> np.random.Generator:
-    """PCG64 stream `name` of `seed`. The names are `STREAMS`; another name is a ValueError."""
-    return np.random.Generator(np.random.PCG64(_sequence(seed, name)))
+def numpy_generator(seed: int, name: str, part: str = "") -> np.random.Generator:
+    """PCG64 stream `name` of `seed`. The names are `STREAMS`; another name is a ValueError.
+
+    `part` (any word) is a stream of its own below that name, so that parts can be drawn in any order.
+    """
+    return np.random.Generator(np.random.PCG64(_sequence(seed, name, part)))
 
 
 def torch_seed(seed: int, name: str) -> int:

@@ -47,12 +47,16 @@ class Split:
     def __len__(self):
         return len(self.inputs)
 
-    def batch(self, index: Tensor, device="cpu") -> tuple[Tensor, tuple[Tensor, ...]]:
+    def to(self, device) -> "Split":
+        """The same examples on `device`."""
+        return Split(self.inputs.to(device), tuple(t.to(device) for t in self.targets))
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Examples at `index`; images kept as uint8 become float32 in [0, 1]."""
-        inputs = self.inputs[index].to(device)
+        inputs = self.inputs[index]
         if inputs.dtype == torch.uint8:
             inputs = inputs.float().div_(255)
-        return inputs, tuple(t[index].to(device) for t in self.targets)
+        return inputs, tuple(t[index] for t in self.targets)
 
 
 @dataclass(frozen=True)

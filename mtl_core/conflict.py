@@ -1,0 +1,201 @@
+r"""What is read off the matrix of task gradients: cosines, magnitudes, layer-wise conflict scores.
+
+Two gradients conflict where the cosine of their angle is negative; a layer conflicts where the two
+parts that belong to that layer do. Recon (arXiv 2302.11289, section 3) scores a shared layer by
+$s^{(l)} = \sum_t \#\{i<j : \cos\varphi_{ij}^{(l)}(t) < S\}$, the count over iterations t and pairs of
+tasks of cosines below a threshold $-1 < S \le 0$.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtl_core.gradients import NonFiniteGradientError, TaskGradients
+
+
+def _unit_rows(matrix: Tensor) -> Tensor:
+    """Rows scaled to unit length, in two steps so that no square over- or underflows; zero rows stay zero."""
+    largest = matrix.abs().amax(dim=1, keepdim=True) if matrix.shape[1] else matrix.new_zeros(len(matrix), 1)
+    rows = matrix / largest.masked_fill(largest == 0, 1)
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / lengths.masked_fill(lengths == 0, 1)
+
+
+def cosines(matrix: Tensor) -> Tensor:
+    """Cosine of each unordered pair of rows, (K, D) -> (K(K-1)/2,), in the order (0,1), (0,2), … (1,2), ….
+
+    A zero row has cosine 0 with every other: no gradient, no conflict. Scale-free: gradients as small
+    as 1e-30 or as large as 1e30 lose nothing to their squares. NaN in, NaN out.
+    """
+    units = _unit_rows(matrix)
+    i, j = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
+    return (units @ units.T)[i, j].clamp(-1, 1)
+
+
+def magnitude_similarity(norms: Tensor) -> Tensor:
+    r"""$\psi_{ij} = 2 n_i n_j / (n_i^2 + n_j^2)$ of each pair of gradient norms, (K,) -> (K(K-1)/2,), float64.
+
+    In [0, 1]: 1 where the norms are equal, two zeros included; 0 where just one is zero. Computed from
+    the ratio of the norms, so that squares of tiny norms do not vanish. NaN in, NaN out.
+    Source: SAM-GS, arXiv 2506.06130, the pairwise gradient magnitude similarity.
+    """
+    norms = norms.double()
+    i, j = torch.triu_indices(len(norms), len(norms), 1, device=norms.device)
+    large = torch.maximum(norms[i], norms[j])
+    ratio = torch.where(large == 0, 1.0, torch.minimum(norms[i], norms[j]) / large)
+    return 2 * ratio / (1 + ratio**2)
+
+
+class ConflictScores:
+    """Layer-wise conflict scores, counted over the iterations of a search run.
+
+    layers      names of the shared layers, in registration order (ties keep it).
+    num_tasks   K.
+    thresholds  S values, -1 < S <= 0. For each, both tails are counted: cos < S (the score) and its
+                mirror cos > -S, per layer, pair of tasks and block of `block` iterations.
+
+    A layer is one module with parameters; weight and bias form one vector. The comparison is strict;
+    a zero gradient never counts. The counts stay on the gradients' device until they are read.
+    Differs from the released code: there vectors shorter than 1e-12 have a damped cosine.
+    """
+
+    def __init__(self, layers: Sequence[str], num_tasks: int, thresholds=(0.0, -0.1), block: int = 50):
+        if num_tasks < 2:
+            raise ValueError(f"conflict needs two tasks or more, got num_tasks={num_tasks}")
+        for threshold in thresholds:
+            if not -1 < threshold <= 0:
+                raise ValueError(f"a threshold S lies in (-1, 0], got {threshold}")
+        self.layers, self.num_tasks = list(layers), num_tasks
+        self.thresholds, self.block, self.iterations = tuple(thresholds), block, 0
+        self._blocks: list[Tensor] = []  # each (tail, threshold, layer, pair), int64
+
+    def update(self, gradients: TaskGradients | Mapping[str, Tensor]) -> None:
+        """Count one iteration: layer name -> (K, D_l) gradients, or a `TaskGradients`."""
+        views = gradients.layers if isinstance(gradients, TaskGradients) else gradients
+        missing = [name for name in self.layers if name not in views]
+        if missing:
+            raise ValueError(f"no gradient for the layers {', '.join(missing)}; there are {', '.join(views)}")
+        table = torch.stack([cosines(views[name]) for name in self.layers])  # (layer, pair)
+        if views is gradients and table.isnan().any():  # a TaskGradients has been checked by the engine
+            raise NonFiniteGradientError("a layer's gradient holds NaN: check the gradients before scoring them")
+        if self.iterations % self.block == 0:
+            shape = (2, len(self.thresholds), *table.shape)
+            self._blocks.append(torch.zeros(shape, dtype=torch.int64, device=table.device))
+        limits = torch.tensor(self.thresholds, dtype=table.dtype, device=table.device)[:, None, None]
+        self._blocks[-1] += torch.stack([table < limits, table > -limits])
+        self.iterations += 1
+
+    def counts(self) -> np.ndarray:
+        """(block, tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 its mirror cos > -S."""
+        if not self._blocks:
+            pairs = self.num_tasks * (self.num_tasks - 1) // 2
+            return np.zeros((0, 2, len(self.thresholds), len(self.layers), pairs), dtype=np.int64)
+        return torch.stack(self._blocks).cpu().numpy()
+
+    def _at(self, threshold: float) -> np.ndarray:
+        if threshold not in self.thresholds:
+            raise ValueError(f"threshold {threshold} was not counted; counted were {self.thresholds}")
+        return self.counts()[:, :, self.thresholds.index(threshold)]
+
+    def scores(self, threshold: float) -> dict[str, int]:
+        """The S-conflict score of each layer: how many (iteration, pair) had cos < S."""
+        totals = self._at(threshold)[:, 0].sum(axis=(0, 2))
+        return dict(zip(self.layers, totals.tolist(), strict=True))
+
+    def mirror(self, threshold: float) -> dict[str, int]:
+        """The same for cos > -S: what a layer's score would be if nothing but chance set the sign."""
+        totals = self._at(threshold)[:, 1].sum(axis=(0, 2))
+        return dict(zip(self.layers, totals.tolist(), strict=True))
+
+    def ranking(self, threshold: float) -> list[str]:
+        """Layers by falling score; ties keep registration order."""
+        scores = self.scores(threshold)
+        return sorted(self.layers, key=lambda layer: -scores[layer])
+
+    def null_scores(self, threshold: float, draws: int = 1000, seed: int = 0) -> np.ndarray:
+        """(draws, layer) scores under random signs: in each block one task's gradient is flipped or not.
+
+        A flip exchanges the two tails of every pair with that task. Blocks, not iterations, because
+        neighbouring iterations are alike.
+        """
+        from mtl_core.seeds import numpy_generator
+
+        counts = self._at(threshold)  # (block, tail, layer, pair)
+        i, j = np.triu_indices(self.num_tasks, 1)
+        signs = numpy_generator(seed, "null").integers(0, 2, (draws, len(counts), self.num_tasks)) * 2 - 1
+        flipped = signs[:, :, i] * signs[:, :, j] < 0  # (draw, block, pair)
+        low, high = counts[:, 0], counts[:, 1]
+        return low.sum(axis=(0, 2)) + np.einsum("dbp,blp->dl", flipped, high - low)
+
+    def state_dict(self) -> dict:
+        return {"iterations": self.iterations, "blocks": [block.cpu() for block in self._blocks]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.iterations = state["iterations"]
+        self._blocks = [block.clone() for block in state["blocks"]]
+
+
+class ConflictLog:
+    """An observer of `training.fit`: cosines and magnitudes over all shared parameters, scores per layer.
+
+    restrict  layers to which a second cosine is restricted. A split network's cosine is over what is
+              still shared; its fair companion is the unsplit network's cosine over the same layers.
+    Cosines are counted in 2,000 bins of width 0.001.
+    """
+
+    BINS = 2000
+
+    def __init__(self, num_tasks: int, thresholds=(0.0, -0.1), restrict: Sequence[str] = ()):
+        self.num_tasks, self.thresholds, self.restrict = num_tasks, tuple(thresholds), list(restrict)
+        self.scores: ConflictScores | None = None  # made at the first step, when the layers are known
+        self.bins = {name: torch.zeros(self.BINS, dtype=torch.int64) for name in ("all", "restricted")}
+        self.negative = {"all": 0, "restricted": 0}
+        self.similarity = 0.0
+
+    def update(self, gradients: TaskGradients) -> None:
+        if not gradients.layers:
+            return  # nothing is shared any more
+        if self.scores is None:
+            self.scores = ConflictScores(list(gradients.layers), self.num_tasks, self.thresholds)
+        self.scores.update(gradients)
+        self._count("all", gradients.matrix)
+        if self.restrict:
+            self._count("restricted", torch.cat([gradients.layers[name] for name in self.restrict], dim=1))
+        norms = torch.linalg.vector_norm(gradients.matrix, dim=1, dtype=torch.float64)
+        self.similarity += magnitude_similarity(norms).mean().item()
+
+    def _count(self, name: str, matrix: Tensor) -> None:
+        values = cosines(matrix).cpu()
+        self.negative[name] += int((values < 0).sum())
+        places = ((values + 1) * (self.BINS / 2)).floor().long().clamp(0, self.BINS - 1)
+        self.bins[name] += torch.bincount(places, minlength=self.BINS)
+
+    def summary(self) -> dict:
+        """Plain numbers: iterations, share of negative cosines, histogram {bin: count}, scores and mirrors."""
+        if self.scores is None:
+            return {"iterations": 0}
+        pairs = self.num_tasks * (self.num_tasks - 1) // 2
+        total = self.scores.iterations * pairs
+        result = {
+            "iterations": self.scores.iterations, "pairs": pairs, "layers": self.scores.layers,
+            "magnitude_similarity": self.similarity / self.scores.iterations,
+            "scores": {str(s): list(self.scores.scores(s).values()) for s in self.thresholds},
+            "mirror": {str(s): list(self.scores.mirror(s).values()) for s in self.thresholds},
+        }  # fmt: skip
+        for name in ("all", "restricted") if self.restrict else ("all",):
+            filled = {str(b): n for b, n in enumerate(self.bins[name].tolist()) if n}
+            result[name] = {"negative_share": self.negative[name] / total, "histogram": filled}
+        return result
+
+    def state_dict(self) -> dict:
+        return {"bins": self.bins, "negative": self.negative, "similarity": self.similarity,
+                "layers": self.scores.layers if self.scores else None,
+                "scores": self.scores.state_dict() if self.scores else None}  # fmt: skip
+
+    def load_state_dict(self, state: dict) -> None:
+        self.bins, self.negative, self.similarity = state["bins"], state["negative"], state["similarity"]
+        if state["layers"] is not None:
+            self.scores = ConflictScores(state["layers"], self.num_tasks, self.thresholds)
+            self.scores.load_state_dict(state["scores"])

@@ -1,0 +1,70 @@
+"""The baselines: TorchJD's aggregators and scalarisers, with what the registry needs on top of them."""
+
+import torch
+from torch import Tensor
+from torchjd import aggregation, scalarization
+
+from mtl_core.methods.sam_gs import _equalised, _norms
+
+
+class Static(scalarization.Scalarizer):
+    r"""$\sum_k w_k L_k$ with fixed weights, given as numbers; (K,) losses -> scalar."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.register_buffer("weights", torch.as_tensor(weights, dtype=torch.float32))
+        if self.weights.ndim != 1 or not torch.isfinite(self.weights).all():
+            raise ValueError(f"static weights are K finite numbers, got {weights}")
+
+    def forward(self, losses: Tensor, /) -> Tensor:
+        if len(losses) != len(self.weights):
+            raise ValueError(f"{len(self.weights)} static weights for {len(losses)} losses")
+        return self.weights.to(losses) @ losses
+
+
+class LogSum(scalarization.Scalarizer):
+    r"""$\sum_k \log L_k$, the scale-invariant sum (Nash-MTL, arXiv 2202.01017, section 6); losses must be positive."""
+
+    def forward(self, losses: Tensor, /) -> Tensor:
+        if (losses <= 0).any():
+            bad = (losses <= 0).nonzero().flatten().tolist()
+            raise ValueError(f"the sum of logs needs positive losses; not positive: task {', '.join(map(str, bad))}")
+        return losses.log().sum()
+
+
+class NormEqualised(aggregation.Aggregator):
+    r"""$\bar n \sum_k g_k / n_k$: every task gradient brought to the mean norm, then summed; (K, D) -> (D,).
+
+    A control that published tables lack: SAM-GS without momentum. A zero gradient takes no part.
+    """
+
+    @torch.no_grad()
+    def forward(self, matrix: Tensor, /) -> Tensor:
+        return _equalised(matrix, _norms(matrix))
+
+
+class Broken(aggregation.Aggregator):
+    """The sum with one task's shared gradient multiplied by `factor`: a row that a sound table must call different."""
+
+    def __init__(self, task: int = 0, factor: float = 0.1):
+        super().__init__()
+        self.task, self.factor = task, factor
+
+    def forward(self, matrix: Tensor, /) -> Tensor:
+        return matrix.sum(0) + (self.factor - 1) * matrix[self.task]
+
+
+class CAGrad(aggregation.CAGrad):
+    r"""TorchJD's CAGrad with the division by $1 + c^2$ that the published codes apply (`rescale`).
+
+    $\Delta = \bar g + c\|\bar g\|\, g_w/\|g_w\|$ with w on the simplex minimising $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$.
+    Source: Liu et al., NeurIPS 2021, arXiv 2110.14048, Algorithm 1.
+    """
+
+    def __init__(self, c: float = 0.4, rescale: bool = False):
+        super().__init__(c=c)
+        self.rescale = rescale
+
+    def forward(self, matrix: Tensor, /) -> Tensor:
+        update = super().forward(matrix)
+        return update / (1 + self.c**2) if self.rescale else update

@@ -1,0 +1,155 @@
+r"""Recon: give each task its own copy of the layers where task gradients conflict most.
+
+Shi, Li, Zhang, Chen, Wu: *Recon: Reducing Conflicting Gradients from the Root for Multi-Task
+Learning*, ICLR 2023, arXiv 2302.11289. Three steps: train the shared network and score its layers
+(`mtl_core.conflict.ConflictScores` as an observer of `training.fit`), split the worst layers
+(`split_layers`), train the result from the start with any method.
+
+The split rewrites the trunk's `torch.fx` graph. A value of the graph is one node or K nodes; a split
+layer, or any operation with an input that is K nodes, becomes K nodes. So what lies before the first
+split runs once, and skip connections that fork inside a block are right by construction.
+"""
+
+import copy
+import difflib
+import operator
+
+import torch
+from torch import fx, nn
+
+from mtl_core.models.multi_task import MultiTaskModel, initialise
+
+# In-place operations that traced models use: on a value that several tasks still read they would write it K times.
+_OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+                 operator.itruediv: operator.truediv}  # fmt: skip
+
+
+class SplitError(ValueError):
+    """A trunk or a layer that cannot be split; the message names it."""
+
+
+def candidate_layers(model: MultiTaskModel) -> list[str]:
+    """Names of the trunk's layers, in registration order: the modules that own a trainable parameter."""
+    return [name for name, module in model.trunk.named_modules()
+            if name and any(p.requires_grad for p in module.parameters(recurse=False))]  # fmt: skip
+
+
+def split_layers(model: MultiTaskModel, layers, init: str = "copy", generator: torch.Generator | None = None):
+    """A new model in which each task has its own copy of the named trunk layers -> MultiTaskModel.
+
+    layers     names as in `candidate_layers(model)`; weight and bias of a layer go together.
+    init       "copy": all copies start at the shared values, so evaluation outputs do not change;
+               "reinitialise": copies 1 … K-1 are drawn anew (`models.initialise`), as Recon's final run
+               draws every convolution's copies independently. The released code leaves copies of
+               linear layers equal; here they are drawn too.
+    generator  source of the new draws; torch's own generator is not touched.
+
+    `model` itself is left as it is. Splitting nothing returns a plain copy; splitting everything gives
+    K independent trunks. A shared layer after a fork is applied K times; a BatchNorm among them then
+    mixes K streams in its running statistics, as in the released code.
+    SplitError: unknown layer names (with suggestions), a trunk that cannot be traced (naming the
+    module), parameters that the trunk uses outside of the layer's own forward, a K-stream trunk.
+    """
+    if init not in ("copy", "reinitialise"):
+        raise ValueError(f"init is 'copy' or 'reinitialise', got {init!r}")
+    layers, K = list(dict.fromkeys(layers)), len(model.heads)
+    _check_names(layers, candidate_layers(model))
+    model = copy.deepcopy(model)
+    if not layers:
+        return model
+    trunk = _trace(model.trunk)
+    for name in layers:
+        if not any(node.op == "call_module" and node.target == name for node in trunk.graph.nodes):
+            raise SplitError(f"layer {name!r} is not called as a module in the trunk's forward, so it cannot be split")
+    _replace_by_copies(trunk, layers, K, init, generator)
+    split = MultiTaskModel(fx.GraphModule(trunk, _forked_graph(trunk, set(layers), K)), model.heads)
+    return split.train(model.training)
+
+
+def _check_names(layers, known):
+    for name in layers:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3) or known[:3]
+            raise SplitError(f"the trunk has no layer {name!r}; near names: {', '.join(near)}")
+
+
+class _Tracer(fx.Tracer):
+    """Modules that own parameters are kept whole; remembers where it was, for the error message."""
+
+    def __init__(self):
+        super().__init__()
+        self.path = []
+
+    def is_leaf_module(self, module, name):
+        return super().is_leaf_module(module, name) or any(True for _ in module.parameters(recurse=False))
+
+    def call_module(self, module, forward, args, kwargs):
+        self.path.append(self.path_of_module(module))
+        result = super().call_module(module, forward, args, kwargs)
+        self.path.pop()
+        return result
+
+
+def _trace(trunk: nn.Module) -> fx.GraphModule:
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(trunk)
+    except Exception as error:  # torch.fx raises many types
+        where = tracer.path[-1] if tracer.path else type(trunk).__name__
+        raise SplitError(f"torch.fx cannot trace {where!r} of the trunk ({type(trunk).__name__}): {error}. Keep "
+                         "control flow that depends on values inside a module that owns parameters.") from error  # fmt: skip
+    return fx.GraphModule(tracer.root, graph)
+
+
+def _replace_by_copies(trunk, layers, K, init, generator):
+    seed = None
+    if init == "reinitialise":
+        seed = torch.randint(2**62, (), generator=generator).item() if generator else torch.initial_seed()
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        for name in layers:
+            original = trunk.get_submodule(name)
+            copies = [original] + [copy.deepcopy(original) for _ in range(K - 1)]
+            if init == "reinitialise":
+                for module in copies[1:]:
+                    initialise(module)
+            parent, _, leaf = name.rpartition(".")
+            setattr(trunk.get_submodule(parent), leaf, nn.ModuleList(copies))
+
+
+def _forked_graph(trunk: fx.GraphModule, split: set[str], K: int) -> fx.Graph:
+    """The trunk's graph with every value either one node or K nodes."""
+    graph, values = fx.Graph(), {}
+
+    def task(k):  # the argument map of task k: forked values give their k-th node
+        return lambda node: values[node][min(k, len(values[node]) - 1)]
+
+    for node in trunk.graph.nodes:
+        if node.op == "output":
+            streams = [fx.node.map_arg(node.args[0], task(k)) for k in range(K)]
+            forked = any(len(values[n]) > 1 for n in node.all_input_nodes)
+            if forked and not isinstance(node.args[0], fx.Node):
+                raise SplitError("the trunk returns several values; only a trunk with one output can be split")
+            graph.output(tuple(streams) if forked else streams[0])
+            continue
+        own = node.op == "call_module" and node.target in split
+        count = K if own or any(len(values[n]) > 1 for n in node.all_input_nodes) else 1
+        values[node] = []
+        for k in range(count):
+            new = graph.node_copy(node, task(k))
+            new.target = f"{node.target}.{k}" if own else _out_of_place(node, count)
+            values[node].append(new)
+    graph.lint()
+    return graph
+
+
+def _out_of_place(node: fx.Node, count: int):
+    """The operation that may run `count` times on a value that other tasks read."""
+    if count == 1:
+        return node.target
+    if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+        raise SplitError(f"the trunk calls the in-place method {node.target!r} after a fork; use the form without underscore")
+    if node.op == "call_function" and node.kwargs.get("inplace"):
+        raise SplitError(f"the trunk calls {node.target.__name__} in place after a fork; drop inplace=True")
+    return _OUT_OF_PLACE.get(node.target, node.target)

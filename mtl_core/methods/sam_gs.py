@@ -1,0 +1,102 @@
+r"""SAM-GS: equalise the task gradients where their magnitudes differ, use momentum where they agree.
+
+Borsani, Rosani, Nicosia, Di Fatta: *Gradient Similarity Surgery in Multi-Task Deep Learning*,
+ECML PKDD 2025, arXiv 2506.06130, Algorithm 1. Written from the paper's equations and from the
+observed behaviour of the released class; where the two differ, this follows the released class.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torchjd.aggregation import Aggregator
+
+from mtl_core.conflict import magnitude_similarity
+from mtl_core.gradients import NonFiniteGradientError
+
+
+class SAMGS(Aggregator):
+    r"""Similarity-aware momentum gradient surgery: (K, D) -> (D,), before any scaling or clipping.
+
+    gamma  threshold of the overall magnitude similarity $\Psi$ below which gradients are equalised;
+           0 never equalises, 1 always does unless all norms are equal.
+    beta1  decay of the first moments m_k, one vector per task.
+    beta2  decay of h, the second moment of the dissimilarity, one scalar.
+    epsilon  added to h in every step.
+
+    State (buffers): `momentum` (K, D), `dissimilarity` (), `steps` (). It loads into a fresh instance.
+
+    Defined where the formula is not: a zero gradient takes no part in the equalised sum; $\Psi = 1$
+    where all gradients are zero and for K = 1. Raises NonFiniteGradientError on NaN or infinity, and
+    where the momentum branch, quadratic in the gradients' scale, leaves the range of the dtype;
+    ValueError on a matrix of another shape than the first one.
+
+    Differs from the paper's text, as the released class does: $\Psi$ is the mean over distinct pairs
+    (printed: over all K² pairs, the diagonal included); the equalised gradient is not multiplied by
+    g_k once more; $\epsilon$ stands in the recursion of h only.
+    """
+
+    def __init__(self, gamma: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8):
+        super().__init__()
+        for name, value, top in (("gamma", gamma, True), ("beta1", beta1, False), ("beta2", beta2, False)):
+            if not 0 <= value <= 1 or (value == 1 and not top):
+                raise ValueError(f"{name} must lie in [0, 1{']' if top else ')'}, got {value}")
+        if epsilon <= 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        self.gamma, self.beta1, self.beta2, self.epsilon = gamma, beta1, beta2, epsilon
+        self.register_buffer("momentum", torch.empty(0, 0))
+        self.register_buffer("dissimilarity", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def forward(self, matrix: Tensor, /) -> Tensor:
+        if self.steps == 0:
+            self.momentum = torch.zeros_like(matrix)
+        if matrix.shape != self.momentum.shape:
+            raise ValueError(f"SAM-GS has state for a matrix of shape {tuple(self.momentum.shape)}, got "
+                             f"{tuple(matrix.shape)}: make a new instance for another problem")  # fmt: skip
+        norms = _norms(matrix)  # n_k = ||g_k||, (K,)
+
+        # \Psi = mean_{i<j} 2 n_i n_j / (n_i^2 + n_j^2)
+        similarity = magnitude_similarity(norms).mean().item() if len(norms) > 1 else 1.0
+
+        # t <- t + 1;  m_k <- \beta_1 m_k + (1 - \beta_1) g_k;  h <- \beta_2 h + (1 - \beta_2)(1 - \Psi)^2 + \epsilon
+        self.steps += 1
+        self.momentum.lerp_(matrix, 1 - self.beta1)
+        self.dissimilarity.mul_(self.beta2).add_((1 - self.beta2) * (1 - similarity) ** 2 + self.epsilon)
+
+        if similarity < self.gamma:
+            # u = \bar n \sum_k g_k / n_k
+            return _equalised(matrix, norms)
+        # u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h},  \hat m_k = m_k / (1 - \beta_1^t),  \hat h = h / (1 - \beta_2^t)
+        step = self.steps.item()
+        second = self.dissimilarity.item() / (1 - self.beta2**step)
+        update = torch.zeros_like(matrix[0])
+        for gradient, moment in zip(matrix, self.momentum, strict=True):
+            update.addcmul_(gradient, moment.abs())
+        update *= 1 / ((1 - self.beta1**step) * math.sqrt(second))
+        if norms.max() > 1e12 and not torch.isfinite(update.sum()):
+            raise NonFiniteGradientError(f"SAM-GS's momentum branch is quadratic in the gradients and overflowed: the "
+                                         f"largest norm is {norms.max():.1e}. Scale the losses down.")  # fmt: skip
+        return update
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if f"{prefix}momentum" in state_dict:  # a fresh instance does not know the shape yet
+            self.momentum = torch.empty_like(state_dict[f"{prefix}momentum"])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _norms(matrix: Tensor) -> Tensor:
+    """Row norms in float64 on the host, so that neither 1e-30 nor 1e30 is lost; NonFiniteGradientError otherwise."""
+    norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).cpu()
+    bad = [k for k, finite in enumerate(norms.isfinite().tolist()) if not finite]
+    if bad:
+        raise NonFiniteGradientError(f"expected finite gradients, got NaN or infinity for task {', '.join(map(str, bad))}")
+    return norms
+
+
+def _equalised(matrix: Tensor, norms: Tensor) -> Tensor:
+    weights = torch.where(norms > 0, norms.mean() / norms, 0.0)
+    if weights.max() > torch.finfo(matrix.dtype).max:  # norms that differ by more than float32 can hold
+        return (weights.to(matrix.device) @ matrix.double()).to(matrix.dtype)
+    return weights.to(matrix) @ matrix

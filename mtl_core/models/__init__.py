@@ -1,0 +1,26 @@
+"""Models: a shared trunk and one head per task."""
+
+from mtl_core.models.multi_task import MultiTaskModel, initialise
+from mtl_core.models.resnet import ResNet, resnet18
+from mtl_core.models.small import lenet, mlp
+
+__all__ = ["MODELS", "MultiTaskModel", "ResNet", "build", "initialise", "lenet", "mlp", "resnet18"]
+
+MODELS = {"resnet18": resnet18, "lenet": lenet, "mlp": mlp}
+
+
+def build(name: str, tasks, seed: int = 0, **options) -> MultiTaskModel:
+    """The model `name` with one head per task, initialised from stream "initialisation" of `seed`.
+
+    The state of torch's own generator is left as it was. Unknown names are a ValueError that lists
+    what exists; options are those of the builder (`MODELS[name]`).
+    """
+    import torch
+
+    from mtl_core.seeds import torch_seed
+
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; there are {', '.join(sorted(MODELS))}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(seed, "initialisation"))
+        return MODELS[name]([task.outputs for task in tasks], **options)

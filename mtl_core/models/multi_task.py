@@ -1,0 +1,49 @@
+"""The one shape that every network of the book has: trunk, then K heads."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MultiTaskModel(nn.Module):
+    """A shared trunk and K heads.
+
+    The trunk maps a batch (B, ...) to features: one tensor that all heads read, or a sequence of K
+    tensors, one per task, where the trunk has task-specific layers. Head k maps its features to
+    the output of task k.
+    """
+
+    def __init__(self, trunk: nn.Module, heads):
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleList(heads)
+
+    def features(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.trunk(inputs)
+
+    def outputs(self, features) -> list[Tensor]:
+        """The K task outputs of `features`, as `features()` returned them."""
+        if isinstance(features, Tensor):
+            return [head(features) for head in self.heads]
+        if len(features) != len(self.heads):
+            raise ValueError(f"the trunk gave {len(features)} feature tensors for {len(self.heads)} heads")
+        return [head(f) for head, f in zip(self.heads, features, strict=True)]
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        return self.outputs(self.features(inputs))
+
+
+@torch.no_grad()
+def initialise(module: nn.Module) -> None:
+    """Draw the parameters that `module` itself owns anew.
+
+    Convolutions: He normal, fan-out, bias zero (the rule of torchvision's ResNet). Other modules:
+    their own `reset_parameters`. A module that owns parameters and has neither is a TypeError.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+    elif next(module.parameters(recurse=False), None) is not None:
+        raise TypeError(f"{type(module).__name__} owns parameters and has no reset_parameters()")

@@ -1,0 +1,28 @@
+"""Networks without normalisation layers: controls, quick tests and tabular problems."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mtl_core.models.multi_task import MultiTaskModel
+
+
+def lenet(outputs: Sequence[int], channels: int = 1, size: int = 36, features: int = 50) -> MultiTaskModel:
+    """LeNet as multi-task papers use it: two 5x5 convolutions with pooling, one shared linear layer.
+
+    size  height and width of the images in pixels.
+    """
+    side = ((size - 4) // 2 - 4) // 2
+    trunk = nn.Sequential(
+        nn.Conv2d(channels, 10, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(10, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(20 * side**2, features), nn.ReLU(),
+    )  # fmt: skip
+    return MultiTaskModel(trunk, [nn.Linear(features, n) for n in outputs])
+
+
+def mlp(outputs: Sequence[int], inputs: int = 64, width: int = 128, depth: int = 3) -> MultiTaskModel:
+    """`depth` hidden layers of `width` units with ReLU, one linear head per task."""
+    sizes = [inputs] + [width] * depth
+    layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    return MultiTaskModel(nn.Sequential(*layers), [nn.Linear(width, n) for n in outputs])

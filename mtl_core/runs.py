@@ -1,0 +1,300 @@
+"""A run is a config; this room says which runs there are, executes them and keeps them.
+
+Two stores, never mixed. `.runs/` (or $MTL_RUNS) holds what this machine trained, by the config and a
+digest of the sources that decide its outcome. `results/` holds committed reference results, written
+by `make results` alone.
+"""
+
+import ast
+import functools
+import hashlib
+import inspect
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from mtl_core import conflict, data, methods, models, training
+from mtl_core.seeds import torch_generator
+from mtl_core.tasks import Problem
+
+ROOT = Path(__file__).resolve().parents[1]
+DECISIVE = ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "training.py", "data", "models", "methods")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides a run's outcome, in plain values.
+
+    problem, problem_options  for `data.load`; `profile` stands among the options.
+    tasks        indices of the tasks to train, None for all; one index makes a single-task run.
+    model, model_options      for `models.build`.
+    method, method_options, convention  for `training.fit`.
+    split        trunk layers of which each task has its own copy (Recon), and how the copies start.
+    schedule     fields of `training.Schedule`.
+    seed         of initialisation, batch order, pairing and the method's own draws.
+    observe      None, or {"thresholds": […], "restrict": […]}: log cosines and layer scores each step.
+    test         read the test split at the end.
+    """
+
+    problem: str
+    problem_options: Mapping = field(default_factory=dict)
+    tasks: Sequence[int] | None = None
+    model: str = "resnet18"
+    model_options: Mapping = field(default_factory=dict)
+    method: str = "equal"
+    method_options: Mapping = field(default_factory=dict)
+    convention: str = "plain"
+    split: Sequence[str] = ()
+    split_init: str = "reinitialise"
+    schedule: Mapping = field(default_factory=lambda: {"epochs": 1})
+    seed: int = 0
+    observe: Mapping | None = None
+    test: bool = True
+
+    def canonical(self) -> str:
+        """One JSON text for one config: sorted keys, no spaces."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def identity(self) -> str:
+        """The first 16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dict(cls, config: Mapping) -> "Run":
+        known = {f.name for f in fields(cls)}
+        unknown = set(config) - known
+        if unknown:
+            raise ValueError(f"a run has no field {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        return cls(**config)
+
+    def seeds(self, seeds: Iterable[int]) -> list["Run"]:
+        """This run with each of the seeds."""
+        return [replace(self, seed=seed) for seed in seeds]
+
+
+@functools.cache
+def source_digest() -> str:
+    """Digest of the sources that decide outcomes; comments, docstrings and layout do not change it."""
+    digest = hashlib.sha256(f"torch {torch.__version__}".encode())
+    package = Path(__file__).parent
+    for entry in DECISIVE:
+        for path in sorted((package / entry).rglob("*.py")) if (package / entry).is_dir() else [package / entry]:
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                body = getattr(node, "body", None)
+                if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                    if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                        body[0].value.value = ""
+            digest.update(path.relative_to(package).as_posix().encode() + ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def _outside(run: Run) -> str:
+    """A mark of the source of a method that was registered from outside this package: changed, it trains again."""
+    make = methods.find(run.method).make
+    if make.__module__.startswith(("mtl_core.", "torchjd.")):
+        return ""
+    try:
+        text = inspect.getsource(make)
+    except (OSError, TypeError):  # typed at a prompt: never the same twice
+        text = f"{time.time_ns()}"
+    return "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Store:
+    """Finished runs as JSON files, unfinished ones as checkpoints, under the digest of the sources."""
+
+    def __init__(self, root: str | os.PathLike | None = None):
+        self.root = Path(root or os.environ.get("MTL_RUNS") or ROOT / ".runs")
+        self.folder = self.root / source_digest()
+
+    def path(self, run: Run) -> Path:
+        return self.folder / f"{run.identity}{_outside(run)}.json"
+
+    def checkpoint(self, run: Run) -> Path:
+        return self.path(run).with_suffix(".checkpoint.pt")
+
+    def get(self, run: Run) -> dict | None:
+        """The record of a finished run, or None."""
+        try:
+            return json.loads(self.path(run).read_text())
+        except FileNotFoundError:
+            return None
+
+    def put(self, run: Run, record: Mapping) -> None:
+        write_atomically(self.path(run), json.dumps(record, sort_keys=True, indent=1) + "\n")
+        self.checkpoint(run).unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that a kill at any moment leaves either done or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+@functools.lru_cache(maxsize=2)
+def _problem(name: str, options: str, seed: int) -> Problem:
+    return data.load(name, seed=seed, **json.loads(options))
+
+
+def load_problem(run: Run) -> Problem:
+    """The run's problem, with the tasks it trains on."""
+    problem = _problem(run.problem, json.dumps(dict(run.problem_options), sort_keys=True), run.seed)
+    if run.tasks is None:
+        return problem
+    for k in run.tasks:
+        if not 0 <= k < len(problem.tasks):
+            raise ValueError(f"task {k} of {run.problem} does not exist; there are {len(problem.tasks)}, from 0")
+
+    def only(split):
+        return type(split)(split.inputs, tuple(split.targets[k] for k in run.tasks))
+
+    return replace(problem, tasks=tuple(problem.tasks[k] for k in run.tasks), train=only(problem.train),
+                   validation=only(problem.validation), test=only(problem.test))  # fmt: skip
+
+
+def build_model(run: Run, problem: Problem) -> models.MultiTaskModel:
+    """The run's network, initialised by its seed; copies of split layers draw from their own stream."""
+    model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
+    if not run.split:
+        return model
+    return methods.recon.split_layers(model, run.split, run.split_init, torch_generator(run.seed, "split"))
+
+
+def execute(run: Run, store: Store | None = None, fresh: bool = False, device: str = "cpu") -> dict:
+    """The record of `run`: from the store if it is finished there, else trained, resuming if it was cut off."""
+    store = store or Store()
+    found = None if fresh else store.get(run)
+    if found is not None:
+        return found
+    if fresh:
+        store.checkpoint(run).unlink(missing_ok=True)
+    problem = load_problem(run)
+    model = build_model(run, problem)
+    observers = _observers(run, model)
+    history = training.fit(
+        model, problem, run.method, training.Schedule(**run.schedule), method_options=run.method_options,
+        convention=run.convention, seed=run.seed, observers=observers, test=run.test,
+        checkpoint=store.checkpoint(run), device=device,
+    )  # fmt: skip
+    record = {
+        "identity": run.identity, "config": json.loads(run.canonical()), **asdict(history),
+        "parameters": {"trunk": sum(p.numel() for p in model.trunk.parameters()),
+                       "all": sum(p.numel() for p in model.parameters())},
+        "conflict": observers[0].summary() if observers else None,
+        "source": json.loads(json.dumps(problem.source, default=str)), "provenance": provenance(device),
+    }  # fmt: skip
+    store.put(run, record)
+    return record
+
+
+def _observers(run: Run, model: models.MultiTaskModel) -> list:
+    if run.observe is None or len(model.heads) < 2:
+        return []
+    return [conflict.ConflictLog(len(model.heads), **run.observe)]
+
+
+def provenance(device: str = "cpu") -> dict:
+    """Where and with what a run was made: no paths, no host names."""
+    import numpy
+    import torchvision
+
+    def git(*arguments):
+        try:
+            done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=10)
+        except OSError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--", "mtl_core")
+    hardware = torch.cuda.get_device_name() if device.startswith("cuda") else _processor()
+    return {
+        "commit": git("rev-parse", "HEAD"), "clean": None if changed is None else changed == "",
+        "source_digest": source_digest(), "python": platform.python_version(), "torch": torch.__version__,
+        "torchvision": torchvision.__version__, "numpy": numpy.__version__, "machine": platform.machine(),
+        "system": platform.system(), "hardware": hardware, "threads": torch.get_num_threads(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }  # fmt: skip
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _work(run: Run, root, fresh, device) -> dict:
+    torch.set_num_threads(1)
+    return execute(run, Store(root), fresh, device)
+
+
+def grid(
+    runs: Sequence[Run], workers: int = 1, store: Store | None = None, fresh: bool = False, client=None, device="cpu"
+) -> list[dict]:
+    """The records of `runs`, in their order. Finished ones come from the store, the rest are trained.
+
+    workers  processes of one torch thread each; 1 trains here, one after the other.
+    client   a dask.distributed.Client: its cluster trains instead (all workers must see the store).
+
+    Stopping it (Ctrl-C) loses no finished run; a cut-off run goes on from its last epoch next time.
+    """
+    from tqdm.auto import tqdm
+
+    store = store or Store()
+    records = {run.identity: None if fresh else store.get(run) for run in runs}
+    todo = {run.identity: run for run in runs if records[run.identity] is None}
+    bar = tqdm(total=len(records), initial=len(records) - len(todo), unit="run", disable=None)
+    try:
+        for identity, record in _train(list(todo.values()), workers, store, fresh, client, device):
+            records[identity] = record
+            bar.update()
+    except KeyboardInterrupt:
+        done = sum(record is not None for record in records.values())
+        print(f"\nStopped: {done} of {len(records)} runs are finished and kept.", file=sys.stderr)
+        raise
+    finally:
+        bar.close()
+    return [records[run.identity] for run in runs]
+
+
+def _train(todo, workers, store, fresh, client, device):
+    if client is not None:
+        from dask.distributed import as_completed
+
+        futures = [client.submit(_work, run, store.root, fresh, device, pure=False) for run in todo]
+        for future in as_completed(futures):
+            record = future.result()
+            yield record["identity"], record
+    elif workers <= 1:
+        for run in todo:
+            yield run.identity, execute(run, store, fresh, device)
+    else:
+        with ProcessPoolExecutor(min(workers, len(todo) or 1), mp_context=get_context("spawn")) as pool:
+            waiting = {pool.submit(_work, run, store.root, fresh, device) for run in todo}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        record = future.result()
+                        yield record["identity"], record
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise

@@ -1,0 +1,299 @@
+"""One training loop for every method: fit, evaluate, checkpoint, resume."""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mtl_core import methods
+from mtl_core.gradients import NonFiniteGradientError, TaskGradients, task_gradients
+from mtl_core.seeds import torch_generator, torch_seed
+from mtl_core.tasks import Problem, Split, Task
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast.
+
+    epochs, batch_size  the last incomplete batch of an epoch is dropped.
+    optimizer           "sgd" (momentum 0.9) or "adam" (torch's defaults).
+    decay               "constant", "cosine" (to zero, per epoch) or epochs after which the rate falls
+                        by the factor 10.
+    """
+
+    epochs: int
+    batch_size: int = 256
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    weight_decay: float = 0.0
+    decay: str | Sequence[int] = "constant"
+
+    def __post_init__(self):
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size are at least 1, got {self.epochs} and {self.batch_size}")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer is 'sgd' or 'adam', got {self.optimizer!r}")
+        if isinstance(self.decay, str) and self.decay not in ("constant", "cosine"):
+            raise ValueError(f"decay is 'constant', 'cosine' or a list of epochs, got {self.decay!r}")
+
+    def make(self, parameters):
+        """(optimizer, learning-rate scheduler) for `parameters`."""
+        parameters = list(parameters)
+        rates = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            optimizer = torch.optim.SGD(parameters, momentum=0.9, **rates)
+        else:
+            optimizer = torch.optim.Adam(parameters, **rates)
+        if self.decay == "cosine":
+            return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
+        milestones = [] if self.decay == "constant" else list(self.decay)
+        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
+
+
+@dataclass
+class History:
+    """What a fit leaves: plain numbers only, so that it goes into a record as it is.
+
+    epochs     one entry per finished epoch: mean train losses, validation metrics, seconds.
+    final      split -> task -> metric at the last epoch; with `test` where it was asked for.
+    best       the same at the epoch of the best validation score, with that epoch's number.
+    diverged   None, or where and why training stopped; `final` then holds the last finite epoch.
+    """
+
+    epochs: list = field(default_factory=list)
+    final: dict = field(default_factory=dict)
+    best: dict = field(default_factory=dict)
+    diverged: dict | None = None
+    steps: int = 0
+    trunk_backward_passes: int = 0
+    seconds: float = 0.0
+    core_seconds: float = 0.0
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, tasks: Sequence[Task], split: Split, batch_size: int = 500) -> dict:
+    """task -> {"loss": mean loss, metric: value} over all of `split`, in evaluation mode."""
+    training = model.training
+    model.eval()
+    metrics = [{name: make() for name, make in task.metrics.items()} for task in tasks]
+    losses = torch.zeros(len(tasks), dtype=torch.float64)
+    for start in range(0, len(split), batch_size):
+        inputs, targets = split.batch(slice(start, start + batch_size))
+        for k, output in enumerate(model(inputs)):
+            losses[k] += tasks[k].loss(output, targets[k]).item() * len(inputs)
+            for metric in metrics[k].values():
+                metric.update(output.cpu(), targets[k].cpu())
+    model.train(training)
+    return {
+        task.name: {"loss": losses[k].item() / len(split), **{n: float(m.compute()) for n, m in metrics[k].items()}}
+        for k, task in enumerate(tasks)
+    }
+
+
+def validation_score(values: Mapping, tasks: Sequence[Task]) -> float:
+    """Mean over tasks of the mean ±log(metric), + where higher is better: free of units, like Δm for small changes."""
+    total = 0.0
+    for task in tasks:
+        signs = task.higher_is_better()
+        logs = [(1 if up else -1) * math.log(max(values[task.name][name], 1e-12)) for name, up in signs.items()]
+        total += sum(logs) / len(logs)
+    return total / len(tasks)
+
+
+class Step:
+    """One optimisation step of a method: forward, gradients, combination. Reuses the gradient buffer.
+
+    row, method  registry row and instance; convention as in `methods.conventions`.
+    observed     always compute the matrix of task gradients, also for loss weightings, which
+                 otherwise need a single backward pass of their scalar.
+    """
+
+    def __init__(self, model, tasks, row, method, convention, observed=False):
+        self.model, self.tasks, self.row, self.method, self.convention = model, tasks, row, method, convention
+        plain = convention.clip is None and convention.factor(row.native_scale, len(tasks)) == 1
+        self.scalar = row.kind == "loss weighting" and plain and not observed
+        self.gradients: TaskGradients | None = None
+        self.backward_passes = 1 if self.scalar else len(tasks)
+
+    def __call__(self, inputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Set every `.grad`; the detached losses (K,). NonFiniteGradientError where they are not finite."""
+        features = self.model.features(inputs)
+        outputs = self.model.outputs(features)
+        losses = [task.loss(output, target) for task, output, target in zip(self.tasks, outputs, targets, strict=True)]
+        values = torch.stack(losses)
+        if self.scalar:
+            if not torch.isfinite(values).all():
+                bad = [t.name for t, finite in zip(self.tasks, values.isfinite(), strict=True) if not finite]
+                raise NonFiniteGradientError(f"the loss of {', '.join(bad)} is not finite")
+            self.model.zero_grad(set_to_none=True)
+            self.method(values).backward()
+        else:
+            self.gradients = task_gradients(losses, self.model, features, out=self.gradients)
+            methods.combine(self.method, self.row, self.convention, self.gradients, values.detach(), self.model.heads)
+        return values.detach()
+
+
+def fit(
+    model: nn.Module,
+    problem: Problem,
+    method: str | nn.Module = "equal",
+    schedule: Schedule = Schedule(epochs=1),  # noqa: B008 (frozen)
+    *,
+    row: methods.Method | None = None,
+    method_options: Mapping | None = None,
+    convention: str | methods.Convention = "plain",
+    seed: int = 0,
+    observers: Sequence = (),
+    test: bool = True,
+    checkpoint: str | os.PathLike | None = None,
+    after_epoch=None,
+    device: str = "cpu",
+) -> History:
+    """Train `model` in place; the History of it.
+
+    method       name in the registry, with `method_options`; or an instance, with its registry `row`.
+    convention   name in `methods.CONVENTIONS`, or a Convention.
+    seed         batches come from its stream "batch order"; torch's generator, which a method may
+                 draw from, starts at its stream "method" and is put back at the end.
+    observers    objects with update(TaskGradients), state_dict(), load_state_dict(); called each step.
+    test         read the test split, at the last and at the validation-best epoch; else it is not touched.
+    checkpoint   file written after each epoch, atomically. If it exists, training goes on from there
+                 and ends bit for bit where the undisturbed run ends (same machine, same versions).
+    after_epoch  called with the list of epoch entries so far.
+
+    Non-finite gradients or losses end the run: History.diverged says where.
+    """
+    if isinstance(method, str):
+        row, method = methods.find(method), methods.make(method, **(method_options or {}))
+    elif row is None:
+        raise ValueError("a method instance needs its registry row: fit(..., row=methods.METHODS[name])")
+    if isinstance(convention, str):
+        convention = methods.CONVENTIONS[convention]
+    if len(problem.train) < schedule.batch_size:
+        raise ValueError(f"a batch of {schedule.batch_size} needs as many examples; there are {len(problem.train)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(seed, "method"))
+        loop = _Loop(model.to(device), problem, row, method.to(device), schedule, convention, seed, observers, device)
+        return loop.run(test, Path(checkpoint) if checkpoint else None, after_epoch)
+
+
+class _Loop:
+    """The state of a fit, and its way to and from a checkpoint."""
+
+    def __init__(self, model, problem, row, method, schedule, convention, seed, observers, device):
+        self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
+        self.problem, self.device = problem, device
+        self.train = problem.train.to(device)
+        self.validation = problem.validation.to(device)
+        self.step = Step(model, problem.tasks, row, method, convention, observed=bool(observers))
+        self.optimizer, self.scheduler = schedule.make(model.parameters())
+        self.order = torch_generator(seed, "batch order")
+        self.history = History()
+        self.last = self.weights()  # of the last epoch that ended with finite numbers
+        self.best = {"score": -math.inf, "epoch": 0, "model": self.last}
+
+    def weights(self) -> dict:
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def run(self, test, checkpoint, after_epoch) -> History:
+        if checkpoint is not None and checkpoint.exists():
+            self.load(torch.load(checkpoint, map_location=self.device, weights_only=True))
+        history = self.history
+        while len(history.epochs) < self.schedule.epochs and history.diverged is None:
+            self.epoch()
+            if checkpoint is not None:
+                save_atomically(self.state(), checkpoint)
+            if after_epoch is not None:
+                after_epoch(history.epochs)
+        self.finish(test)
+        return history
+
+    def epoch(self) -> None:
+        clock, cpu = time.perf_counter(), time.process_time()
+        history, size = self.history, self.schedule.batch_size
+        self.model.train()
+        total = torch.zeros(len(self.problem.tasks), device=self.device)
+        permutation = torch.randperm(len(self.train), generator=self.order).to(self.device)
+        batches = [batch for batch in permutation.split(size) if len(batch) == size]
+        for number, batch in enumerate(batches):
+            try:
+                total += self.step(*self.train.batch(batch))
+            except NonFiniteGradientError as error:
+                history.diverged = {"epoch": len(history.epochs), "step": number, "message": str(error)}
+                break
+            for observer in self.observers:
+                observer.update(self.step.gradients)
+            self.optimizer.step()
+            history.steps += 1
+            history.trunk_backward_passes += self.step.backward_passes
+        if history.diverged is None:
+            self.scheduler.step()
+            values = evaluate(self.model, self.problem.tasks, self.validation)
+            losses = dict(zip([t.name for t in self.problem.tasks], (total / len(batches)).tolist(), strict=True))
+            history.epochs.append({"train_loss": losses, "validation": values, "seconds": time.perf_counter() - clock})
+            self.last, score = self.weights(), validation_score(values, self.problem.tasks)
+            if score > self.best["score"]:
+                self.best = {"score": score, "epoch": len(history.epochs), "model": self.last}
+        history.seconds += time.perf_counter() - clock
+        history.core_seconds += time.process_time() - cpu
+
+    def finish(self, test) -> None:
+        """Final and validation-best metrics. A diverged run is judged by its last finite epoch (0: as initialised)."""
+        splits = {"validation": self.validation} | ({"test": self.problem.test.to(self.device)} if test else {})
+        for place, weights in ((self.history.best, self.best["model"]), (self.history.final, self.last)):
+            if place is self.history.final and self.best["epoch"] == len(self.history.epochs):
+                place |= {name: value for name, value in self.history.best.items() if name in splits}
+                continue
+            self.model.load_state_dict(weights)
+            place |= {name: evaluate(self.model, self.problem.tasks, split) for name, split in splits.items()}
+            if place is self.history.best:
+                place["epoch"] = self.best["epoch"]
+        self.model.load_state_dict(self.last)
+
+    def state(self) -> dict:
+        return {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(), "method": self.method.state_dict(),
+            "order": self.order.get_state(), "random": _random_state(), "best": self.best, "last": self.last,
+            "observers": [observer.state_dict() for observer in self.observers], "history": asdict(self.history),
+        }  # fmt: skip
+
+    def load(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.method.load_state_dict(state["method"])
+        self.order.set_state(state["order"].cpu())
+        _set_random_state(state["random"])
+        for observer, saved in zip(self.observers, state["observers"], strict=True):
+            observer.load_state_dict(saved)
+        self.best, self.last, self.history = state["best"], state["last"], History(**state["history"])
+
+
+def _random_state() -> dict:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def save_atomically(state, path: Path) -> None:
+    """torch.save that a kill at any moment leaves either done or not begun."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(part, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
