@@ -1,0 +1,69 @@
+"""The printed tables: complete, typed, and refused with a clear word where they are not."""
+
+import shutil
+
+import pytest
+
+from mtl_core import papers
+
+
+def test_every_number_of_every_table_is_there():
+    counts = [len(papers.table("recon", number)) for number in range(1, 17)]
+    assert counts == [59, 26, 77, 142, 131, 71, 70, 83, 83, 83, 30, 10, 35, 10, 175, 95]
+    assert set(papers.about("recon")["captions"]) == set(range(1, 17))
+
+
+def test_a_row_is_typed_and_keeps_its_printed_digits():
+    row = papers.table("recon", 1)[3]
+    assert (row["method"], row["task"], row["metric"]) == ("RotoGrad", "T1", "accuracy")
+    assert (row["value"], row["printed"], row["higher_is_better"]) == (98.1, "98.10", True)
+    assert row["half_unit"] == pytest.approx(0.005)
+    depth = next(r for r in papers.table("recon", 3) if r["note"])
+    assert (depth["printed"], depth["half_unit"]) == ("0.02", pytest.approx(0.005))
+    assert papers.table("recon", 6)[0]["higher_is_better"] is None
+
+
+def test_printed_digits_are_those_of_the_paper():
+    """Spot checks against the paper, one per table shape, so that a shifted column cannot pass."""
+    at = {}
+    for number in range(1, 17):
+        for r in papers.table("recon", number):
+            at[number, r["method"], r["variant"], r["task"], r["metric"]] = r["printed"]
+    assert at[1, "CAGrad", "Recon", "T2", "accuracy"] == "89.65"
+    assert at[2, "PCGrad", "", "", "delta_m"] == "-3.14"
+    assert at[4, "MGDA", "Recon", "normals", "median angle"] == "12.88"
+    assert at[5, "GradDrop", "Recon", "", "delta_m"] == "4.67"
+    assert at[7, "PCGrad", "RSP 2", "T2", "drop"] == "5.27"
+    assert at[9, "CAGrad", "Recon", "", "share in (-0.06, -0.08]"] == "1.01"
+    assert at[12, "4th quarter", "3rd quarter", "", "rank distance"] == "0.68"
+    assert at[15, "MGDA", "Recon*", "normals", "within 30"] == "69.82"
+    assert at[16, "CAGrad", "Recon*", "depth", "relative error"] == "40.05"
+
+
+def test_unknown_names_list_what_exists():
+    with pytest.raises(LookupError, match="recon"):
+        papers.table("recom", 1)
+    with pytest.raises(LookupError, match=r"no table 17 .*1, 2, .*16"):
+        papers.table("recon", 17)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",98.10,", ",98,10,", "table_01.csv, line 5"),
+        ("table,row,", "table,line,", "expected the columns"),
+        ("\n1,2,RotoGrad,,", "\n2,2,RotoGrad,,", "the file is that of table 1"),
+        (",T2,accuracy,88.25", ",T1,accuracy,88.25", "twice"),
+        (",98.10,%,true", ",98.10,%,yes", "line 5"),
+        (",98.10,%,true,", ",nan,%,true,", "line 5"),
+    ],
+)
+def test_a_malformed_file_is_refused(tmp_path, monkeypatch, old, new, message):
+    shutil.copytree(papers.ROOT / "recon", tmp_path / "recon")
+    monkeypatch.setattr(papers, "ROOT", tmp_path)
+    file = papers.path("recon", 1)
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        papers.table("recon", 1)
