@@ -1,0 +1,26 @@
+"""Small sets of random images in the raw format of MNIST, for the tests of the data room."""
+
+import hashlib
+import struct
+
+import numpy as np
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The bytes of an idx file that holds `array`."""
+    header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def fake_set(train=200, test=50, seed=0) -> dict[str, bytes]:
+    """The four raw files of a set of random images; the classes have unequal sizes."""
+    generator, made = np.random.default_rng(seed), {}
+    for part, count in (("train", train), ("t10k", test)):
+        made[f"{part}-images-idx3-ubyte"] = idx(generator.integers(0, 256, (count, 28, 28)))
+        made[f"{part}-labels-idx1-ubyte"] = idx(np.sort(np.arange(count) ** 2 % 97 % 10))
+    return made
+
+
+def md5s(raw: dict[str, bytes]) -> dict[str, str]:
+    """The checksum table of such a set."""
+    return {file: hashlib.md5(content).hexdigest() for file, content in raw.items()}
