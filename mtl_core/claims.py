@@ -6,6 +6,7 @@ falls within the rounding of the printed digits it is `undecided`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import yaml
@@ -162,38 +163,34 @@ def _drops_follow(paper, tables):
                 )
 
 
-def _improves(paper, tables, metric, variant="Recon", over="", task="", methods=None, margin=0.0):
-    """`variant` is better than `over` in `metric` by more than `margin`, for every method that has both."""
+def _improves(paper, tables, metric, variant="Recon", over=("",), tasks=("",), methods=None, margin=0.0):
+    """`variant` beats each of `over` in `metric` by more than `margin`, for every method that has both."""
     for number in tables:
         table = lines(papers.table(paper, number))
-        for method, v in table:
-            if v == variant and (method, over) in table and (methods is None or method in methods):
-                a, b = table[method, variant][task, metric], table[method, over][task, metric]
+        chosen = [m for m, v in table if v == variant and (methods is None or m in methods)]
+        for method, other, task in product(chosen, over, tasks):
+            if (method, other) in table:
+                a, b = table[method, variant][task, metric], table[method, other][task, metric]
                 gain = (a["value"] - b["value"]) * (1 if a["higher_is_better"] else -1)
-                text = f"{_title(number, (method, variant))} against {over or 'as is'}: {gain:+.2f}"
-                yield _compare(text, gain - margin, a["half_unit"] + b["half_unit"])
+                text = f"{_title(number, (method, variant))} against {other or 'as is'} {task}".strip()
+                yield _compare(f"{text}: {gain:+.2f}", gain - margin, a["half_unit"] + b["half_unit"])
 
 
-def _bounded(paper, tables, metric, least=None, most=None, methods=None, variants=None):
-    """Every number of `metric` lies in [least, most]."""
+def _bounded(paper, tables, metric=None, metrics=None, least=None, most=None, methods=None, variants=None):
+    """Every number of `metric` (or `metrics`, by table) is at least `least` and at most `most`."""
     for number in tables:
         for row in papers.table(paper, number):
-            wanted = (methods is None or row["method"] in methods) and (
-                variants is None or row["variant"] in variants
-            )
-            if wanted and row["metric"] == metric:
-                inside = min(
-                    row["value"] - least if least is not None else float("inf"),
-                    most - row["value"] if most is not None else float("inf"),
-                )
-                name = row["method"], row["variant"]
-                yield Check(f"{_title(number, name)}: {row['printed']}", inside >= 0)
+            wanted = row["metric"] == (metric or metrics[number])
+            wanted &= methods is None or row["method"] in methods
+            if wanted and (variants is None or row["variant"] in variants):
+                inside = (least is None or row["value"] >= least) and (most is None or row["value"] <= most)
+                yield Check(f"{_title(number, (row['method'], row['variant']))}: {row['printed']}", inside)
 
 
-def _separated(paper, tables, metric, high, low, margin=0.0):
-    """In each table the smallest `metric` of variants `high` exceeds the largest of variants `low`."""
+def _separated(paper, tables, metrics, high, low, margin=0.0):
+    """In each table the smallest number of variants `high` exceeds the largest of variants `low`."""
     for number in tables:
-        rows = [row for row in papers.table(paper, number) if row["metric"] == metric.get(number)]
+        rows = [row for row in papers.table(paper, number) if row["metric"] == metrics[number]]
         least = min((row for row in rows if row["variant"] in high), key=lambda row: row["value"])
         largest = max((row for row in rows if row["variant"] in low), key=lambda row: row["value"])
         text = f"Table {number}: smallest {least['printed']}, largest of the others {largest['printed']}"

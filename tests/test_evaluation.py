@@ -236,7 +236,7 @@ def test_sign_flip_against_enumeration_and_scipy():
 def test_holm_by_hand():
     # sorted .005 .01 .03 .04 times 4 3 2 1 = .02 .03 .06 .04, made monotone
     assert evaluation.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert evaluation.holm({"x": 0.5, "y": 0.9}) == {"x": 1.0, "y": 1.0}
+    assert evaluation.holm({"x": 0.6, "y": 0.9}) == {"x": 1.0, "y": 1.0}
     with pytest.raises(ValueError, match="p values lie in"):
         evaluation.holm([0.5, 1.5])
 
@@ -306,8 +306,10 @@ def test_outcome_refuses(wrong):
 
 
 def test_detectable_effect():
-    # textbook value: 34 pairs detect half a standard deviation with power 0.81
-    assert evaluation.detectable_effect(1.0, 34, power=0.8078) == pytest.approx(0.5, abs=1e-3)
+    for n, power in ((2, 0.06), (5, 0.3), (34, 0.81)):  # the square of a noncentral t is a noncentral F
+        effect, critical = evaluation.detectable_effect(1.0, n, power), stats.t.ppf(0.975, n - 1)
+        assert stats.ncf.sf(critical**2, 1, n - 1, n * effect**2) == pytest.approx(power, abs=1e-6)
+    assert evaluation.detectable_effect(1.0, 34) == pytest.approx(0.5, abs=0.01)  # textbook value
     effect = evaluation.detectable_effect(2.0, 10)
     x = effect + 2 * rng(1).standard_normal((20000, 10))
     hits = stats.ttest_1samp(x, 0, axis=1).pvalue < 0.05

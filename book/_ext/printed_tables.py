@@ -1,0 +1,136 @@
+"""`{printed-table} PAPER NUMBER`: a table of a paper, set from its CSV when the book is built.
+
+Options: `recompute` adds Δm as the printed metrics give it. Notes of single numbers become footnotes below.
+`{claim-table} PAPER` lists the claims with the verdicts that arithmetic gives.
+"""
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util.docutils import SphinxDirective
+
+from mtl_core import claims, papers
+
+LABELS = {"delta_m": "Δm, %", "parameters": "size, MB", "T1": "task 1", "T2": "task 2"}
+HEADINGS = {12: ("ranking of", "against"), 14: ("ranking under", "against")}
+
+
+class PrintedTable(SphinxDirective):
+    required_arguments = 2
+    option_spec = {"recompute": directives.flag}
+
+    def run(self):
+        paper, number = self.arguments[0], int(self.arguments[1])
+        rows, about = papers.table(paper, number), papers.about(paper)
+        for file in (papers.path(paper, number), papers.ROOT / paper / "paper.yml"):
+            self.env.note_dependency(str(file))
+        columns = list(dict.fromkeys((r["task"], r["metric"], r["unit"]) for r in rows))
+        lines = {}
+        for r in rows:
+            lines.setdefault(r["row"], {})[r["task"], r["metric"], r["unit"]] = r
+        variants = any(r["variant"] for r in rows)
+        head = list(HEADINGS.get(number, ("method", "variant"))[: 1 + variants])
+        head += [_label(*column) for column in columns]
+        again = _recomputed(rows) if "recompute" in self.options else {}
+        head += ["Δm recomputed, %"] * bool(again)
+        notes, body = [], []
+        for line in lines.values():
+            first = next(iter(line.values()))
+            cells = [[nodes.Text(first["method"])]]
+            if variants:
+                cells.append([nodes.Text(first["variant"] or "–")])
+            cells += [_number(line.get(column), notes) for column in columns]
+            if again:
+                cells.append([nodes.Text(again.get((first["method"], first["variant"]), ""))])
+            body.append(cells)
+        caption = (
+            f"{about['short']}, Table {number} ({about['version']}), as printed. {about['captions'][number]}"
+        )
+        target = nodes.target("", "", ids=[f"{paper}-table-{number}"])
+        return [target, _table(caption, head, body, 1 + variants), *_notes(notes)]
+
+
+class ClaimTable(SphinxDirective):
+    required_arguments = 1
+
+    def run(self):
+        paper = self.arguments[0]
+        self.env.note_dependency(str(claims.ROOT / f"{paper}.yml"))
+        for file in (papers.ROOT / paper).glob("*.csv"):
+            self.env.note_dependency(str(file))
+        body, against = [], []
+        for verdict in claims.verdicts(paper):
+            claim = verdict.claim
+            tables = ", ".join(map(str, claim["where"]["tables"]))
+            where = "; ".join(filter(None, [claim["where"]["section"], tables and f"Table {tables}"]))
+            held = [check.holds is True for check in verdict.checks]
+            count = f"{sum(held)} of {len(held)} comparisons hold" if held else claim.get("needs", "")
+            row = [claim["id"], claim["claim"], where, claim["scope"], verdict.outcome, count]
+            body.append([[nodes.Text(str(text))] for text in row])
+            failed = [check.text for check in verdict.checks if check.holds is not True]
+            if failed:
+                against.append(f"{claim['id']}: " + "; ".join(failed) + ".")
+        head = ["claim", "in our words", "where", "scope", "outcome", "behind it"]
+        caption = f"Claims of {papers.about(paper)['short']} and what arithmetic on its printed numbers says."
+        found = [_table(caption, head, body, 1)]
+        if against:
+            found.append(nodes.paragraph("", "Comparisons that do not hold, or are listed without a bound:"))
+            found.append(
+                nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", a)) for a in against))
+            )
+        return found
+
+
+def _label(task, metric, unit):
+    unit = "" if metric in LABELS or not unit else f", {unit}"
+    return (
+        " ".join(filter(None, [LABELS.get(task, task), LABELS.get(metric, metric)])).replace("-", "−") + unit
+    )
+
+
+def _number(row, notes):
+    if row is None:
+        return [nodes.Text("–")]
+    text = [nodes.Text(row["printed"].replace("-", "−"))]
+    if row["note"]:
+        if row["note"] not in notes:
+            notes.append(row["note"])
+        text.append(nodes.superscript("", _mark(notes.index(row["note"]))))
+    return text
+
+
+def _mark(index):
+    return "abcdefghijklmnopqrstuvwxyz"[index]
+
+
+def _recomputed(rows):
+    table, found = claims.lines(rows), {}
+    for name, line in table.items():
+        if printed := line.get(("", "delta_m")):
+            low, value, high = claims.delta_m_from_digits(line, table["Single-task", ""])
+            word = "agrees" if claims.overlap(printed, low, high) else "differs"
+            found[name] = f"{value:.2f}, {word}".replace("-", "−")
+    return found
+
+
+def _table(caption, head, body, stubs):
+    group = nodes.tgroup("", cols=len(head))
+    group += [nodes.colspec(colwidth=1, **({"stub": 1} if k < stubs else {})) for k in range(len(head))]
+    group += nodes.thead("", _row([[nodes.Text(text)] for text in head]))
+    group += nodes.tbody("", *map(_row, body))
+    return nodes.table("", nodes.title("", caption), group, classes=["printed-table"])
+
+
+def _row(cells):
+    return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells))
+
+
+def _notes(notes):
+    for index, note in enumerate(notes):
+        text = [nodes.superscript("", _mark(index)), nodes.Text(" " + note.replace("delta_m", "Δm") + ".")]
+        yield nodes.paragraph("", "", *text, classes=["printed-table-note"])
+
+
+def setup(app):
+    app.add_directive("printed-table", PrintedTable)
+    app.add_directive("claim-table", ClaimTable)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
