@@ -82,7 +82,7 @@ def test_what_does_not_hold_is_named():
         ("01", ",98.13,%", ",98.23,%", "recon-delta-m-columns", claims.DISAGREE),
         ("01", ",0.04,%", ",-0.04,%", "recon-pcgrad-reaches-single-task", claims.DISAGREE),
         ("06", ",7.80,%", ",97.80,%", "recon-surgery-leaves-conflicts", claims.DISAGREE),
-        ("06", ",7.80,%", ",7.50,%", "recon-reduction-rows", claims.DISAGREE),
+        ("06", ",7.80,%", ",7.00,%", "recon-reduction-rows", claims.DISAGREE),
         ("06", ",69.82,%", ",49.82,%", "recon-reduces-conflicts", claims.DISAGREE),
         ("07", ",97.60,%", ",98.31,%", "recon-beats-random-layers", claims.DISAGREE),
         ("07", ",0.68,points", ",0.70,points", "recon-drops-random", claims.DISAGREE),
