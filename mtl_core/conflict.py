@@ -77,6 +77,9 @@ class ConflictScores:
         missing = [name for name in self.layers if name not in views]
         if missing:
             raise ValueError(f"no gradient for the layers {', '.join(missing)}; there are {', '.join(views)}")
+        rows = {len(views[name]) for name in self.layers}
+        if rows != {self.num_tasks}:
+            raise ValueError(f"scores of {self.num_tasks} tasks need as many gradients of each layer, got {rows}")
         table = torch.stack([cosines(views[name]) for name in self.layers])  # (layer, pair)
         if views is gradients and table.isnan().any():  # a TaskGradients has been checked by the engine
             raise NonFiniteGradientError("a layer's gradient holds NaN: check the gradients before scoring them")
@@ -195,7 +198,9 @@ class ConflictLog:
                 "scores": self.scores.state_dict() if self.scores else None}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
-        self.bins, self.negative, self.similarity = state["bins"], state["negative"], state["similarity"]
+        # copies on the host, where _count works: a state may be loaded twice, and onto another device
+        self.bins = {name: bins.cpu().clone() for name, bins in state["bins"].items()}
+        self.negative, self.similarity = dict(state["negative"]), state["similarity"]
         if state["layers"] is not None:
             self.scores = ConflictScores(state["layers"], self.num_tasks, self.thresholds)
             self.scores.load_state_dict(state["scores"])

@@ -1,0 +1,382 @@
+"""Cosines, magnitude similarity and conflict scores: hand examples, properties, extreme scales, state."""
+
+import numpy as np
+import pytest
+import torch
+from engine import linear_losses, linear_model, matrix_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mtl_core.conflict import ConflictLog, ConflictScores, cosines, magnitude_similarity
+from mtl_core.gradients import NonFiniteGradientError, task_gradients
+from mtl_core.seeds import numpy_generator
+
+# Three tasks, three layers, two iterations; scores below by hand, and executed against Recon's released functions
+ITERATIONS = [
+    {
+        "A": matrix_of([1.0, 0], [-1, 0], [0, 1]),
+        "B": matrix_of([1.0, 0, 0, 1], [0, 1, -1, 0], [-1, 0, 0, 1]),
+        "C": matrix_of([2.0, 0, 0], [0, 3, 0], [0, 0, 0]),
+    },
+    {
+        "A": matrix_of([1.0, 0], [-0.05, 1], [-0.2, 1]),
+        "B": matrix_of([1.0, 0, 0, 0], [-0.01, 1, 0, 0], [-0.1, 1, 0, 0]),
+        "C": torch.eye(3),
+    },
+]
+THRESHOLDS = (0.0, -0.02, -0.1, -0.15)
+
+
+def scored(iterations=ITERATIONS, thresholds=THRESHOLDS, **more):
+    layers = list(iterations[0])
+    scores = ConflictScores(layers, len(iterations[0][layers[0]]), thresholds, **more)
+    for gradients in iterations:
+        scores.update(gradients)
+    return scores
+
+
+def random_iterations(seed, count, K=3, sizes=(3, 5, 2), **more):
+    generator = torch.Generator().manual_seed(seed)
+    names = [f"layer{i}" for i in range(len(sizes))]
+    return [{n: torch.randn(K, d, generator=generator, **more) for n, d in zip(names, sizes, strict=True)}
+            for _ in range(count)]  # fmt: skip
+
+
+# --- cosines
+
+
+def test_cosines_of_the_table():
+    expected = {
+        "A": ([-1, 0, 0], [-0.049938, -0.196116, 0.989151]),
+        "B": ([0, 0, 0], [-0.0100, -0.099504, 0.995982]),
+        "C": ([0, 0, 0], [0, 0, 0]),
+    }
+    for name, rows in expected.items():
+        for gradients, row in zip(ITERATIONS, rows, strict=True):
+            np.testing.assert_allclose(cosines(gradients[name]), row, atol=1e-6)
+
+
+@pytest.mark.parametrize("K", [1, 2, 3, 5])
+def test_pairs_in_order_and_equal_to_the_formula(K):
+    J = torch.randn(K, 6, generator=torch.Generator().manual_seed(K), dtype=torch.float64)
+    expected = [float(J[i] @ J[j] / (J[i].norm() * J[j].norm())) for i in range(K) for j in range(i + 1, K)]
+    assert cosines(J).shape == (K * (K - 1) // 2,)
+    np.testing.assert_allclose(cosines(J), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("first", [1e-30, 1e-24, 1.0, 1e18, 1e30])
+@pytest.mark.parametrize("second", [1e-30, 1.0, 1e30])
+def test_cosines_do_not_depend_on_the_scale(first, second):
+    J = torch.randn(2, 50, generator=torch.Generator().manual_seed(0))
+    expected = cosines(J.double())
+    scaled = J * torch.tensor([[first], [second]])
+    np.testing.assert_allclose(cosines(scaled), expected, rtol=1e-5)
+    np.testing.assert_allclose(cosines(torch.stack([scaled[0], scaled[0]])), [1], rtol=1e-6)
+    assert cosines(torch.stack([scaled[0], -scaled[0]])).item() >= -1
+
+
+def test_cosines_stay_in_range_and_keep_nan():
+    J = torch.full((2, 3), 0.1)
+    assert (cosines(torch.cat([J, -J])).abs() <= 1).all()
+    assert cosines(matrix_of([1.0, float("nan")], [1.0, 2.0])).isnan().all()
+    assert torch.equal(cosines(torch.zeros(3, 4)), torch.zeros(3))
+    assert torch.equal(cosines(torch.zeros(2, 0)), torch.zeros(1))
+    many = torch.randn(40, 1, generator=torch.Generator().manual_seed(0))  # rounding alone would leave [-1, 1]
+    wide = cosines(many @ torch.randn(1, 1001, generator=torch.Generator().manual_seed(1)))
+    assert wide.abs().max() <= 1 and wide.abs().min() > 1 - 1e-5
+
+
+# --- magnitude similarity
+
+
+@given(st.lists(st.floats(1e-30, 1e30), min_size=2, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_magnitude_similarity_is_the_formula(norms):
+    found = magnitude_similarity(torch.tensor(norms, dtype=torch.float64))
+    n = [float(x) for x in norms]
+    expected = [2 * n[i] * n[j] / (n[i] ** 2 + n[j] ** 2) for i in range(len(n)) for j in range(i + 1, len(n))]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found.dtype == torch.float64 and (found <= 1).all() and (found >= 0).all()
+
+
+def test_magnitude_similarity_at_the_edges():
+    psi = magnitude_similarity(matrix_of([0.0, 0.0, 3.0, 3.0, 1e-30])[0])
+    #            00 0x3 0x3 0xtiny 0x3 0x3 0xtiny 33 3xtiny 3xtiny
+    np.testing.assert_allclose(psi, [1, 0, 0, 0, 0, 0, 0, 1, 6.667e-31, 6.667e-31], rtol=1e-3)
+    # squares of float32 that would vanish or overflow
+    for size in (1e-30, 1e30):
+        assert magnitude_similarity(torch.tensor([1.0, 2.0]) * size).item() == pytest.approx(0.8, rel=1e-6)
+    assert magnitude_similarity(torch.tensor([float("nan"), 1.0])).isnan().all()
+    assert magnitude_similarity(torch.tensor([1.0, float("nan")])).isnan().all()
+    # the norm ratios that the gates of SAM-GS stand for
+    for gamma, ratio in ((0.1, 19.95), (0.3, 6.51), (0.5, 3.73), (0.7, 2.449), (0.9, 1.595)):
+        assert magnitude_similarity(torch.tensor([1.0, ratio])).item() == pytest.approx(gamma, rel=1e-3)
+
+
+# --- scores: the hand example (P1)
+
+
+def test_scores_of_the_table():
+    scores = scored()
+    expected = {0.0: (3, 2, 0), -0.02: (3, 1, 0), -0.1: (2, 0, 0), -0.15: (2, 0, 0)}
+    for threshold, counts in expected.items():
+        assert scores.scores(threshold) == dict(zip("ABC", counts, strict=True))
+        assert scores.ranking(threshold) == ["A", "B", "C"]
+    assert scores.iterations == 2
+
+
+def test_mirror_tails_of_the_table():
+    scores = scored()
+    assert scores.mirror(0.0) == {"A": 1, "B": 1, "C": 0}  # cos > 0, strictly
+    assert scores.mirror(-0.1) == {"A": 1, "B": 1, "C": 0}
+    flipped = [{n: J * torch.tensor([[-1.0], [1], [1]]) for n, J in g.items()} for g in ITERATIONS]
+    for threshold in THRESHOLDS:  # flipping task 0 exchanges the tails of its pairs, not of pair (1, 2)
+        low, high = scores.counts()[:, 0], scores.counts()[:, 1]
+        expected = low.copy()
+        expected[..., :2] = high[..., :2]
+        assert np.array_equal(scored(flipped).counts()[:, 0], expected)
+        assert sum(scored(flipped).scores(threshold).values()) >= 0
+
+
+def test_ties_keep_registration_order():
+    J = matrix_of([1.0, 0.0], [-1.0, 0.0])
+    names = ["z", "a", "m", "b", "y"]
+    twice = {"m": 2, "b": 2}
+    scores = ConflictScores(names, 2)
+    for iteration in range(2):
+        scores.update({n: J if iteration < twice.get(n, 1) else torch.eye(2) for n in names})
+    assert scores.ranking(0.0) == ["m", "b", "z", "a", "y"]
+    assert scores.ranking(-0.1) == ["m", "b", "z", "a", "y"]
+
+
+def test_zero_gradients_never_count():
+    scores = scored([{"A": matrix_of([0.0, 0.0], [1.0, -1.0], [0.0, 0.0])}])
+    assert scores.scores(0.0) == {"A": 0} and scores.mirror(0.0) == {"A": 0}
+
+
+# --- scores: properties (P2)
+
+
+@given(st.integers(0, 10**6), st.permutations(range(3)), st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3))
+@settings(max_examples=25, deadline=None)
+def test_scores_ignore_positive_scale_and_order_of_tasks(seed, order, scales):
+    iterations = random_iterations(seed, 4, dtype=torch.float64)
+    factor = torch.tensor(scales, dtype=torch.float64)[:, None]
+    plain, scaled = scored(iterations), scored([{n: J * factor for n, J in g.items()} for g in iterations])
+    permuted = scored([{n: J[list(order)] for n, J in g.items()} for g in iterations])
+    for threshold in THRESHOLDS:
+        assert plain.scores(threshold) == scaled.scores(threshold) == permuted.scores(threshold)
+        assert plain.mirror(threshold) == scaled.mirror(threshold) == permuted.mirror(threshold)
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_scores_equal_a_count_in_plain_python(seed):
+    iterations = random_iterations(seed, 3)
+    scores = scored(iterations)
+    for threshold in THRESHOLDS:
+        for name in scores.layers:
+            below = above = 0
+            for gradients in iterations:
+                rows = gradients[name].double().numpy()
+                for i in range(3):
+                    for j in range(i + 1, 3):
+                        cosine = rows[i] @ rows[j] / np.linalg.norm(rows[i]) / np.linalg.norm(rows[j])
+                        below, above = below + (cosine < threshold), above + (cosine > -threshold)
+            assert scores.scores(threshold)[name] == below and scores.mirror(threshold)[name] == above
+    assert scores.scores(0.0).keys() == {"layer0", "layer1", "layer2"}
+
+
+def test_weight_and_bias_of_a_module_are_one_vector():
+    """The cosine of a layer is that of weight and bias together, whatever each says alone."""
+    class Layer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(1))
+
+    model = linear_model([1], 2)
+    model.trunk.parts[0] = Layer()
+    features = torch.cat([model.trunk.parts[0].weight, model.trunk.parts[0].bias])
+    losses = linear_losses(model, features, [[1.0, 0.0, -3.0], [1.0, 0.0, 1.0]])
+    found = task_gradients(losses, model, features)
+    assert list(found.layers) == ["parts.0"]
+    assert torch.equal(found.layers["parts.0"], matrix_of([1.0, 0, -3], [1, 0, 1]))
+    scores = ConflictScores(["parts.0"], 2)
+    scores.update(found)
+    assert scores.scores(0.0) == {"parts.0": 1}  # the bias decides; the weights alone agree
+
+
+# --- blocks and the null
+
+
+def test_blocks_hold_their_own_iterations():
+    iterations = random_iterations(0, 7)
+    scores = scored(iterations, block=3)
+    counts = scores.counts()
+    assert counts.shape == (3, 2, 4, 3, 3) and counts.dtype == np.int64
+    parts = [scored(iterations[a:b]).counts()[0] for a, b in ((0, 3), (3, 6), (6, 7))]
+    assert np.array_equal(counts, np.stack(parts))
+    assert scored(iterations).counts().shape[0] == 1  # blocks of 50 by default
+    assert scored(random_iterations(0, 51, sizes=(2,))).counts().shape[0] == 2
+
+
+def test_null_scores_by_hand():
+    """Two tasks, one layer, two blocks of one iteration: cos -1 in the first, +1 in the second."""
+    scores = scored([{"A": matrix_of([1.0], [-1.0])}, {"A": matrix_of([1.0], [1.0])}], thresholds=(0.0,), block=1)
+    null = scores.null_scores(0.0, draws=500, seed=4)
+    assert null.shape == (500, 1)
+    signs = numpy_generator(4, "null").integers(0, 2, (500, 2, 2)) * 2 - 1
+    flipped = signs.prod(axis=2) < 0
+    by_hand = (~flipped[:, 0]).astype(int) + flipped[:, 1]  # block 1 counts unless flipped, block 2 if flipped
+    assert np.array_equal(null[:, 0], by_hand)
+    assert 0.15 < (null == 0).mean() < 0.35 and 0.15 < (null == 2).mean() < 0.35
+    assert np.array_equal(null, scores.null_scores(0.0, draws=500, seed=4))
+    assert not np.array_equal(null, scores.null_scores(0.0, draws=500, seed=5))
+
+
+def test_null_flips_all_pairs_of_a_task_together_and_one_sign_per_block():
+    scores = scored(random_iterations(2, 40, K=4), thresholds=(0.0, -0.1), block=10)
+    null = scores.null_scores(-0.1, draws=50, seed=1)
+    counts = scores.counts()[:, :, 1]
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    signs = numpy_generator(1, "null").integers(0, 2, (50, 4, 4)) * 2 - 1
+    for draw in range(50):
+        for layer in range(3):
+            total = sum(
+                counts[b, int(signs[draw, b, i] != signs[draw, b, j]), layer, p]
+                for b in range(4)
+                for p, (i, j) in enumerate(pairs)
+            )
+            assert null[draw, layer] == total
+    assert scores.null_scores(0.0).shape == (1000, 3)
+
+
+# --- errors
+
+
+def test_arguments_and_gradients_out_of_range():
+    with pytest.raises(ValueError, match="two tasks or more, got num_tasks=1"):
+        ConflictScores(["A"], 1)
+    for threshold in (0.1, -1, -1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"\(-1, 0\]"):
+            ConflictScores(["A"], 2, (0.0, threshold))
+    scores = ConflictScores(["A", "B"], 2)
+    with pytest.raises(ValueError, match="no gradient for the layers B; there are A, X"):
+        scores.update({"A": torch.eye(2), "X": torch.eye(2)})
+    for read in (scores.scores, scores.mirror, scores.ranking, scores.null_scores):
+        with pytest.raises(ValueError, match="-0.05 was not counted; counted were"):
+            read(-0.05)
+    assert scores.iterations == 0 and scores.scores(0.0) == {"A": 0, "B": 0}
+    assert scores.counts().shape == (0, 2, 2, 2, 1) and scores.counts().dtype == np.int64
+    assert ConflictScores(["A"], 4).counts().shape == (0, 2, 2, 1, 6)
+
+
+def test_a_wrong_number_of_tasks_is_refused():
+    scores = ConflictScores(["A"], 3)
+    with pytest.raises(ValueError, match="3 tasks.*got {2}"):
+        scores.update({"A": torch.eye(2)})
+
+
+def test_nan_in_a_mapping_raises_and_counts_nothing():
+    scores = scored(random_iterations(0, 2))
+    before = scores.counts()
+    with pytest.raises(NonFiniteGradientError, match="NaN"):
+        scores.update(dict(ITERATIONS[0], layer0=torch.full((3, 3), float("nan")), layer1=torch.zeros(3, 5),
+                           layer2=torch.zeros(3, 2)))  # fmt: skip
+    assert scores.iterations == 2 and np.array_equal(scores.counts(), before)
+
+
+# --- the log, fed by the engine, against scores fed by hand
+
+
+def engine_steps(seed, count, K=3, sizes=(3, 5, 2)):
+    """TaskGradients of a model whose gradients are drawn here, and the same as mappings."""
+    model, generator, found = linear_model(sizes, K), torch.Generator().manual_seed(seed), None
+    for _ in range(count):
+        features = model.features(None)
+        J = torch.randn(K, sum(sizes), generator=generator)
+        found = task_gradients(linear_losses(model, features, J), model, features, out=found)
+        names = [f"parts.{i}" for i in range(len(sizes))]
+        yield found, dict(zip(names, J.split(list(sizes), dim=1), strict=True))
+
+
+def test_log_agrees_with_scores_and_cosines_by_hand():
+    log, scores, all_cosines, restricted, similarity = ConflictLog(3, restrict=["parts.0", "parts.2"]), None, [], [], []
+    for found, mapping in engine_steps(0, 60):
+        scores = scores or ConflictScores(list(mapping), 3)
+        log.update(found)
+        scores.update(mapping)
+        J = torch.cat(list(mapping.values()), dim=1)
+        all_cosines.append(cosines(J))
+        restricted.append(cosines(torch.cat([mapping["parts.0"], mapping["parts.2"]], dim=1)))
+        similarity.append(magnitude_similarity(J.norm(dim=1)).mean())
+    assert np.array_equal(log.scores.counts(), scores.counts()) and len(scores.counts()) == 2
+    summary = log.summary()
+    assert summary["iterations"] == 60 and summary["pairs"] == 3 and summary["layers"] == list(mapping)
+    assert summary["scores"] == {str(s): list(scores.scores(s).values()) for s in (0.0, -0.1)}
+    assert summary["mirror"] == {str(s): list(scores.mirror(s).values()) for s in (0.0, -0.1)}
+    assert summary["magnitude_similarity"] == pytest.approx(float(torch.stack(similarity).mean()), rel=1e-6)
+    for name, values in (("all", torch.cat(all_cosines)), ("restricted", torch.cat(restricted))):
+        assert summary[name]["negative_share"] == pytest.approx((values < 0).double().mean().item())
+        places, counts = np.unique(np.floor((values.double().numpy() + 1) * 1000).astype(int), return_counts=True)
+        found = {int(place): n for place, n in summary[name]["histogram"].items()}
+        assert sum(found.values()) == 180
+        assert sum(abs(found.get(p, 0) - n) for p, n in zip(places, counts, strict=True)) <= 4  # edges of bins
+    assert "restricted" not in ConflictLog(3).summary()
+
+
+def test_log_without_steps_or_without_shared_layers():
+    assert ConflictLog(2).summary() == {"iterations": 0}
+    log = ConflictLog(2)
+    log.update(type("Nothing", (), {"layers": {}})())
+    assert log.summary() == {"iterations": 0} and log.scores is None
+
+
+def test_bins_at_both_ends():
+    log, model = ConflictLog(3), linear_model([2], 3)
+    features = model.features(None)
+    losses = linear_losses(model, features, [[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    log.update(task_gradients(losses, model, features))
+    assert log.summary()["all"] == {"negative_share": 2 / 3, "histogram": {"0": 2, "1999": 1}}
+
+
+# --- state
+
+
+def test_scores_state_round_trip():
+    iterations = random_iterations(5, 7)
+    whole = scored(iterations, block=3)
+    first = scored(iterations[:4], block=3)
+    second = ConflictScores(first.layers, 3, THRESHOLDS, block=3)
+    second.load_state_dict(first.state_dict())
+    for gradients in iterations[4:]:
+        first.update(gradients)
+        second.update(gradients)
+    for scores in (first, second):
+        assert scores.iterations == 7 and np.array_equal(scores.counts(), whole.counts())
+
+
+def test_log_state_round_trip(tmp_path):
+    whole, first, second = (ConflictLog(3, restrict=["parts.1"]) for _ in range(3))
+    for step, (found, _) in enumerate(engine_steps(1, 8)):
+        whole.update(found)
+        if step == 5:
+            torch.save(first.state_dict(), tmp_path / "log.pt")
+            second.load_state_dict(torch.load(tmp_path / "log.pt", weights_only=True))
+        first.update(found)
+        if step >= 5:
+            second.update(found)
+    assert first.summary() == second.summary() == whole.summary()
+
+
+def test_two_logs_that_loaded_one_state_do_not_share_it():
+    first, second = ConflictLog(3), ConflictLog(3)
+    steps = engine_steps(2, 3)
+    first.update(next(steps)[0])
+    second.load_state_dict(first.state_dict())
+    second.update(next(steps)[0])
+    assert first.summary()["iterations"] == 1 and sum(first.summary()["all"]["histogram"].values()) == 3
+    assert second.summary()["iterations"] == 2 and sum(second.summary()["all"]["histogram"].values()) == 6
+    unused = ConflictLog(3)
+    unused.load_state_dict(ConflictLog(3).state_dict())
+    assert unused.summary() == {"iterations": 0}
