@@ -41,6 +41,13 @@ class TaskGradients:
     _shared: list[nn.Parameter] = field(default_factory=list, repr=False)
     _rows: list[list[Tensor]] = field(default_factory=list, repr=False)
     own_parameters: list[list[nn.Parameter]] = field(default_factory=list, repr=False)
+    _combined: Tensor | None = field(default=None, repr=False)
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """w @ J, (K,) -> (D,), into a vector that the next step uses again."""
+        if self._combined is None:
+            self._combined = torch.empty_like(self.matrix[0])
+        return torch.mv(self.matrix.T, weights.to(self.matrix), out=self._combined)
 
     def assign(self, update: Tensor) -> None:
         """Make `update` (D,) the shared parameters' `.grad`, as views of it: nothing is copied."""

@@ -112,6 +112,9 @@ def combine(method: nn.Module, row: Method, convention: Convention, gradients, l
     gradients  `TaskGradients` with the raw gradients of heads and task-specific layers already set.
     losses     (K,) detached.
     heads      the K heads, whose gradients are weighted where the convention (or a loss weighting) says so.
+
+    Methods that are a weighted sum of the rows write it into a reused vector: a fresh one of the size
+    of ResNet18 costs the operating system's page faults, three times the product itself.
     """
     matrix, weights = gradients.matrix, None
     factor = convention.factor(row.native_scale, len(matrix))
@@ -119,12 +122,18 @@ def combine(method: nn.Module, row: Method, convention: Convention, gradients, l
         with torch.enable_grad():
             values = losses.detach().requires_grad_()
             (weights,) = torch.autograd.grad(method(values), values)
-    elif convention.heads == "weighted" and isinstance(method, aggregation.WeightedAggregator):
+    elif type(method).forward is aggregation.GramianWeightedAggregator.forward and matrix.shape[1]:
         weights = method.weighting(matrix)
     if matrix.shape[1]:
-        update = method(matrix) if weights is None else weights.to(matrix) @ matrix
-        gradients.assign(convention.clipped(update if factor == 1 else update * factor))
-    if weights is not None:
+        update = method(matrix) if weights is None else gradients.combine(weights)
+        total = factor
+        if convention.clip is not None:
+            total *= convention.clip_factor(factor * torch.linalg.vector_norm(update).item())
+        if total != 1:
+            alias = update.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()
+            update = update * total if alias else update.mul_(total)
+        gradients.assign(update)
+    if weights is not None and (row.kind == "loss weighting" or convention.heads == "weighted"):
         for k, weight in enumerate((weights * factor).tolist()):
             if weight != 1:
                 for p in [*heads[k].parameters(), *gradients.own_parameters[k]]:

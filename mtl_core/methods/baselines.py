@@ -54,7 +54,16 @@ class Broken(aggregation.Aggregator):
         return matrix.sum(0) + (self.factor - 1) * matrix[self.task]
 
 
-class CAGrad(aggregation.CAGrad):
+class _CAGradWeighting(aggregation.CAGradWeighting):
+    def __init__(self, c: float, rescale: bool):
+        super().__init__(c)
+        self.factor = 1 / (1 + c**2) if rescale else 1.0
+
+    def forward(self, gramian: Tensor, /) -> Tensor:
+        return self.factor * super().forward(gramian)
+
+
+class CAGrad(aggregation.GramianWeightedAggregator):
     r"""TorchJD's CAGrad with the division by $1 + c^2$ that the published codes apply (`rescale`).
 
     $\Delta = \bar g + c\|\bar g\|\, g_w/\|g_w\|$ with w on the simplex minimising $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$.
@@ -62,9 +71,4 @@ class CAGrad(aggregation.CAGrad):
     """
 
     def __init__(self, c: float = 0.4, rescale: bool = False):
-        super().__init__(c=c)
-        self.rescale = rescale
-
-    def forward(self, matrix: Tensor, /) -> Tensor:
-        update = super().forward(matrix)
-        return update / (1 + self.c**2) if self.rescale else update
+        super().__init__(_CAGradWeighting(c, rescale))

@@ -2,9 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 
 @dataclass(frozen=True)
 class Convention:
@@ -39,11 +36,9 @@ class Convention:
             return 1.0
         return float(tasks) if self.scale == "sum" else 1.0 / tasks
 
-    def clipped(self, update: Tensor) -> Tensor:
-        if self.clip is None:
-            return update
-        norm = torch.linalg.vector_norm(update)
-        return update * torch.clamp(self.clip / (norm + 1e-6), max=1.0)
+    def clip_factor(self, norm: float) -> float:
+        """What an update of this L2 norm is multiplied by: PyTorch's min(1, clip / (norm + 1e-6))."""
+        return 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))
 
 
 CONVENTIONS = {

@@ -1,0 +1,89 @@
+"""Time of one training step against its floor, one forward and K trunk backward passes.
+
+    python benchmarks/step_time.py [--width 64] [--rounds 12] [--check]
+
+Fixed sizes: ResNet18 at 36 x 36, K = 2, batch 64, one thread, on the CPU. The methods and the floor
+take turns within each round and the medians of the ratios to that round's floor are printed, because
+such machines drift. `--check` exits with 1 where a ratio is above its limit (Gram-type methods 1.10,
+SAM-GS 1.20).
+"""
+
+import argparse
+import statistics
+import sys
+import time
+
+import torch
+
+from mtl_core import methods, models, training
+from mtl_core.tasks import classification
+
+LIMITS = {"mgda": 1.10, "pcgrad": 1.10, "cagrad": 1.10, "norm_equalised": 1.10, "sam_gs": 1.20}
+
+
+def floor(model, tasks, inputs, targets):
+    """The least that any method needing J can do: the same passes, the gradients thrown away."""
+    features = model.features(inputs)
+    losses = [task.loss(o, t) for task, o, t in zip(tasks, model.outputs(features), targets, strict=True)]
+    trunk = list(model.trunk.parameters())
+    pulls = [
+        torch.autograd.grad(loss, [features, *head.parameters()])[0]
+        for loss, head in zip(losses, model.heads, strict=True)
+    ]
+    for k, pull in enumerate(pulls):
+        torch.autograd.grad(features, trunk, pull, retain_graph=k + 1 < len(pulls))
+
+
+def seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=64, help="width of the first stage (64: the paper's network)")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a ratio is above its limit")
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(1)
+    tasks = [classification("digit", 10), classification("garment", 10)]
+    model = models.build("resnet18", tasks, width=arguments.width)
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.rand(64, 1, 36, 36, generator=draw)
+    targets = tuple(torch.randint(10, (64,), generator=draw) for _ in tasks)
+
+    def step(name, convention="plain", observed=False):
+        made = methods.make(name)
+        return training.Step(model, tasks, methods.METHODS[name], made, methods.CONVENTIONS[convention], observed)
+
+    rows = {"equal (one backward)": step("equal"), "equal, observed": step("equal", observed=True)}
+    rows |= {name: step(name) for name in ("mgda", "pcgrad", "graddrop", "cagrad", "norm_equalised", "sam_gs")}
+    rows["sam_gs, clipped"] = step("sam_gs", "samgs")
+    ratios = {name: [] for name in rows}
+    floors = []
+    for round_number in range(arguments.rounds + 2):  # the first two warm up
+        base = min(seconds(lambda: floor(model, tasks, inputs, targets)) for _ in range(2))
+        times = {name: min(seconds(lambda s=s: s(inputs, targets)) for _ in range(2)) for name, s in rows.items()}
+        if round_number >= 2:
+            floors.append(base)
+            for name, value in times.items():
+                ratios[name].append(value / base)
+
+    print(f"ResNet18 width {arguments.width}, 36 x 36, K = 2, batch 64, one thread, torch {torch.__version__}")
+    print(f"floor: one forward and two trunk backward passes, median {1000 * statistics.median(floors):.1f} ms\n")
+    print(f"{'step':<24}{'median ratio':>14}{'min':>8}{'max':>8}{'limit':>8}")
+    late = []
+    for name, values in ratios.items():
+        limit, median = LIMITS.get(name), statistics.median(values)
+        print(f"{name:<24}{median:>14.3f}{min(values):>8.3f}{max(values):>8.3f}{limit or '':>8}")
+        if limit and median > limit:
+            late.append(name)
+    if late:
+        print(f"\nabove the limit: {', '.join(late)}")
+    return 1 if late and arguments.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
