@@ -144,6 +144,8 @@ def test_rank_distance():
     for wrong in ("abce", "abc", "abcc", "abcdd"):
         with pytest.raises(ValueError, match="same items"):
             evaluation.rank_distance("abcd", wrong)
+        with pytest.raises(ValueError, match="same items"):
+            evaluation.rank_distance(wrong, "abcd")
 
 
 def test_mean_rank_averages_ties():

@@ -10,7 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from mtl_core import claims, papers
 
-LABELS = {"delta_m": "Δm, %", "parameters": "size, MB", "T1": "task 1", "T2": "task 2"}
+LABELS = {"delta_m": "Δm, %", "parameters": "size, MB"}
 HEADINGS = {12: ("ranking of", "against"), 14: ("ranking under", "against")}
 
 
@@ -23,15 +23,19 @@ class PrintedTable(SphinxDirective):
         rows, about = papers.table(paper, number), papers.about(paper)
         for file in (papers.path(paper, number), papers.ROOT / paper / "paper.yml"):
             self.env.note_dependency(str(file))
-        columns = list(dict.fromkeys((r["task"], r["metric"], r["unit"]) for r in rows))
         lines = {}
         for r in rows:
             lines.setdefault(r["row"], {})[r["task"], r["metric"], r["unit"]] = r
+        columns = list(
+            dict.fromkeys(c for line in sorted(lines.values(), key=len, reverse=True) for c in line)
+        )
+        columns.sort(key=lambda column: column[1] != "delta_m")  # first, where a phone shows it
         variants = any(r["variant"] for r in rows)
         head = list(HEADINGS.get(number, ("method", "variant"))[: 1 + variants])
-        head += [_label(*column) for column in columns]
         again = _recomputed(rows) if "recompute" in self.options else {}
-        head += ["Δm recomputed, %"] * bool(again)
+        head += [_label(*column) for column in columns]
+        if again:
+            head.insert(2 + variants, "Δm recomputed, %")
         notes, body = [], []
         for line in lines.values():
             first = next(iter(line.values()))
@@ -40,13 +44,12 @@ class PrintedTable(SphinxDirective):
                 cells.append([nodes.Text(first["variant"] or "–")])
             cells += [_number(line.get(column), notes) for column in columns]
             if again:
-                cells.append([nodes.Text(again.get((first["method"], first["variant"]), ""))])
+                cells.insert(2 + variants, [nodes.Text(again.get((first["method"], first["variant"]), "–"))])
             body.append(cells)
-        caption = (
-            f"{about['short']}, Table {number} ({about['version']}), as printed. {about['captions'][number]}"
-        )
-        target = nodes.target("", "", ids=[f"{paper}-table-{number}"])
-        return [target, _table(caption, head, body, 1 + variants), *_notes(notes)]
+        name = f"{about['short']}, Table {number}"
+        caption = f" ({about['version']}), as printed. {about['captions'][number]}"
+        caption = _caption(name, caption, f"{paper}-table-{number}")
+        return [caption, _table(head, body, 1 + variants), *_notes(notes)]
 
 
 class ClaimTable(SphinxDirective):
@@ -70,8 +73,8 @@ class ClaimTable(SphinxDirective):
             if failed:
                 against.append(f"{claim['id']}: " + "; ".join(failed) + ".")
         head = ["claim", "in our words", "where", "scope", "outcome", "behind it"]
-        caption = f"Claims of {papers.about(paper)['short']} and what arithmetic on its printed numbers says."
-        found = [_table(caption, head, body, 1)]
+        name, text = f"Claims of {papers.about(paper)['short']}", ", and what arithmetic gives."
+        found = [_caption(name, text, f"{paper}-claims"), _table(head, body, 1)]
         if against:
             found.append(nodes.paragraph("", "Comparisons that do not hold, or are listed without a bound:"))
             found.append(
@@ -82,9 +85,8 @@ class ClaimTable(SphinxDirective):
 
 def _label(task, metric, unit):
     unit = "" if metric in LABELS or not unit else f", {unit}"
-    return (
-        " ".join(filter(None, [LABELS.get(task, task), LABELS.get(metric, metric)])).replace("-", "−") + unit
-    )
+    name = LABELS.get(metric, metric.removeprefix("share in ")).replace("-", "−")
+    return f"{task} {name}".strip() + unit
 
 
 def _number(row, notes):
@@ -112,12 +114,18 @@ def _recomputed(rows):
     return found
 
 
-def _table(caption, head, body, stubs):
+def _caption(name, text, target):
+    """A paragraph, not a table title: Sphinx would number it ("Table 7: Recon, Table 8"), and must wrap."""
+    content = [nodes.strong("", name), nodes.Text(text)]
+    return nodes.paragraph("", "", *content, classes=["printed-table-caption"], ids=[target])
+
+
+def _table(head, body, stubs):
     group = nodes.tgroup("", cols=len(head))
     group += [nodes.colspec(colwidth=1, **({"stub": 1} if k < stubs else {})) for k in range(len(head))]
     group += nodes.thead("", _row([[nodes.Text(text)] for text in head]))
     group += nodes.tbody("", *map(_row, body))
-    return nodes.table("", nodes.title("", caption), group, classes=["printed-table"])
+    return nodes.table("", group, classes=["printed-table"])
 
 
 def _row(cells):
