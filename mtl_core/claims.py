@@ -1,7 +1,7 @@
 """Claims of a paper, from `book/claims/`, and the verdicts that arithmetic on its printed tables can give.
 
-A claim states its rule before its verdict is computed; nothing here is typed by hand. Where a comparison
-falls within the rounding of the printed digits it is `undecided`.
+A claim states its rule, the verdict is computed from it and never typed. Where a comparison falls within the
+rounding of the printed digits it is `undecided`.
 """
 
 from collections.abc import Callable
