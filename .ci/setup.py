@@ -2,10 +2,10 @@
 
     python3 .ci/setup.py [--torch default|cpu]
 
-Standard library only, and no syntax newer than Python 3.6: an interpreter that is too old has to get as far as
-the sentence that says so. A stamp inside `.venv` holds the hash of everything that decides its contents. It goes
-before the first change and comes back after the last one, so that an interrupted set-up is never taken for a
-finished one.
+Standard library only, and no syntax newer than Python 3.6: an interpreter that is too old has to get as far
+as the sentence that says so. A stamp inside `.venv` holds the hash of everything that decides its contents.
+It goes before the first change and comes back after the last one, so that an interrupted set-up is never
+taken for a finished one.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def check_interpreter():
 
 
 def digest(root, torch, version):
-    """What decides the contents of `.venv`: the lock, the project's dependencies, Python, the kind of torch, uv."""
+    """What decides the contents of `.venv`: lock, dependencies, Python, the kind of torch, uv, the folder."""
     project = (root / "pyproject.toml").read_text(encoding="utf-8")
     dependencies = re.findall(r"(?ms)^\[(?:build-system|project)[^\n]*\n.*?(?=^\[|\Z)", project)
     parts = [(root / "requirements.lock").read_text(encoding="utf-8"), *dependencies, torch, version, UV]
@@ -54,15 +54,17 @@ def digest(root, torch, version):
 
 
 def check_disk(folder, torch, exists):
-    """A first installation needs the room of the whole environment; an update needs a part that nobody knows."""
+    """A first installation needs room for the whole environment; an update for a part that nobody knows."""
     free, needed = shutil.disk_usage(str(folder)).free / 1e9, GIGABYTES[torch]
     if not exists and free < needed:
         small = "" if torch == "cpu" else f" TORCH=cpu make … needs {GIGABYTES['cpu']:g} GB."
-        raise SetupError(f"about {needed:g} GB are needed for .venv; {free:.1f} GB are free. Free some.{small}")
+        raise SetupError(
+            f"about {needed:g} GB are needed for .venv; {free:.1f} GB are free. Free some.{small}"
+        )
 
 
 def cpu_lock(text):
-    """Split the lock for CPU-only torch: (the other lines with their hashes, ["torch==…", "torchvision==…"])."""
+    """The lock for CPU-only torch: (other lines with their hashes, ["torch==…", "torchvision==…"])."""
     blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", text)
     pair = [b.split()[0] for b in blocks if re.match(r"torch(vision)?==", b)]
     if len(pair) != 2:
@@ -79,7 +81,9 @@ def environment(python):
     home = pathlib.Path(os.environ.get("XDG_CONFIG_HOME") or pathlib.Path.home() / ".config")
     own = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_CONFIG_FILE", "UV_OFFLINE"} & set(env)
     if not own and not any(p.exists() for p in (home / "uv/uv.toml", pathlib.Path("/etc/uv/uv.toml"))):
-        asked = subprocess.run([str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, env=env)
+        asked = subprocess.run(
+            [str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, env=env
+        )
         settings = dict(re.findall(r"(?m)^(?:global|install|:env:)\.([\w-]+)='(.*)'$", asked.stdout))
         if "index-url" in settings:
             env["UV_DEFAULT_INDEX"] = settings["index-url"]
@@ -93,15 +97,17 @@ def call(command, env, what):
     try:
         code = subprocess.run([str(c) for c in command], env=env, cwd=str(ROOT)).returncode
     except OSError as error:
-        raise SetupError(f"{what}: {command[0]} could not be started ({error}). Delete .venv and try again") from error
+        raise SetupError(
+            f"{what}: {command[0]} could not be started ({error}). Delete .venv and try again"
+        ) from error
     if code:
         raise SetupError(
             f"{what} failed; the reason stands above.\n"
-            "- 'could not find a version', 'dns error', 'error sending request', 'timed out': the package index\n"
-            "  cannot be reached. Check the network or the proxy (HTTPS_PROXY). Behind a mirror, set UV_DEFAULT_INDEX\n"
-            "  or pip's index-url.\n"
-            "- 'no space left': .venv and uv's cache share the disk; free some, or move the cache with UV_CACHE_DIR.\n"
-            "- 'hash mismatch': the file served is not the file locked. Do not work around it; ask in an issue.\n"
+            "- 'could not find a version', 'dns error', 'error sending request', 'timed out': the package\n"
+            "  index cannot be reached. Check the network or the proxy (HTTPS_PROXY). Behind a mirror, set\n"
+            "  UV_DEFAULT_INDEX or pip's index-url.\n"
+            "- 'no space left': free some, or move uv's cache to another disk with UV_CACHE_DIR.\n"
+            "- 'hash mismatch': the file served is not the file locked. Do not work around it; open an issue.\n"
             "Nothing is marked as finished: the same command goes on from here."
         )
 
@@ -140,7 +146,9 @@ def install(folder, torch, moved):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch", help="cpu: torch without CUDA; default: the ordinary build; left out: as it was")
+    parser.add_argument(
+        "--torch", help="cpu: torch without CUDA; default: the ordinary build; left out: as it was"
+    )
     folder = ROOT / ".venv"
     stamp = folder / "set-up.json"
     known = json.loads(stamp.read_text()) if stamp.exists() else {}

@@ -1,4 +1,4 @@
-"""From an executed notebook to a page of the book: nothing of this machine in it, and a run card in its metadata."""
+"""From an executed notebook to a page of the book: nothing of this machine, and a run card."""
 
 import hashlib
 import importlib.metadata
@@ -11,8 +11,15 @@ import shutil
 import subprocess
 
 VERSIONS = ("torch", "torchvision", "torchjd", "numpy", "matplotlib")
-# What a page is made from besides its own cells: sources, embedded data, committed results, printed tables, claims.
-INPUTS = ("mtl_core", "results", "book/papers", "book/claims", "notebooks/.ipython/profile_default", "notebooks/page.py")
+# What a page is made from besides its own cells: sources, embedded data, results, printed tables, claims.
+INPUTS = (
+    "mtl_core",
+    "results",
+    "book/papers",
+    "book/claims",
+    "notebooks/.ipython/profile_default",
+    "notebooks/page.py",
+)
 SOURCE_SUFFIXES = {".py", ".json", ".csv", ".yml", ".yaml", ".npz", ".gz", ".txt"}
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}\b")
 KERNEL_FILE = re.compile(r"(?:/[\w.-]+)*/ipykernel_\d+/\d+\.py")
@@ -22,13 +29,16 @@ def fingerprint(path, parameters, root) -> str:
     """Hash of everything that decides what the page shows: cells, parameters, inputs, versions."""
     seen = hashlib.sha256()
     cells = [
-        [c["cell_type"], c["source"], c["metadata"]] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        [c["cell_type"], c["source"], c["metadata"]]
+        for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
     ]
     versions = [platform.python_version(), *(importlib.metadata.version(name) for name in VERSIONS)]
     seen.update(json.dumps([cells, parameters, versions], sort_keys=True).encode())
     for room in INPUTS:
         start = root / room
-        files = [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.suffix in SOURCE_SUFFIXES)
+        files = (
+            [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.suffix in SOURCE_SUFFIXES)
+        )
         for file in files:
             if "__pycache__" not in file.parts:
                 seen.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
@@ -69,12 +79,15 @@ def card(page, given, parameters, mark, seconds, root) -> dict:
     changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     return {
         "page": page,
-        "parameters": parameters,
+        "parameters": [list(pair) for pair in parameters.items()],  # pairs: nbformat would sort the keys
         "fingerprint": mark,
         "seconds": round(seconds, 1),
         "hardware": hardware(),
         "commit": commit + (" with local changes" if changed else ""),
-        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in VERSIONS},
+        "versions": [
+            ["Python", platform.python_version()],
+            *([n, importlib.metadata.version(n)] for n in VERSIONS),
+        ],
         "command": command(page, given),
     }
 
@@ -82,7 +95,11 @@ def card(page, given, parameters, mark, seconds, root) -> dict:
 def strip_machine(text: str, root: pathlib.Path) -> str:
     """Without paths and addresses of this machine."""
     text = KERNEL_FILE.sub("<cell>", text)
-    for folder, word in ((str(root) + os.sep, ""), (str(root), "."), (str(pathlib.Path.home()) + os.sep, "~/")):
+    for folder, word in (
+        (str(root) + os.sep, ""),
+        (str(root), "."),
+        (str(pathlib.Path.home()) + os.sep, "~/"),
+    ):
         text = text.replace(folder, word)
     return ADDRESS.sub("at 0x…", text)
 
@@ -90,9 +107,8 @@ def strip_machine(text: str, root: pathlib.Path) -> str:
 def _strip_output(output, root):
     if "text" in output:
         output["text"] = strip_machine(output["text"], root)
-    for key in ("evalue",):
-        if key in output:
-            output[key] = strip_machine(output[key], root)
+    if "evalue" in output:
+        output["evalue"] = strip_machine(output["evalue"], root)
     if "traceback" in output:
         output["traceback"] = [strip_machine(line, root) for line in output["traceback"]]
     for kind, value in output.get("data", {}).items():
@@ -101,7 +117,7 @@ def _strip_output(output, root):
 
 
 def polish(book, root):
-    """What Papermill wrote, made fit for the book: same run, same bytes; no path; links that work in the book."""
+    """What Papermill wrote, made fit for the book: same run, same bytes; no path; links that work there."""
     book.metadata.pop("papermill", None)
     book.metadata.pop("widgets", None)
     injected = any("injected-parameters" in c.metadata.get("tags", []) for c in book.cells)
@@ -109,7 +125,9 @@ def polish(book, root):
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
         tags = cell.metadata.get("tags", [])
-        if "parameters" in tags and injected:  # the reader sees what this page ran with; the defaults fold away
+        if (
+            "parameters" in tags and injected
+        ):  # the reader sees what this page ran with; the defaults fold away
             cell.metadata["tags"] = sorted({*tags, "hide-input"})
         if "injected-parameters" in tags:
             cell.source = cell.source.replace("# Parameters", "# Parameters of this page", 1)

@@ -1,6 +1,6 @@
 """The parameters of a notebook: one cell tagged `parameters`, each line `name: type = literal  # help`.
 
-Papermill's own scanner drops a default that holds "=" and cuts one that holds "#"; Python's parser does neither.
+Papermill's scanner drops a default that holds "=" and cuts one that holds "#"; Python's parser does neither.
 """
 
 import ast
@@ -28,7 +28,7 @@ class Parameter:
 
 
 def parse(path) -> dict[str, Parameter]:
-    """Parameters of the notebook at `path`, in their order. ParameterError where the cell is not as it must be."""
+    """Parameters of the notebook at `path`, in order. ParameterError where the cell is not as it must be."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
@@ -46,7 +46,9 @@ def parse(path) -> dict[str, Parameter]:
         except ValueError:
             raise ParameterError(f"{path.name}: the default must be a literal, found {text!r}") from None
         name, kind = node.target.id, ast.unparse(node.annotation)
-        found[name] = Parameter(name, kind, _checked(name, kind, value, path), help_text.group(1) if help_text else "")
+        found[name] = Parameter(
+            name, kind, _checked(name, kind, value, path), help_text.group(1) if help_text else ""
+        )
     return found
 
 
@@ -114,7 +116,11 @@ def _literal(raw, kind):
     except (ValueError, SyntaxError):
         value = raw
     if kind.startswith("list") and not isinstance(value, list) and not raw.startswith("["):
-        return [_literal(item.strip(), "") for item in raw.split(",")] if isinstance(value, str) else _as_list(value)
+        return (
+            [_literal(item.strip(), "") for item in raw.split(",")]
+            if isinstance(value, str)
+            else _as_list(value)
+        )
     return raw if kind == "str" and not isinstance(value, str) else value
 
 

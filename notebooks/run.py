@@ -4,8 +4,9 @@
     python notebooks/run.py --page NAME --parameters "a=1 b=x"    one page with your parameters
     python notebooks/run.py --list                            pages and their parameters
 
-Papermill itself only warns about a name that it does not know, writes broken notebooks over good ones and records
-paths of this machine. Here the first is an error with a suggestion, the second cannot happen, the third is removed.
+Papermill itself only warns about a name that it does not know, writes broken notebooks over good ones and
+records paths of this machine. Here the first is an error with a suggestion, the second cannot happen, the
+third is removed.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from parameters import ParameterError, close_to, describe, parse, resolve, split
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES, PAGES, SCRATCH = ROOT / "notebooks", ROOT / "book" / "notebooks", ROOT / "_build" / "pages"
-EPOCH = "315532800"  # 1980-01-01: Matplotlib writes this date into every SVG, so that the same run gives the same bytes
+EPOCH = "315532800"  # 1980-01-01, which Matplotlib writes into every SVG: the same run gives the same bytes
 KEPT = "Finished runs are kept; the same command goes on from there."
 
 
@@ -33,20 +34,24 @@ class PageError(Exception):
 
 
 def registry():
-    """notebooks/experiments.yml: page -> {notebook, parameters}. PageError where it does not hold together."""
+    """notebooks/experiments.yml: page -> {notebook, parameters}. PageError where a notebook is missing."""
     pages = yaml.safe_load((SOURCES / "experiments.yml").read_text(encoding="utf-8"))["pages"] or {}
     for page, entry in pages.items():
         entry.setdefault("notebook", f"{page}.ipynb")
         entry["parameters"] = entry.get("parameters") or {}
         if not (SOURCES / entry["notebook"]).exists():
-            raise PageError(f"experiments.yml names notebooks/{entry['notebook']} for {page!r}; there is no such file")
+            raise PageError(
+                f"experiments.yml names notebooks/{entry['notebook']} for {page!r}; there is no such file"
+            )
     return pages
 
 
 def stored(page):
     """The run card of the page as it lies in book/notebooks/, or {}."""
     path = PAGES / f"{page}.ipynb"
-    return json.loads(path.read_text(encoding="utf-8"))["metadata"].get("mtl_run", {}) if path.exists() else {}
+    return (
+        json.loads(path.read_text(encoding="utf-8"))["metadata"].get("mtl_run", {}) if path.exists() else {}
+    )
 
 
 def _kernel_environment():
@@ -68,7 +73,9 @@ def execute(page, notebook, given, parameters, mark, timeout=None):
     from papermill.exceptions import PapermillExecutionError
 
     _kernel_environment()
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # its scanner of parameters warns where ours does not
+    logging.getLogger("papermill").setLevel(
+        logging.ERROR
+    )  # its scanner of parameters warns where ours does not
     SCRATCH.mkdir(parents=True, exist_ok=True)
     PAGES.mkdir(parents=True, exist_ok=True)
     scratch, start = SCRATCH / f"{page}.ipynb", time.monotonic()
@@ -88,7 +95,7 @@ def execute(page, notebook, given, parameters, mark, timeout=None):
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         raise PageError(
             f"notebooks/{notebook}, the cell that begins `{first}`: {last}\n"
-            f"  The whole error stands in _build/pages/{page}.ipynb; the page in book/notebooks/ is as it was."
+            f"  The whole error: _build/pages/{page}.ipynb. The page in book/notebooks/ is as it was."
         ) from None
     except Exception as error:  # a dead kernel or a cell over its time: no cell is named
         text = (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -104,7 +111,9 @@ def execute(page, notebook, given, parameters, mark, timeout=None):
 def plan(arguments, pages):
     """[(page, notebook, given, parameters, fingerprint)] of what has to be executed; says why on the way."""
     if arguments.page and arguments.page not in pages:
-        raise PageError(f"no page {arguments.page!r}{close_to(arguments.page, pages)}. Pages: {', '.join(pages)}")
+        raise PageError(
+            f"no page {arguments.page!r}{close_to(arguments.page, pages)}. Pages: {', '.join(pages)}"
+        )
     if arguments.parameters and not arguments.page:
         raise PageError('parameters need a page: make run PAGE=name P="name=value …"')
     jobs = []
@@ -121,8 +130,10 @@ def plan(arguments, pages):
         elif arguments.absent or old.get("fingerprint") == mark:
             print(f"{page}: up to date", flush=True)
         else:
-            mine = {k: v for k, v in old.get("parameters", {}).items() if parameters.get(k) != v}
-            why = f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
+            mine = {k: v for k, v in old.get("parameters", []) if parameters.get(k) != v}
+            why = (
+                f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
+            )
             print(f"{page}: executed anew, because {why}", flush=True)
             jobs.append(job)
     return jobs

@@ -1,0 +1,88 @@
+"""nbval: kernels of this checkout with an empty store of runs, and numbers compared with a tolerance.
+
+nbval itself compares text exactly. Here words are compared exactly and numbers with the relative and absolute
+tolerance that the cell states by a tag such as `tolerance-0.05`; without a tag it is 1e-6, relative. A number
+of the other sign differs whatever the tolerance, and NaN is a word.
+"""
+
+import math
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# A number stands alone: the digits of `layer1.0.conv2` belong to a word.
+NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w|\.\d)")
+DEFAULT_RTOL = 1e-6
+_store = None
+
+
+def tolerance(tags) -> tuple[float, float]:
+    """(rtol, atol) of a cell with these tags. ValueError where a tag is not a number or stands twice."""
+    stated = [tag.removeprefix("tolerance-") for tag in tags if tag.startswith("tolerance")]
+    if not stated:
+        return DEFAULT_RTOL, 0.0
+    if len(stated) > 1 or not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", stated[0]):
+        raise ValueError(
+            f"one tag such as 'tolerance-0.05' states the tolerance of a cell, found {list(tags)}"
+        )
+    return float(stated[0]), float(stated[0])
+
+
+def _close(a, b, rtol, atol):
+    a, b = (float(x.replace("−", "-")) for x in (a, b))
+    return a * b >= 0 and math.isclose(a, b, rel_tol=rtol, abs_tol=atol)
+
+
+def same_text(reference, new, rtol=DEFAULT_RTOL, atol=0.0) -> bool:
+    """Same words, same lines, blanks counted once; numbers within tolerance and of the same sign."""
+    words = [re.sub(r"[ \t]+", " ", NUMBER.sub("#", text)).strip() for text in (reference, new)]
+    pairs = zip(NUMBER.findall(reference), NUMBER.findall(new), strict=False)
+    return words[0] == words[1] and all(_close(a, b, rtol, atol) for a, b in pairs)
+
+
+class Text(str):
+    """Text of an output that equals another one within the tolerance of its cell."""
+
+    __hash__ = str.__hash__
+
+    def __new__(cls, text, limits):
+        made = super().__new__(cls, text)
+        made.limits = limits
+        return made
+
+    def __eq__(self, other):
+        return same_text(str(self), str(other), *self.limits) if isinstance(other, str) else NotImplemented
+
+    def __ne__(self, other):
+        return not self == other
+
+
+def pytest_configure(config):
+    global _store
+    from nbval.plugin import IPyNbCell
+
+    _store = tempfile.mkdtemp(prefix="runs-")
+    os.environ.update(
+        MTL_RUNS=_store,  # empty: a finished run from before must not stand in for a broken method
+        PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        IPYTHONDIR=str(ROOT / "notebooks" / ".ipython"),
+        OMP_NUM_THREADS="1",
+        MPLBACKEND="agg",
+        TQDM_DISABLE="1",
+    )
+    if not hasattr(IPyNbCell, "plain_sanitize"):
+        IPyNbCell.plain_sanitize = IPyNbCell.sanitize
+
+        def sanitize(cell, text):
+            limits = tolerance(cell.cell.metadata.get("tags", []))
+            return Text(cell.plain_sanitize(text), limits) if isinstance(text, str) else text
+
+        IPyNbCell.sanitize = sanitize
+
+
+def pytest_unconfigure(config):
+    if _store:
+        shutil.rmtree(_store, ignore_errors=True)

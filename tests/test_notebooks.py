@@ -1,0 +1,148 @@
+"""The form of the source notebooks and the comparison that nbval makes."""
+
+import json
+
+import nbformat
+import pytest
+import yaml
+from notebook_tools import ROOT, SOURCES, comparison, notebook, parameters, refresh
+
+NOTEBOOKS = sorted(SOURCES.glob("*.ipynb"))
+
+
+# --- the form of the sources
+
+
+def vacuous(cells):
+    """Why nbval would pass without comparing anything, or where outputs stand that it does not compare."""
+    checked = [c for c in cells if "nbval-check-output" in c["metadata"].get("tags", [])]
+    if not checked:
+        return "no cell is tagged nbval-check-output"
+    for cell in checked:
+        if not cell["outputs"] or cell["execution_count"] is None:
+            return f"a checked cell without stored output or count: {cell['id']}"
+        if not any(ch.isdigit() for ch in json.dumps(cell["outputs"], ensure_ascii=False)):
+            return f"a checked cell that prints no number: {cell['id']}"
+    for cell in cells:
+        if (
+            cell["cell_type"] == "code"
+            and cell not in checked
+            and (cell["outputs"] or cell["execution_count"])
+        ):
+            return f"output outside checked cells: {cell['id']}"
+    return None
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_source_form(path):
+    text = path.read_text(encoding="utf-8")
+    book = nbformat.read(path, 4)
+    assert vacuous(json.loads(text)["cells"]) is None
+    assert nbformat.writes(refresh.normal_form(book)).strip() == text.strip(), (
+        "run tests/refresh_notebooks.py"
+    )
+    assert parameters.parse(path)
+    for cell in book.cells:
+        comparison.tolerance(cell.metadata.get("tags", []))
+    ids = [cell["id"] for cell in book.cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_vacuous_notebooks_are_found():
+    good = {
+        "cell_type": "code",
+        "id": "a",
+        "metadata": {"tags": ["nbval-check-output"]},
+        "execution_count": 1,
+    }
+    good["outputs"] = [{"text": "gap 0.5"}]
+    plain = {"cell_type": "code", "id": "b", "metadata": {}, "execution_count": None, "outputs": []}
+    assert vacuous([good, plain]) is None
+    assert "no cell" in vacuous([plain])
+    assert "without stored" in vacuous([good | {"outputs": []}])
+    assert "without stored" in vacuous([good | {"execution_count": None}])
+    assert "no number" in vacuous([good | {"outputs": [{"text": "done"}]}])
+    assert "outside" in vacuous([good, plain | {"outputs": [{"text": "3"}]}])
+
+
+def test_registry_contents_and_notebooks_agree():
+    pages = yaml.safe_load((SOURCES / "experiments.yml").read_text(encoding="utf-8"))["pages"]
+    contents = (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8")
+    used = set()
+    for name, entry in pages.items():
+        path = SOURCES / entry.get("notebook", f"{name}.ipynb")
+        used.add(path)
+        parameters.resolve(entry.get("parameters") or {}, parameters.parse(path), path)
+        assert f"notebooks/{name}\n" in contents, f"{name} is not in book/_toc.yml"
+    assert used == set(NOTEBOOKS), "each notebook makes a page of notebooks/experiments.yml"
+
+
+# --- the comparison
+
+
+@pytest.mark.parametrize(
+    "reference, new, limit",
+    [
+        ("gap 0.5", "gap 0.5000001", None),
+        ("gap   0.5  of 3", "gap 0.5 of 3", None),
+        ("gap 0.50", "gap 0.52", 0.05),
+        ("gap nan", "gap nan", 0.05),
+        ("zero 0.00", "zero -0.00", 0.05),
+        ("−0.50", "-0.50", 0.05),
+        ("1e-3 and 25 %", "0.00101 and 25 %", 0.05),
+    ],
+)
+def test_equal_within_tolerance(reference, new, limit):
+    limits = comparison.tolerance([f"tolerance-{limit}"] if limit else [])
+    assert comparison.Text(reference, limits) == comparison.Text(new, limits)
+
+
+@pytest.mark.parametrize(
+    "reference, new",
+    [
+        ("gap 0.50", "gap 0.58"),
+        ("gap 0.02", "gap -0.02"),  # a flipped sign, though within the absolute tolerance
+        ("gap 0.50", "gap nan"),
+        ("gap nan", "gap 0.50"),
+        ("gap 0.50", "gap inf"),
+        ("a 0.5 b 0.6", "a 0.5 b"),
+        ("a 0.5", "a 0.5 0.5"),
+        ("A below B: True", "A below B: False"),
+        ("layer1.0.conv1", "layer1.0.conv2"),
+        ("line 1\nline 2", "line 1 line 2"),
+    ],
+)
+def test_differs_in_spite_of_tolerance(reference, new):
+    limits = comparison.tolerance(["tolerance-0.05"])
+    assert comparison.Text(reference, limits) != comparison.Text(new, limits)
+
+
+def test_default_tolerance_is_tight():
+    limits = comparison.tolerance(["hide-input"])
+    assert comparison.Text("0.5000", limits) != comparison.Text("0.5001", limits)
+
+
+@pytest.mark.parametrize("tags", [["tolerance-loose"], ["tolerance"], ["tolerance-0.1", "tolerance-0.2"]])
+def test_ill_stated_tolerance(tags):
+    with pytest.raises(ValueError, match="tolerance"):
+        comparison.tolerance(tags)
+
+
+# --- the normal form
+
+
+def test_normal_form_keeps_checked_text_only(tmp_path):
+    book = nbformat.read(notebook(tmp_path / "x.ipynb"), 4)
+    out = nbformat.v4.new_output("execute_result", {"text/plain": "1", "image/png": "AA"}, execution_count=7)
+    for cell, tags in ((book.cells[1], ["parameters"]), (book.cells[2], ["nbval-check-output"])):
+        cell.metadata = nbformat.from_dict({"tags": tags, "collapsed": True})
+        cell.outputs, cell.execution_count = [out], 7
+    once = nbformat.writes(refresh.normal_form(book))
+    assert book.cells[1].outputs == [] and book.cells[1].execution_count is None
+    assert book.cells[2].execution_count == 1 and list(book.cells[2].outputs[0]["data"]) == ["text/plain"]
+    assert "collapsed" not in once
+    assert nbformat.writes(refresh.normal_form(nbformat.reads(once, 4))) == once
