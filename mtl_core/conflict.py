@@ -79,7 +79,7 @@ class ConflictScores:
             raise ValueError(f"no gradient for the layers {', '.join(missing)}; there are {', '.join(views)}")
         rows = {len(views[name]) for name in self.layers}
         if rows != {self.num_tasks}:
-            raise ValueError(f"scores of {self.num_tasks} tasks need as many gradients of each layer, got {rows}")
+            raise ValueError(f"{self.num_tasks} tasks need as many gradients of each layer, got {sorted(rows)}")
         table = torch.stack([cosines(views[name]) for name in self.layers])  # (layer, pair)
         if views is gradients and table.isnan().any():  # a TaskGradients has been checked by the engine
             raise NonFiniteGradientError("a layer's gradient holds NaN: check the gradients before scoring them")
