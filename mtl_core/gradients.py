@@ -74,7 +74,8 @@ def task_gradients(
     The graph of the losses is freed. Parameters with `requires_grad=False` take no part; a shared
     parameter that no loss reaches has zero columns. With K = 1 every trunk parameter counts as
     shared. ValueError where the number of losses, heads or features differ or a loss does not reach
-    the features; NonFiniteGradientError where J or a loss is not finite, before any method sees it.
+    the features; NonFiniteGradientError where J, a task's own layer or a loss is not finite, before
+    any method sees it.
     """
     forked = not isinstance(features, Tensor)
     streams = list(features) if forked else [features] * len(losses)
@@ -158,7 +159,12 @@ def _reached(output: Tensor) -> set[Tensor]:
 
 def _check_finite(losses, out: TaskGradients) -> None:
     """One host synchronisation where all is well: a sum is finite unless an entry is not, or it overflows."""
+    own = []  # (name, task, gradient); `own` and `own_parameters` have one order
+    for k, parameters in enumerate(out.own_parameters):
+        names = [name for name, task in out.own.items() if task == k]
+        own += [(name, k, p.grad) for name, p in zip(names, parameters, strict=True) if p.grad is not None]
     probes = [out.matrix.sum(), *(loss.detach() for loss in losses), *(z.sum() for z in out.features)]
+    probes += [gradient.sum() for _, _, gradient in own]
     if torch.isfinite(torch.stack(probes)).all():
         return
     bad = [f"loss of task {k}" for k, loss in enumerate(losses) if not torch.isfinite(loss)]
@@ -166,6 +172,7 @@ def _check_finite(losses, out: TaskGradients) -> None:
     for layer, view in out.layers.items():
         rows = (~torch.isfinite(view).all(dim=1)).nonzero().flatten().tolist()
         bad += [f"gradient of task {k} in layer {layer!r}" for k in rows]
+    bad += [f"gradient of task {k}'s own {name!r}" for name, k, gradient in own if not torch.isfinite(gradient).all()]
     if bad:
         raise NonFiniteGradientError(
             f"expected finite losses and gradients, got NaN or infinity in: {'; '.join(bad[:6])}"

@@ -1,0 +1,430 @@
+"""The engine against torch.autograd.grad, one full backward per task, and everything that can go wrong around it."""
+
+import pytest
+import torch
+from engine import Vector, linear_losses, linear_model
+from torch import nn
+from torch.nn import functional as F
+
+from mtl_core.gradients import NonFiniteGradientError, task_gradients
+from mtl_core.methods.recon import candidate_layers, split_layers
+from mtl_core.models import MultiTaskModel, ResNet, lenet, mlp
+
+
+def with_batch_norm(K):
+    trunk = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 5))
+    return MultiTaskModel(trunk, [nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)) for _ in range(K)])
+
+
+def resnet(K):
+    return MultiTaskModel(ResNet([4] * 4, features=6), [nn.Linear(6, 3) for _ in range(K)])
+
+
+def recurrent(K):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(8, 5, batch_first=True)
+
+        def forward(self, x):
+            return self.gru(x[:, 0])[0][:, -1]
+
+    return MultiTaskModel(Last(), [nn.Linear(5, 3) for _ in range(K)])
+
+
+MODELS = {
+    "mlp": lambda K: MultiTaskModel(nn.Sequential(nn.Flatten(), mlp([], 64, 7, 2).trunk), mlp([3] * K, 64, 7).heads),
+    "lenet": lambda K: lenet([3] * K, size=16, features=5),
+    "batch norm": with_batch_norm,
+    "resnet": resnet,
+    "recurrent": recurrent,
+}
+SPLITS = {
+    "all batch norm": lambda name: "bn" in name or "downsample.1" in name,
+    "stem": lambda name: name == "conv1",
+    "inside a block": lambda name: name in ("layer1.0.conv2", "layer3.0.downsample.1"),
+    "last": lambda name: name == "fc",
+    "everything": lambda name: True,
+}
+
+
+def build(name, K, dtype=torch.float64, split=None):
+    torch.manual_seed(0)
+    model = MODELS[name](K).to(dtype)
+    if split is not None:
+        model = split_layers(model, [n for n in candidate_layers(model) if SPLITS[split](n)], "reinitialise")
+        assert candidate_layers(model)
+    side = 16 if name in ("lenet", "resnet") else 8
+    inputs = torch.randn(6, 1, side, side, dtype=dtype)
+    targets = torch.randint(3, (K, 6))
+    return model, inputs, targets
+
+
+def losses_of(model, features, targets):
+    outputs = model.outputs(features)
+    return [F.cross_entropy(o, t) * (k + 1) for k, (o, t) in enumerate(zip(outputs, targets, strict=True))]
+
+
+def direct(model, inputs, targets):
+    """task -> {parameter: gradient} by one full backward pass each."""
+    losses = losses_of(model, model.features(inputs), targets)
+    names, parameters = zip(*[(n, p) for n, p in model.named_parameters() if p.requires_grad], strict=True)
+    return [dict(zip(names, torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True), strict=True))
+            for loss in losses]  # fmt: skip
+
+
+def run(model, inputs, targets, **more):
+    features = model.features(inputs)
+    return task_gradients(losses_of(model, features, targets), model, features, **more)
+
+
+def compare(model, found, expected):
+    """Everything the engine promises, against `direct`."""
+    K = len(model.heads)
+    parameters = dict(model.trunk.named_parameters())
+    trainable = [n for n, p in parameters.items() if p.requires_grad]
+    assert sorted([*found.names, *found.own]) == sorted(trainable)
+    assert found.names == [n for n in trainable if n not in found.own]  # registration order
+    for k in range(K):
+        row = [expected[k][f"trunk.{n}"] for n in found.names]
+        row = [torch.zeros_like(parameters[n]) if g is None else g for n, g in zip(found.names, row, strict=True)]
+        row = torch.cat([g.flatten() for g in row]) if row else torch.zeros(0)
+        torch.testing.assert_close(found.matrix[k], row.to(found.matrix), rtol=1e-9, atol=1e-12)
+        for name, p in model.heads[k].named_parameters():
+            torch.testing.assert_close(p.grad, expected[k][f"heads.{k}.{name}"], rtol=1e-12, atol=0)
+    for name, task in found.own.items():
+        torch.testing.assert_close(parameters[name].grad, expected[task][f"trunk.{name}"], rtol=1e-9, atol=1e-12)
+        assert all(expected[k][f"trunk.{name}"] is None for k in range(K) if k != task)
+    for name in found.names:
+        reached = [k for k in range(K) if expected[k][f"trunk.{name}"] is not None]
+        assert len(reached) != 1 or K == 1, f"{name} belongs to task {reached}"
+
+
+# --- the matrix
+
+
+@pytest.mark.parametrize("K", [1, 2, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_are_the_gradients_of_the_losses(name, K):
+    model, inputs, targets = build(name, K)
+    expected = direct(model, inputs, targets)
+    found = run(model, inputs, targets)
+    compare(model, found, expected)
+    assert found.matrix.dtype == torch.float64
+    assert found.matrix.shape == (K, sum(p.numel() for p in model.trunk.parameters()))
+    assert found.own == {} and found.matrix.abs().sum(1).min() > 0
+    total = sum(losses_of(model, model.features(inputs), targets))
+    gradients = torch.autograd.grad(total, list(model.trunk.parameters()))
+    torch.testing.assert_close(found.matrix.sum(0), torch.cat([g.flatten() for g in gradients]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("K", [2, 3])
+@pytest.mark.parametrize("split", SPLITS)
+def test_split_networks(split, K):
+    model, inputs, targets = build("resnet", K, split=split)
+    expected = direct(model, inputs, targets)
+    found = run(model, inputs, targets)
+    compare(model, found, expected)
+    assert set(found.own.values()) == set(range(K))
+    for task, parameters in enumerate(found.own_parameters):
+        names = {n for n, k in found.own.items() if k == task}
+        assert {n for n, p in model.trunk.named_parameters() if any(p is q for q in parameters)} == names
+        if split != "everything":
+            suffixes = {n.replace(f".{task}.", ".#.") for n in names}
+            assert len(suffixes) == len(names) > 0
+    if split == "everything":
+        assert found.matrix.shape == (K, 0) and found.layers == {}
+    again = run(model, inputs, targets, out=found)
+    compare(model, again, direct(model, inputs, targets))
+
+
+def test_a_layer_that_two_of_three_tasks_reach_is_shared():
+    class Trunk(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.all, self.two, self.one, self.none = (nn.Linear(3, 3) for _ in range(4))
+
+        def forward(self, x):
+            z = self.all(x)
+            pair = self.two(z)
+            return z, pair, self.one(pair)
+
+    model = MultiTaskModel(Trunk().double(), [nn.Linear(3, 2).double() for _ in range(3)])
+    inputs, targets = torch.randn(4, 3, dtype=torch.float64), torch.randint(2, (3, 4))
+    found = run(model, inputs, targets)
+    compare(model, found, direct(model, inputs, targets))
+    assert set(found.own.items()) == {("one.weight", 2), ("one.bias", 2)}
+    assert list(found.layers) == ["all", "two", "none"]
+    assert found.layers["two"][0].abs().sum() == 0 and found.layers["two"][1:].abs().sum(1).min() > 0
+    assert found.layers["none"].abs().sum() == 0
+
+
+def test_features_are_the_gradients_at_the_cut():
+    model, inputs, targets = build("batch norm", 3)
+    features = model.features(inputs)
+    losses = losses_of(model, features, targets)
+    expected = [torch.autograd.grad(loss, features, retain_graph=True)[0] for loss in losses]
+    found = task_gradients(losses, model, features)
+    assert len(found.features) == 3
+    for one, other in zip(found.features, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+# --- layers and the buffer
+
+
+def test_layers_are_views_weight_before_bias():
+    model, inputs, targets = build("batch norm", 2)
+    found = run(model, inputs, targets)
+    sizes = {"0": 4 * 9 + 4, "1": 8, "4": 144 * 5 + 5}
+    assert {name: view.shape for name, view in found.layers.items()} == {n: (2, d) for n, d in sizes.items()}
+    assert torch.equal(torch.cat(list(found.layers.values()), dim=1), found.matrix)
+    expected = direct(model, inputs, targets)[1]
+    assert torch.allclose(found.layers["4"][1, :-5], expected["trunk.4.weight"].flatten())
+    assert torch.allclose(found.layers["4"][1, -5:], expected["trunk.4.bias"])
+    for view in found.layers.values():
+        assert view.untyped_storage().data_ptr() == found.matrix.untyped_storage().data_ptr()
+    found.layers["1"].fill_(7)
+    assert (found.matrix == 7).sum() == 16
+
+
+def test_out_uses_the_buffer_again_and_leaves_no_stale_values():
+    model, inputs, targets = build("batch norm", 3)
+    found = run(model, inputs, targets)
+    place, first, layers = found.matrix.data_ptr(), found.matrix.clone(), dict(found.layers)
+    again = run(model, inputs * 0.5, targets, out=found)
+    assert again is found and again.matrix.data_ptr() == place
+    assert all(again.layers[name] is view for name, view in layers.items())
+    assert not torch.allclose(again.matrix, first)
+    compare(model, again, direct(model, inputs * 0.5, targets))
+    compare(model, run(model, inputs, targets, out=found), direct(model, inputs, targets))
+
+
+def test_out_clears_what_no_loss_reaches_any_more():
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.use = nn.Linear(3, 3), nn.Linear(3, 3), True
+
+        def forward(self, x):
+            return self.second(self.first(x)) if self.use else self.first(x)
+
+    model = MultiTaskModel(Optional().double(), [nn.Linear(3, 2).double() for _ in range(2)])
+    inputs, targets = torch.randn(4, 3, dtype=torch.float64), torch.randint(2, (2, 4))
+    found = run(model, inputs, targets)
+    assert found.layers["second"].abs().sum(1).min() > 0
+    model.trunk.use = False
+    found = run(model, inputs, targets, out=found)
+    assert found.layers["second"].abs().sum() == 0 and found.layers["first"].abs().sum(1).min() > 0
+    compare(model, found, direct(model, inputs, targets))
+
+
+def test_frozen_parameters_take_no_part():
+    model, inputs, targets = build("batch norm", 2)
+    model.trunk[0].bias.requires_grad_(False)
+    for p in [*model.trunk[1].parameters(), *model.heads[0].parameters()]:
+        p.requires_grad_(False)
+    found = run(model, inputs, targets)
+    assert found.names == ["0.weight", "4.weight", "4.bias"] and list(found.layers) == ["0", "4"]
+    assert found.matrix.shape == (2, 36 + 725)
+    expected = direct(model, inputs, targets)
+    assert torch.allclose(found.layers["0"][0], expected[0]["trunk.0.weight"].flatten())
+    assert all(p.grad is None for p in [*model.trunk[1].parameters(), *model.heads[0].parameters()])
+    assert all(p.grad is not None for p in model.heads[1].parameters())
+
+
+def test_heads_of_the_step_before_are_replaced_not_added_to():
+    model, inputs, targets = build("lenet", 2)
+    for p in model.parameters():
+        p.grad = torch.full_like(p, 1e3)
+    expected = direct(model, inputs, targets)
+    for _ in range(2):
+        compare(model, run(model, inputs, targets), expected)
+
+
+def test_one_task_in_a_forked_trunk_counts_as_shared():
+    model = MultiTaskModel(nn.Linear(3, 3), [nn.Linear(3, 2)])
+    z = model.features(torch.randn(4, 3))
+    found = task_gradients([model.heads[0](z).sum()], model, (z,))
+    assert found.own == {} and found.matrix.shape == (1, 12) and found.matrix.abs().sum() > 0
+
+
+def test_assign_sets_views():
+    model, inputs, targets = build("batch norm", 2)
+    found = run(model, inputs, targets)
+    update = torch.arange(found.matrix.shape[1], dtype=torch.float64)
+    found.assign(update)
+    assert torch.equal(torch.cat([p.grad.flatten() for p in model.trunk.parameters()]), update)
+    for p in model.trunk.parameters():
+        assert p.grad.shape == p.shape and p.grad.untyped_storage().data_ptr() == update.untyped_storage().data_ptr()
+    heads = [p.grad.clone() for p in model.heads.parameters()]
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.heads.parameters(), heads, strict=True))
+    with pytest.raises(ValueError, match=r"must have shape \(773,\), got \(772,\)"):
+        found.assign(update[1:])
+    with pytest.raises(ValueError, match="shape"):
+        found.assign(update[None])
+
+
+# --- cost: one forward, each head once, the trunk K times, graph freed
+
+
+class Counted(nn.Module):
+    """The identity that counts its forward and backward passes."""
+
+    def __init__(self):
+        super().__init__()
+        self.forwards = self.backwards = 0
+
+    def forward(self, x):
+        self.forwards += 1
+        y = x * 1
+        y.register_hook(self.count)
+        return y
+
+    def count(self, gradient):
+        self.backwards += 1
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+def test_trunk_is_walked_K_times_heads_once(K):
+    trunk_counter, head_counters = Counted(), [Counted() for _ in range(K)]
+    trunk = nn.Sequential(nn.Linear(3, 4), trunk_counter, nn.Tanh(), nn.Linear(4, 3))
+    model = MultiTaskModel(trunk, [nn.Sequential(nn.Linear(3, 4), c, nn.Linear(4, 2)) for c in head_counters])
+    run(model, torch.randn(5, 3), torch.randint(2, (K, 5)))
+    assert (trunk_counter.forwards, trunk_counter.backwards) == (1, K)
+    assert [(c.forwards, c.backwards) for c in head_counters] == [(1, 1)] * K
+
+
+@pytest.mark.parametrize("split", [None, "last"])
+def test_graph_is_freed(split):
+    model, inputs, targets = build("resnet", 2, split=split)
+    features = model.features(inputs)
+    losses = losses_of(model, features, targets)
+    task_gradients(losses, model, features)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        losses[0].backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        (features if split is None else features[0]).sum().backward()
+
+
+# --- errors
+
+
+def test_wrong_counts():
+    model = linear_model([2, 1], 2)
+    features = model.features(None)
+    losses = linear_losses(model, features, [[1.0, 2, 3], [1, 1, 1]])
+    for bad_losses, bad_features in ((losses[:1], features), ([*losses, losses[0]], features), (losses, [features]),
+                                     (losses, [features] * 3)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{len(bad_losses)} losses, 2 heads and .* all three must be the number"):
+            task_gradients(bad_losses, model, bad_features)
+
+
+def test_a_loss_from_another_forward_pass():
+    model, inputs, targets = build("lenet", 2)
+    features = model.features(inputs)
+    losses = losses_of(model, features, targets)
+    losses[1] = losses_of(model, model.features(inputs), targets)[1]
+    with pytest.raises(ValueError, match="loss 1 does not depend on its features.*second forward pass"):
+        task_gradients(losses, model, features)
+
+
+def test_swapped_streams_are_refused():
+    model, inputs, targets = build("resnet", 2, split="stem")
+    features = model.features(inputs)
+    losses = losses_of(model, features, targets)
+    with pytest.raises(ValueError, match="loss 0 does not depend on its features"):
+        task_gradients(losses, model, features[::-1])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_gradients_name_task_and_layer(bad):
+    model = linear_model([2, 3], 3)
+    features = model.features(None)
+    rows = torch.ones(3, 5)
+    rows[1, 3] = bad
+    losses = linear_losses(model, features, rows)
+    losses = [torch.where(torch.isfinite(loss), loss, torch.zeros(())) for loss in losses]
+    with pytest.raises(NonFiniteGradientError) as caught:
+        task_gradients(losses, model, features)
+    message = str(caught.value)
+    assert "task 1 in layer 'parts.1'" in message and "parts.0" not in message
+    assert "task 0" not in message and "task 2" not in message
+    features = model.features(None)
+    losses = [torch.where(torch.isfinite(loss), loss, torch.zeros(())) for loss in linear_losses(model, features, rows)]
+    assert not torch.isfinite(task_gradients(losses, model, features, check_finite=False).matrix).all()
+
+
+def test_non_finite_gradients_inside_the_trunk_only():
+    """The loss and the gradient at the features are finite; sqrt at 0 spoils one layer."""
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.below, self.above = Vector(1), Vector(1)
+
+        def forward(self, x):
+            return torch.sqrt(self.below.weight) + self.above.weight
+
+    model = MultiTaskModel(Root(), [Vector(1), Vector(1)])
+    features = model.features(None)
+    losses = linear_losses(model, features, [[1.0], [0.0]])
+    with pytest.raises(NonFiniteGradientError, match="task 0 in layer 'below'") as caught:
+        task_gradients(losses, model, features)
+    assert "above" not in str(caught.value) and "features" not in str(caught.value)
+
+
+def test_non_finite_gradients_of_a_tasks_own_layer():
+    """A split layer is outside of J; its gradient must not slip through."""
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shared, self.own = Vector(1), Vector(1)
+
+        def forward(self, x):
+            return self.shared.weight * 1, self.shared.weight + torch.sqrt(self.own.weight)
+
+    model = MultiTaskModel(Root(), [Vector(1), Vector(1)])
+    features = model.features(None)
+    losses = [features[k].sum() + model.heads[k].weight.sum() for k in range(2)]
+    with pytest.raises(NonFiniteGradientError, match="task 1's own 'own.weight'[.] Lower"):
+        task_gradients(losses, model, features)
+
+
+def test_non_finite_loss_is_named_and_long_lists_are_cut():
+    model = linear_model([1] * 9, 2)
+    features = model.features(None)
+    losses = linear_losses(model, features, torch.ones(2, 9), offsets=[0.0, float("nan")])
+    with pytest.raises(NonFiniteGradientError, match="loss of task 1[.] Lower"):
+        task_gradients(losses, model, features)
+    features = model.features(None)
+    with pytest.raises(NonFiniteGradientError, match="loss of task 0; .* and 5 more"):
+        task_gradients(linear_losses(model, features, [[float("nan")] * 9, [1.0] * 9]), model, features)
+
+
+def test_a_sum_that_overflows_with_finite_entries_is_no_error():
+    model = linear_model([2, 2], 2)
+    features = model.features(None)
+    found = task_gradients(linear_losses(model, features, torch.full((2, 4), 3e38)), model, features)
+    assert torch.isfinite(found.matrix).all() and torch.isinf(found.matrix.sum())
+
+
+# --- mixed precision
+
+
+@pytest.mark.parametrize("split", [None, "all batch norm"])
+def test_autocast_in_bfloat16(split):
+    model, inputs, targets = build("resnet", 2, torch.float32, split)
+    exact = run(model, inputs, targets)
+    reference = {k: view.clone() for k, view in exact.layers.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.features(inputs)
+        losses = losses_of(model, features, targets)
+    first = features if split is None else features[0]
+    assert first.dtype == torch.bfloat16
+    found = task_gradients(losses, model, features)
+    assert found.matrix.dtype == torch.float32 and torch.isfinite(found.matrix).all()
+    assert found.names == exact.names and found.own == exact.own
+    last = found.layers["fc"]
+    assert torch.cosine_similarity(last.flatten(), reference["fc"].flatten(), dim=0) > 0.98
+    assert all(p.grad.dtype == torch.float32 for p in model.heads.parameters())
