@@ -107,7 +107,7 @@ def call(command, env, what):
             "  index cannot be reached. Check the network or the proxy (HTTPS_PROXY). Behind a mirror, set\n"
             "  UV_DEFAULT_INDEX or pip's index-url.\n"
             "- 'no space left': free some, or move uv's cache to another disk with UV_CACHE_DIR.\n"
-            "- 'hash mismatch': the file served is not the file locked. Do not work around it; open an issue.\n"
+            "- 'hash mismatch': the file served is not the file locked. Do not go round it; open an issue.\n"
             "Nothing is marked as finished: the same command goes on from here."
         )
 

@@ -130,7 +130,7 @@ def plan(arguments, pages):
         elif arguments.absent or old.get("fingerprint") == mark:
             print(f"{page}: up to date", flush=True)
         else:
-            mine = {k: v for k, v in old.get("parameters", []) if parameters.get(k) != v}
+            mine = {k: v for k, v in dict(old.get("parameters", [])).items() if parameters.get(k) != v}
             why = (
                 f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
             )

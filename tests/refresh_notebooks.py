@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/refresh_notebooks.py [NAME ...]
 
-The normal form keeps text outputs of cells tagged `nbval-check-output` and nothing else: no images, no counts,
-no metadata of the editor. Look at the difference before you commit it.
+The normal form keeps text outputs of cells tagged `nbval-check-output` and nothing else: no images, no
+counts, no metadata of the editor. Look at the difference before you commit it.
 """
 
 import os
