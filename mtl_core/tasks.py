@@ -77,14 +77,16 @@ class Problem:
         for name in ("train", "validation", "test"):
             split = getattr(self, name)
             if len(split.targets) != len(self.tasks):
-                raise ValueError(f"{len(self.tasks)} tasks, but {name} has {len(split.targets)} target tensors")
+                found = f"{name} has {len(split.targets)} target tensors"
+                raise ValueError(f"{len(self.tasks)} tasks, but {found}")
         if "synthetic" not in self.source:
             raise ValueError("source must say whether the data are synthetic")
 
 
 def classification(name: str, classes: int) -> Task:
     """A classification task: cross-entropy, accuracy in percent of the examples."""
-    return Task(name, classes, nn.functional.cross_entropy, {"accuracy": lambda: _Percent(_accuracy(classes))})
+    accuracy = {"accuracy": lambda: _Scaled(_accuracy(classes), 100)}  # in percent
+    return Task(name, classes, nn.functional.cross_entropy, accuracy)
 
 
 def _accuracy(classes):
@@ -93,14 +95,34 @@ def _accuracy(classes):
     return MulticlassAccuracy(num_classes=classes, average="micro")
 
 
-class _Percent:
-    """A torchmetrics metric in percent."""
+def regression(name: str, unit: str, scale: float = 1.0) -> Task:
+    """A regression task on z-scored targets (B,): mean squared error, mean absolute error in `unit`.
 
-    def __init__(self, metric):
-        self.metric, self.higher_is_better = metric, metric.higher_is_better
+    `scale` is the standard deviation, in `unit`, that the targets were divided by. The loss is in units of
+    variances, as in Nash-MTL's code for QM9. Predictions are (B, 1).
+    """
+    return Task(name, 1, _squared_error, {f"MAE ({unit})": lambda: _Scaled(_absolute_error(), scale)})
+
+
+def _squared_error(predictions, targets):
+    return nn.functional.mse_loss(predictions.squeeze(1), targets)
+
+
+def _absolute_error():
+    from torchmetrics import MeanAbsoluteError  # two seconds to import
+
+    return MeanAbsoluteError()
+
+
+class _Scaled:
+    """A torchmetrics metric times a number: percent, or an error in its unit."""
+
+    def __init__(self, metric, factor):
+        self.metric, self.factor, self.higher_is_better = metric, factor, metric.higher_is_better
 
     def update(self, predictions, targets):
-        self.metric.update(predictions, targets)
+        # a regression head gives (B, 1) for targets (B,), which torchmetrics refuses
+        self.metric.update(predictions.squeeze(1) if predictions.shape[1] == 1 else predictions, targets)
 
     def compute(self):
-        return 100 * self.metric.compute()
+        return self.factor * self.metric.compute()

@@ -259,7 +259,8 @@ def test_identity_of_the_tiny_set(tiny):
         "test": "df7c0867f4ea91bd432e23a7a7cecdb17cc65105b5f3326fc6e34ecf6aae66c4",
     }
     inputs = b"".join(split.inputs.numpy().tobytes() for split in splits(tiny).values())
-    assert hashlib.sha256(inputs).hexdigest() == "c85b8351ad49f0e73ebf74f9f0afab700ca42bbca90e8586251265ced3d3f6f0"
+    sha256 = hashlib.sha256(inputs).hexdigest()
+    assert sha256 == "c85b8351ad49f0e73ebf74f9f0afab700ca42bbca90e8586251265ced3d3f6f0"
 
 
 def test_the_hash_is_that_of_the_pairs(tiny):
@@ -369,8 +370,9 @@ def test_unknown_names_and_options():
         data.load("multi_fashon_mnist")
     with pytest.raises(ValueError, match="profiles are tiny, small, paper"):
         data.load("multi_fashion_mnist", profile="huge")
-    with pytest.raises(ValueError, match="offset is 0 to 8 pixels, got 9"):
-        data.load("multi_fashion_mnist", offset=9)
+    for offset in (9, -1):
+        with pytest.raises(ValueError, match=f"offset is 0 to 8 pixels, got {offset}"):
+            data.load("multi_fashion_mnist", offset=offset)
     with pytest.raises(ValueError, match="train is a number of composites, at least 1, got 0"):
         data.load("multi_fashion_mnist", train=0)
 

@@ -7,14 +7,17 @@ by itself: where a profile's files are missing or damaged, `load` raises `DataEr
 from difflib import get_close_matches
 
 from ..tasks import Problem
-from . import multi_fashion_mnist
+from . import multi_fashion_mnist, qm9
 from .errors import DataError
 from .files import data_root
 from .sources import fetch
 
 __all__ = ["DATASETS", "DataError", "data_root", "fetch", "load"]
 
-DATASETS = {"multi_fashion_mnist": multi_fashion_mnist.load}  # name -> load(root, profile, seed, **options)
+DATASETS = {  # name -> load(root, profile, seed, **options)
+    "multi_fashion_mnist": multi_fashion_mnist.load,
+    "qm9": qm9.load,
+}
 
 
 def load(name: str, root=None, profile: str = "tiny", seed: int = 0, **options) -> Problem:

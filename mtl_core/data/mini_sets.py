@@ -3,6 +3,7 @@
 Of MNIST and of Fashion-MNIST each 1,600 images of the official train split (160 a class) and 400 of the
 official test split (40 a class). Licences and attribution are in NOTICES. `python -m mtl_core.data embed`
 builds the files again from the full sets and prints the checksums that belong in `CHECKSUMS`.
+The 500 molecules of QM9 are drawn in qm9.py.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ PER_CLASS = {"train": 160, "test": 40}
 CHECKSUMS = {  # SHA-256
     "mnist": "fcbd823ec75c92e95e019453bfa5890068309ebb902f9363006988df9a5075f8",
     "fashion_mnist": "a38d6ee719d0eba62f39d3b6e19ef614d3eaac7f4dd0fa712a0d0f931af7b4e0",
+    "qm9": "3029a6c4c888d11364c94aae35adab374db976603200bd3e212bd6f9c5ab1cd3",
 }
 FOLDER = files("mtl_core.data") / "embedded"
 
@@ -56,6 +58,10 @@ def choose(labels: np.ndarray, per_class: int, generator: np.random.Generator) -
 
 def build(name: str, root=None) -> dict[str, np.ndarray]:
     """The arrays of `mini(name)`, drawn again from the full set in the root."""
+    if name == "qm9":
+        from . import qm9  # which needs this module
+
+        return qm9.build(root)
     parts, _ = read(name, root)
     built = {}
     for part, (images, labels) in parts.items():

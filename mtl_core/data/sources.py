@@ -185,4 +185,12 @@ PACKAGES: dict[str, tuple[list[str], Callable, str]] = {
         "usr/share/datasets/fashion-mnist",
     ),
 }
-FETCHERS = {"mnist": _fetch_images, "fashion_mnist": _fetch_images}
+
+
+def _fetch_qm9(name: str, root, progress: bool) -> Path:
+    from . import qm9_files  # which needs this module
+
+    return qm9_files.fetch(name, root, progress)
+
+
+FETCHERS = {"mnist": _fetch_images, "fashion_mnist": _fetch_images, "qm9": _fetch_qm9}

