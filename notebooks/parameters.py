@@ -71,9 +71,10 @@ def _fits(kind, value):
     raise TypeError
 
 
-def _checked(name, kind, value, path):
+def _checked(name, kind, value, path, default=None):
+    """`value` as `kind` wants it. A parameter whose default is None may be None, as Papermill reads it too."""
     try:
-        return _fits(kind, value)
+        return _fits(f"{kind} | None" if default is None else kind, value)
     except TypeError:
         raise ParameterError(f"parameter {name!r} of {path.name} must be {kind}, got {value!r}") from None
 
@@ -85,7 +86,7 @@ def resolve(given, known, path) -> dict:
         try:
             if name not in known:
                 raise ParameterError(f"no parameter {name!r} in {path.name}{close_to(name, known)}")
-            good[name] = _checked(name, known[name].kind, value, path)
+            good[name] = _checked(name, known[name].kind, value, path, known[name].default)
         except ParameterError as error:
             problems.append(str(error))
     if problems:

@@ -34,7 +34,8 @@ seeds: int = 1  # how many
 rate: float = 0.1  # "=" and # inside
 title: str = "a = b # c"  # shown above
 fresh: bool = False  # train again
-limit: int | None = None"""
+limit: int | None = None
+epochs: int = None"""
 
 
 def notebook(path, cell=CELL, work="print(3 * seeds)"):

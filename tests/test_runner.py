@@ -17,7 +17,7 @@ from notebook_tools import SOURCES, load, notebook, page, parameters
 
 def test_parameters_are_read(tmp_path):
     known = parameters.parse(notebook(tmp_path / "x.ipynb"))
-    assert list(known) == ["methods", "seeds", "rate", "title", "fresh", "limit"]
+    assert list(known) == ["methods", "seeds", "rate", "title", "fresh", "limit", "epochs"]
     assert known["title"].default == "a = b # c" and known["title"].help == "shown above"
     assert known["rate"].help == '"=" and # inside'
 
@@ -32,6 +32,7 @@ def test_parameters_are_read(tmp_path):
         ("methods=sam_gs", {"methods": ["sam_gs"]}),
         ("title=plain words fresh=true limit=3", {"title": "plain words", "fresh": True, "limit": 3}),
         ("title=7", {"title": "7"}),
+        ("epochs=None limit=None", {"epochs": None, "limit": None}),
     ],
 )
 def test_parameters_are_parsed(tmp_path, text, values):
@@ -50,6 +51,8 @@ def test_parameters_are_parsed(tmp_path, text, values):
         ("fresh=1", "must be bool, got 1"),
         ("methods=[1]", "must be list"),
         ("seeds", "name=value"),
+        ("seeds=None", "must be int, got None"),
+        ("epochs=1.5", "must be int, got 1.5"),
     ],
 )
 def test_wrong_parameters(tmp_path, text, message):
