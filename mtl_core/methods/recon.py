@@ -61,6 +61,8 @@ def split_layers(model: MultiTaskModel, layers, init: str = "copy", generator: t
     for name in layers:
         if not any(node.op == "call_module" and node.target == name for node in trunk.graph.nodes):
             raise SplitError(f"layer {name!r} is not called as a module in the trunk's forward, so it cannot be split")
+        if any(node.op == "get_attr" and node.target.startswith(f"{name}.") for node in trunk.graph.nodes):
+            raise SplitError(f"the trunk reads parameters of {name!r} outside of that layer, so it cannot be split")
     _replace_by_copies(trunk, layers, K, init, generator)
     split = MultiTaskModel(fx.GraphModule(trunk, _forked_graph(trunk, set(layers), K)), model.heads)
     return split.train(model.training)
@@ -73,12 +75,24 @@ def _check_names(layers, known):
             raise SplitError(f"the trunk has no layer {name!r}; near names: {', '.join(near)}")
 
 
+class _Proxy(fx.Proxy):
+    """Records x += y as what it is: torch.fx itself traces x + y, and a later reader of x misses the change."""
+
+
+for _operation in _OUT_OF_PLACE:
+    setattr(_Proxy, f"__{_operation.__name__}__", lambda self, other, _operation=_operation:
+            self.tracer.create_proxy("call_function", _operation, (self, other), {}))  # fmt: skip
+
+
 class _Tracer(fx.Tracer):
     """Modules that own parameters are kept whole; remembers where it was, for the error message."""
 
     def __init__(self):
         super().__init__()
         self.path = []
+
+    def proxy(self, node):
+        return _Proxy(node, self)
 
     def is_leaf_module(self, module, name):
         return super().is_leaf_module(module, name) or any(True for _ in module.parameters(recurse=False))
@@ -91,14 +105,21 @@ class _Tracer(fx.Tracer):
 
 
 def _trace(trunk: nn.Module) -> fx.GraphModule:
+    evaluation, training = (_graph(trunk.train(mode)) for mode in (False, True))
+    if evaluation.python_code("self").src != training.python_code("self").src:
+        raise SplitError("the trunk's forward reads self.training, which a traced graph would fix for ever; use a "
+                         "module such as nn.Dropout in place of the function")  # fmt: skip
+    return fx.GraphModule(trunk, training)
+
+
+def _graph(trunk: nn.Module) -> fx.Graph:
     tracer = _Tracer()
     try:
-        graph = tracer.trace(trunk)
+        return tracer.trace(trunk)
     except Exception as error:  # torch.fx raises many types
         where = tracer.path[-1] if tracer.path else type(trunk).__name__
         raise SplitError(f"torch.fx cannot trace {where!r} of the trunk ({type(trunk).__name__}): {error}. Keep "
                          "control flow that depends on values inside a module that owns parameters.") from error  # fmt: skip
-    return fx.GraphModule(tracer.root, graph)
 
 
 def _replace_by_copies(trunk, layers, K, init, generator):
@@ -152,4 +173,7 @@ def _out_of_place(node: fx.Node, count: int):
         raise SplitError(f"the trunk calls the in-place method {node.target!r} after a fork; use the form without underscore")
     if node.op == "call_function" and node.kwargs.get("inplace"):
         raise SplitError(f"the trunk calls {node.target.__name__} in place after a fork; drop inplace=True")
+    if node.target in _OUT_OF_PLACE and any(user > node for user in node.args[0].users):
+        raise SplitError("after a fork the trunk changes a value in place (such as x += y) that it reads again under "
+                         "another name; write x = x + y")  # fmt: skip
     return _OUT_OF_PLACE.get(node.target, node.target)

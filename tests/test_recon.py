@@ -1,0 +1,520 @@
+"""Recon's split: what it must leave unchanged, what it must change, its sizes, and what it must refuse."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mtl_core.gradients import task_gradients
+from mtl_core.methods.recon import SplitError, candidate_layers, split_layers
+from mtl_core.models import MultiTaskModel, ResNet, lenet, resnet18
+
+K = 3
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """A narrow ResNet18 whose BatchNorm layers hold statistics and affine parameters that are all different."""
+    torch.manual_seed(0)
+    model = MultiTaskModel(ResNet([4] * 4, features=6), [nn.Linear(6, 3) for _ in range(K)]).double()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    # at width 4 all stages are equally wide, so layer2..4 have downsample layers by their stride alone
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return torch.randn(5, 1, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def layers_of(model):
+    return candidate_layers(model)
+
+
+def random_subsets(count):
+    random = np.random.default_rng(0)
+    return [sorted(random.choice(41, size=random.integers(1, 41), replace=False).tolist()) for _ in range(count)]
+
+
+INSIDE_A_BLOCK = [
+    ["layer2.0.downsample.1"], ["layer2.0.downsample.0"], ["layer1.0.conv2"], ["layer1.0.bn2"], ["layer1.0.conv1"],
+    ["layer4.1.conv2"], ["layer4.1.bn1", "layer2.0.bn2"], ["layer1.0.conv2", "layer1.1.conv1", "layer3.0.downsample.0"],
+]  # fmt: skip
+
+
+def close(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+# --- copied weights leave the function unchanged (P8 b)
+
+
+@pytest.mark.parametrize("subset", random_subsets(40), ids=lambda s: f"{len(s)} layers")
+def test_evaluation_outputs_are_unchanged_for_random_subsets(plain, inputs, subset):
+    names = [layers_of(plain)[i] for i in subset]
+    split = split_layers(plain, names)
+    assert not split.training
+    with torch.no_grad():
+        close(split(inputs), plain(inputs))
+
+
+@pytest.mark.parametrize("names", INSIDE_A_BLOCK, ids="+".join)
+def test_forks_inside_a_block(plain, inputs, names):
+    split = split_layers(plain, names)
+    with torch.no_grad():
+        close(split(inputs), plain(inputs))
+        features = split.features(inputs)
+        assert isinstance(features, tuple) and len(features) == K
+        close(features, [plain.features(inputs)] * K)
+    # in training, batch statistics: the same function again, and each task really has its own copy
+    training_plain, training_split = copy.deepcopy(plain).train(), split_layers(copy.deepcopy(plain).train(), names)
+    assert training_split.training
+    with torch.no_grad():
+        close(training_split(inputs), training_plain(inputs))
+        before = split(inputs)
+        for name in names:
+            for p in split.trunk.get_submodule(f"{name}.1").parameters():
+                p.mul_(1.5).add_(0.1)
+        after = split(inputs)
+        close([after[0], after[2]], [before[0], before[2]])
+        assert (after[1] - before[1]).abs().max() > 1e-6
+
+
+def test_order_and_repetition_of_the_names_do_not_matter(plain):
+    names = ["layer1.0.conv2", "conv1", "layer1.0.conv2"]
+    one, other = split_layers(plain, names), split_layers(plain, names[1::-1])
+    assert candidate_layers(one) == candidate_layers(other)
+
+
+def test_the_model_itself_is_left_alone(plain, inputs):
+    before = {n: v.clone() for n, v in plain.state_dict().items()}
+    with torch.no_grad():
+        split = split_layers(plain, ["conv1", "layer1.0.bn2"], "reinitialise")
+        for p in split.parameters():
+            p.add_(1)
+    assert {n for n in plain.state_dict()} == set(before)
+    assert all(torch.equal(v, before[n]) for n, v in plain.state_dict().items())
+
+
+# --- the two ends (P8 a, c)
+
+
+def test_splitting_nothing_is_the_plain_network(plain, inputs):
+    split = split_layers(plain, [])
+    assert split is not plain and candidate_layers(split) == candidate_layers(plain)
+    assert isinstance(split.features(inputs), torch.Tensor)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(split(inputs), plain(inputs), strict=True))
+
+
+@pytest.mark.parametrize("init", ["copy", "reinitialise"])
+def test_splitting_everything_is_K_independent_trunks(plain, inputs, init):
+    base = copy.deepcopy(plain).train()
+    split = split_layers(base, layers_of(base), init)
+    parameters = sum(p.numel() for p in plain.trunk.parameters())
+    assert sum(p.numel() for p in split.trunk.parameters()) == K * parameters
+    targets = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0], [1, 1, 1, 2, 0]])
+    features = split.features(inputs)
+    losses = [F.cross_entropy(o, t) for o, t in zip(split.outputs(features), targets, strict=True)]
+    found = task_gradients(losses, split, features)
+    assert found.matrix.shape == (K, 0)
+    for k in range(K):
+        single = copy.deepcopy(base)
+        for name in layers_of(base):
+            single.trunk.get_submodule(name).load_state_dict(split_copy(split, base, name, k))
+        output = single.heads[k](single.trunk(inputs))
+        close([output], [split.outputs(features)[k].detach()])
+        F.cross_entropy(output, targets[k]).backward()
+        for name in layers_of(base):
+            for p, q in zip(single.trunk.get_submodule(name).parameters(),
+                            split.trunk.get_submodule(f"{name}.{k}").parameters(), strict=True):  # fmt: skip
+                torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+def split_copy(split, base, name, k):
+    """State of copy k, with running statistics as before the forward pass that this test has made."""
+    state = dict(split.trunk.get_submodule(f"{name}.{k}").state_dict())
+    unused = base.trunk.get_submodule(name).state_dict()
+    return state | {n: v for n, v in unused.items() if "running" in n or "num" in n}
+
+
+# --- what runs how often, and who learns from whom (P8 d)
+
+
+@pytest.mark.parametrize("names", [["layer2.0.conv2"], ["layer3.0.downsample.1", "layer4.0.bn1"], ["fc"]], ids="+".join)
+def test_modules_before_the_first_split_run_once(plain, inputs, names):
+    split = split_layers(plain, names)
+    calls = {}
+    for name, module in split.trunk.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    with torch.no_grad():
+        split(inputs)
+    order = layers_of(plain)
+    first = min(order.index(name) for name in names)
+    for i, name in enumerate(order):
+        if name in names:
+            assert [calls[f"{name}.{k}"] for k in range(K)] == [1] * K and name not in calls
+        elif i < first:
+            assert calls[name] == 1, name
+    assert calls.get("fc", calls.get("fc.0")) == (1 if names == ["fc"] else K)
+    if names == ["layer2.0.conv2"]:  # the shortcut of the same block lies beside the fork: once, too
+        assert calls["layer2.0.downsample.0"] == calls["layer2.0.downsample.1"] == 1
+        assert calls["layer2.0.bn2"] == K
+
+
+def test_copies_of_other_tasks_get_no_gradient(plain, inputs):
+    names = ["conv1", "layer1.0.conv2", "layer2.0.downsample.1", "fc"]
+    for k in range(K):
+        split = split_layers(plain, names)
+        split(inputs)[k].square().sum().backward()
+        for name in names:
+            for task in range(K):
+                for p in split.trunk.get_submodule(f"{name}.{task}").parameters():
+                    assert (p.grad is not None and p.grad.abs().sum() > 0) == (task == k), (name, task)
+        assert split.trunk.get_submodule("layer4.1.conv1").weight.grad.abs().sum() > 0
+
+
+def test_a_step_on_one_loss_moves_that_tasks_copies_only(plain, inputs):
+    split = split_layers(plain, ["layer1.0.conv2", "layer4.0.bn2"])
+    before = {n: p.detach().clone() for n, p in split.named_parameters()}
+    optimizer = torch.optim.SGD(split.parameters(), lr=0.1)
+    split(inputs)[1].square().sum().backward()
+    optimizer.step()
+    moved = {n for n, p in split.named_parameters() if not torch.equal(p, before[n])}
+    assert {n for n in moved if "conv2.1." in n and "layer1.0" in n} == {"trunk.layer1.0.conv2.1.weight"}
+    assert not any(n.startswith(f"trunk.{name}.{k}.") for n in moved for k in (0, 2)
+                   for name in ("layer1.0.conv2", "layer4.0.bn2"))  # fmt: skip
+    assert {"trunk.conv1.weight", "heads.1.weight", "trunk.layer4.0.bn2.1.bias"} <= moved
+    assert not moved & {"heads.0.weight", "heads.2.weight"}
+
+
+# --- in-place operations
+
+
+class Shortcut(nn.Module):
+    """A residual block with the sum written one way or another."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.first, self.second, self.relu, self.way = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(inplace=True), way
+
+    def forward(self, x):
+        z = self.first(x)
+        out = self.relu(self.second(z))
+        if self.way == "+=":
+            z += out
+        elif self.way == "-=":
+            z -= out
+        elif self.way == "*=":
+            z *= out
+        elif self.way == "/=":
+            z /= out + 1
+        elif self.way == "add_":
+            z.add_(out)
+        elif self.way == "relu(inplace)":
+            return F.relu(z + out, inplace=True)
+        elif self.way == "read again":
+            w = z
+            w += out
+            return w + z  # z has been written to
+        return z
+
+
+def shortcut(way):
+    torch.manual_seed(0)
+    return MultiTaskModel(Shortcut(way), [nn.Linear(4, 2) for _ in range(K)]).double()
+
+
+@pytest.mark.parametrize("names", [["second"], ["first"], ["first", "second"]], ids="+".join)
+@pytest.mark.parametrize("way", ["+=", "-=", "*=", "/="])
+def test_in_place_arithmetic_after_a_fork(way, names):
+    """Run K times on a value that the tasks share, it would write that value K times."""
+    model, x = shortcut(way), torch.randn(5, 4, dtype=torch.float64)
+    with torch.no_grad():
+        close(split_layers(model, names)(x), model(x))
+        split = split_layers(model, names, "reinitialise")
+        for k in range(K):  # each task alone
+            alone = copy.deepcopy(model)
+            for name in names:
+                alone.trunk.get_submodule(name).load_state_dict(split.trunk.get_submodule(f"{name}.{k}").state_dict())
+            close([split(x)[k]], [alone(x)[k]])
+
+
+@pytest.mark.parametrize("way, message", [("add_", "in-place method 'add_' after a fork"),
+                                          ("relu(inplace)", "calls relu in place after a fork")])  # fmt: skip
+def test_other_in_place_operations_after_a_fork_are_refused(way, message):
+    with pytest.raises(SplitError, match=message):
+        split_layers(shortcut(way), ["second"])
+
+
+def test_a_value_that_is_read_after_it_was_written_in_place():
+    with pytest.raises(SplitError, match="reads again under another name"):
+        split_layers(shortcut("read again"), ["second"])
+    # before the fork it runs as it did
+    model, x = shortcut("read again"), torch.randn(5, 4, dtype=torch.float64)
+    model.trunk = nn.Sequential(model.trunk, nn.Linear(4, 4).double())
+    with torch.no_grad():
+        close(split_layers(model, ["1"])(x), model(x))
+
+
+# --- sizes at the paper's width (recon.md 3.5 and 3.6); on the meta device, nothing is allocated
+
+
+@pytest.fixture(scope="module")
+def paper():
+    with torch.device("meta"):
+        model = resnet18([10, 10])
+    order = candidate_layers(model)
+    sizes = {n: sum(p.numel() for p in model.trunk.get_submodule(n).parameters(recurse=False)) for n in order}
+    return model, order, sizes
+
+
+def total(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_size_of_the_shared_network(paper):
+    model, order, sizes = paper
+    assert len(order) == 41 and sum(sizes.values()) == sum(p.numel() for p in model.trunk.parameters()) == 11_221_540
+    assert sum("bn" in n or "downsample.1" in n for n in order) == 20
+    assert [sum(p.numel() for p in head.parameters()) for head in model.heads] == [1010, 1010]
+    assert order[0] == "conv1" and order[-1] == "fc"
+    assert round(total(model) * 4 / 2**20, 2) == 42.81
+    assert round(2 * (11_221_540 + 1010) * 4 / 2**20, 2) == 85.62
+
+
+def test_extra_parameters_of_the_published_sets(paper):
+    model, order, _ = paper
+    batch_norm = [n for n in order if "bn" in n or "downsample.1" in n]
+    top25 = [*batch_norm, "conv1", *(f"layer1.{block}.conv{i}" for block in (0, 1) for i in (1, 2))]
+    for names, extra in ((batch_norm, 9_600), (top25, 160_192), ([], 0), (order, 11_221_540)):
+        split = split_layers(model, names)
+        assert total(split) - total(model) == extra, len(names)
+    assert round((total(model) + 160_192) * 4 / 2**20, 2) == 43.43
+
+
+def random_set(order, sizes, seed, kind):
+    """Recon's random ablations: NumPy's legacy generator, a permutation of the layers in registration order."""
+    permuted = [order[i] for i in np.random.RandomState(seed).permutation(41)]
+    if kind == "RSL":
+        return permuted[:25]
+    count = next(i for i in range(42) if sum(sizes[n] for n in permuted[:i]) > 160_192)
+    return permuted[:count]
+
+
+PUBLISHED = {"RSL": (73.02, 83.63, 76.33), "RSP": (52.25, 51.96, 47.50)}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_sizes_of_the_random_sets(paper, kind, seed):
+    model, order, sizes = paper
+    names = random_set(order, sizes, seed, kind)
+    if kind == "RSL":
+        assert sum("bn" in n or "downsample.1" in n for n in names) == (11, 10, 12)[seed]
+    else:
+        assert len(names) == (9, 4, 6)[seed]
+    assert round(total(split_layers(model, names)) * 4 / 2**20, 2) == PUBLISHED[kind][seed]
+
+
+def test_members_of_the_random_sets(paper):
+    _, order, sizes = paper
+    members = {
+        0: "layer1.0.conv2 layer2.0.conv1 layer2.0.bn1 layer3.0.downsample.1 layer3.1.bn1 layer3.1.bn2 layer4.0.bn1 "
+           "layer4.0.downsample.1 layer4.1.conv1",
+        1: "layer1.0.conv1 layer1.0.bn1 layer3.0.bn2 layer4.1.conv2",
+        2: "conv1 layer1.0.conv1 layer1.1.bn2 layer2.0.downsample.0 layer3.1.bn1 layer4.0.conv1",
+    }  # fmt: skip
+    for seed, names in members.items():
+        assert set(random_set(order, sizes, seed, "RSP")) == set(names.split())
+
+
+def test_sizes_of_the_first_and_last_25_layers(paper):
+    model, order, _ = paper
+    assert round(total(split_layers(model, order[:25])) * 4 / 2**20, 2) == 48.90
+    assert round(total(split_layers(model, order[-25:])) * 4 / 2**20, 2) == 84.17
+    assert order[-25] == "layer2.1.conv1"
+
+
+# --- how copies start
+
+
+def copies(model, name):
+    return [model.trunk.get_submodule(f"{name}.{k}") for k in range(len(model.heads))]
+
+
+def test_copied_weights_are_equal_and_not_shared(plain):
+    split = split_layers(plain, ["conv1", "bn1"])
+    for name in ("conv1", "bn1"):
+        first, *others = copies(split, name)
+        for other in others:
+            for n, value in other.state_dict().items():
+                same = first.state_dict()[n]
+                assert torch.equal(value, same) and value.data_ptr() != same.data_ptr()
+
+
+def test_reinitialised_copies_differ_and_repeat_by_generator(plain):
+    names, state = ["conv1", "layer1.0.conv2", "fc", "bn1"], torch.get_rng_state()
+
+    def draw(seed):
+        return split_layers(plain, names, "reinitialise", torch.Generator().manual_seed(seed))
+
+    one, same, other = draw(1), draw(1), draw(2)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name in names[:3]:
+        a, b, c = copies(one, name)
+        assert torch.equal(a.weight, plain.trunk.get_submodule(name).weight)
+        assert not torch.equal(a.weight, b.weight) and not torch.equal(b.weight, c.weight)
+        assert torch.equal(b.weight, copies(same, name)[1].weight)
+        assert not torch.equal(b.weight, copies(other, name)[1].weight)
+    for module in copies(one, "bn1")[1:]:
+        assert (module.weight == 1).all() and (module.bias == 0).all()
+        assert (module.running_mean == 0).all() and (module.running_var == 1).all()
+    conv = copies(one, "layer1.0.conv2")[1]  # He, fan-out: standard deviation sqrt(2 / (4 * 9))
+    assert 0.17 < conv.weight.std() < 0.30
+    # a generator goes on: a second split draws other numbers
+    generator = torch.Generator().manual_seed(1)
+    first, second = (split_layers(plain, names, "reinitialise", generator) for _ in range(2))
+    assert not torch.equal(copies(first, "conv1")[1].weight, copies(second, "conv1")[1].weight)
+
+
+def test_reinitialise_without_generator_repeats_by_the_global_seed_and_leaves_it_alone(plain):
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    one = split_layers(plain, ["conv1"], "reinitialise")
+    assert torch.equal(torch.get_rng_state(), state)
+    for seed, same in ((7, True), (8, False)):
+        torch.manual_seed(seed)
+        other = split_layers(plain, ["conv1"], "reinitialise")
+        assert torch.equal(copies(one, "conv1")[1].weight, copies(other, "conv1")[1].weight) == same
+
+
+# --- errors
+
+
+def test_unknown_layers_and_arguments(plain):
+    with pytest.raises(SplitError, match="no layer 'layer1.0.conv3'; near names: .*layer1.0.conv"):
+        split_layers(plain, ["conv1", "layer1.0.conv3"])
+    with pytest.raises(SplitError, match="no layer 'layer1'"):
+        split_layers(plain, ["layer1"])  # a container owns no parameters
+    with pytest.raises(SplitError, match="no layer 'zzz'; near names: conv1, bn1"):
+        split_layers(plain, ["zzz"])
+    with pytest.raises(ValueError, match="init is 'copy' or 'reinitialise', got 'random'"):
+        split_layers(plain, ["conv1"], "random")
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class Outside(nn.Module):
+    """Uses a layer's parameters outside of that layer's forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return F.linear(self.a(x), self.b.weight)
+
+
+def test_what_cannot_be_traced_is_named():
+    trunk = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), Branching()))
+    model = MultiTaskModel(trunk, [nn.Linear(4, 2) for _ in range(2)])
+    with pytest.raises(SplitError, match="cannot trace '1.1' of the trunk"):
+        split_layers(model, ["0"])
+    outside = MultiTaskModel(Outside(), [nn.Linear(4, 2) for _ in range(2)])
+    with pytest.raises(SplitError, match="layer 'b' is not called as a module"):
+        split_layers(outside, ["b"])
+    # a module with parameters is kept whole, whatever it does inside
+    class Whole(Branching):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+    whole = MultiTaskModel(nn.Sequential(nn.Linear(4, 4), Whole()), [nn.Linear(4, 2) for _ in range(2)])
+    assert len(split_layers(whole, ["1"]).features(torch.ones(3, 4))) == 2
+
+
+def test_parameters_read_inside_and_outside_of_a_layer_cannot_fork():
+    """Tied weights: a copy of the layer would silently cut the tie."""
+    class Tied(Outside):
+        def forward(self, x):
+            return F.linear(self.b(self.a(x)), self.b.weight)
+
+    model = MultiTaskModel(Tied(), [nn.Linear(4, 2) for _ in range(2)])
+    with pytest.raises(SplitError, match="reads parameters of 'b' outside"):
+        split_layers(model, ["b"])
+
+
+def test_a_trunk_with_K_streams_is_refused(plain):
+    split = split_layers(plain, ["fc"])
+    with pytest.raises(SplitError, match="only a trunk with one output"):
+        split_layers(split, ["conv1"])
+
+
+def test_a_mode_read_in_forward_is_not_frozen_silently():
+    """torch.fx turns self.training into a constant; a split network must still tell training from evaluation."""
+    class Dropping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return F.dropout(self.a(x), 0.5, self.training)
+
+    model = MultiTaskModel(Dropping(), [nn.Linear(4, 2) for _ in range(2)]).train()
+    for training in (True, False):
+        with pytest.raises(SplitError, match="reads self.training"):
+            split_layers(model.train(training), ["a"])
+        assert model.training == training
+    # as a module it keeps its mode
+    model = MultiTaskModel(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), [nn.Linear(4, 2) for _ in range(2)])
+    split, x = split_layers(model, ["0"]), torch.ones(50, 4)
+    assert (split.features(x)[0] == 0).any() and not (split.eval().features(x)[0] == 0).any()
+
+
+# --- the result is a network like any other
+
+
+def test_state_and_deepcopy_and_layers_of_a_split_network(plain, inputs, tmp_path):
+    names = ["conv1", "layer1.0.bn2", "layer3.0.downsample.0"]
+    split = split_layers(plain, names, "reinitialise", torch.Generator().manual_seed(0))
+    torch.save(split.state_dict(), tmp_path / "state.pt")
+    fresh = split_layers(plain, names)
+    with torch.no_grad():
+        twin, expected = copy.deepcopy(split), split(inputs)
+        fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert all(torch.equal(a, b) for a, b in zip(fresh(inputs), expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(twin(inputs), expected, strict=True))
+        for p in split.parameters():
+            p.zero_()
+        assert all(torch.equal(a, b) for a, b in zip(twin(inputs), expected, strict=True))
+    order = candidate_layers(twin)
+    assert order[:3] == ["conv1.0", "conv1.1", "conv1.2"] and len(order) == 41 + 2 * 3
+    assert twin.train().trunk.bn1.training and not twin.eval().trunk.bn1.training
+
+
+def test_networks_without_normalisation():
+    torch.manual_seed(0)
+    model, x = lenet([2, 2], size=16), torch.randn(4, 1, 16, 16)
+    assert candidate_layers(model) == ["0", "3", "7"]
+    for names in (["0"], ["3"], ["7"], ["0", "7"]):
+        with torch.no_grad():
+            torch.testing.assert_close(split_layers(model, names)(x), model(x))
+    model.trunk[0].requires_grad_(False)
+    assert candidate_layers(model) == ["3", "7"]
+    model.trunk[3].weight.requires_grad_(False)
+    assert candidate_layers(model) == ["3", "7"]  # its bias still learns
