@@ -15,23 +15,20 @@ from torch import Tensor
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients
 
 
-def _unit_rows(matrix: Tensor) -> Tensor:
-    """Rows scaled to unit length, in two steps so that no square over- or underflows; zero rows stay zero."""
-    largest = matrix.abs().amax(dim=1, keepdim=True) if matrix.shape[1] else matrix.new_zeros(len(matrix), 1)
-    rows = matrix / largest.masked_fill(largest == 0, 1)
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / lengths.masked_fill(lengths == 0, 1)
-
-
 def cosines(matrix: Tensor) -> Tensor:
     """Cosine of each unordered pair of rows, (K, D) -> (K(K-1)/2,), in the order (0,1), (0,2), … (1,2), ….
 
-    A zero row has cosine 0 with every other: no gradient, no conflict. Scale-free: gradients as small
-    as 1e-30 or as large as 1e30 lose nothing to their squares. NaN in, NaN out.
+    A zero row has cosine 0 with every other: no gradient, no conflict. Scale-free: rows are divided by
+    their largest entry first, so gradients as small as 1e-30 or as large as 1e30 lose nothing to their
+    squares. NaN in, NaN out.
     """
-    units = _unit_rows(matrix)
+    largest = matrix.abs().amax(dim=1, keepdim=True) if matrix.shape[1] else matrix.new_zeros(len(matrix), 1)
+    rows = matrix / largest.masked_fill(largest == 0, 1)
+    gram = rows @ rows.T
+    lengths = gram.diagonal().sqrt()
+    lengths = lengths.masked_fill(lengths == 0, 1)
     i, j = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
-    return (units @ units.T)[i, j].clamp(-1, 1)
+    return (gram[i, j] / (lengths[i] * lengths[j])).clamp(-1, 1)
 
 
 def magnitude_similarity(norms: Tensor) -> Tensor:

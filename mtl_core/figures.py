@@ -1,0 +1,145 @@
+"""Plots and tables that the notebooks share. Every function takes data and draws; none computes results."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe and Ito's palette: told apart by readers with colour-vision deficiency, and in print.
+COLOURS = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "red": "#D55E00", "grey": "#888888"}
+KINDS = {"normalisation": "blue", "convolution": "orange", "linear": "green"}
+
+
+def style() -> None:
+    """One look for all figures: SVG with stable ids, sans-serif, no box around the axes."""
+    plt.rcParams.update({
+        "svg.hashsalt": "conflicting-gradients", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False,
+        "axes.spines.right": False, "figure.constrained_layout.use": True, "legend.frameon": False,
+    })  # fmt: skip
+
+
+def layer_kind(module) -> str:
+    """"normalisation", "convolution" or "linear", by the module's type name."""
+    name = type(module).__name__
+    return "convolution" if "Conv" in name else "linear" if "Linear" in name else "normalisation"
+
+
+def examples(images, captions: Sequence[str]):
+    """A row of grey images (N, H, W) with their captions."""
+    figure, axes = plt.subplots(1, len(captions), figsize=(7, 1.9))
+    for axis, image, caption in zip(np.atleast_1d(axes), images, captions, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+        axis.set_title(caption, fontsize=8)
+        axis.set_axis_off()
+    return figure
+
+
+def layer_scores(layers: Sequence[str], scores, mirror, kinds: Mapping[str, str], chosen: int, total: int):
+    """Share of steps in conflict for each layer, worst first, with its mirror tail; the chosen ones shaded."""
+    order = sorted(range(len(layers)), key=lambda place: -scores[place])
+    places = np.arange(len(order))
+    figure, axis = plt.subplots(figsize=(7, 7.5))
+    axis.axhspan(-0.5, chosen - 0.5, color="#eeeeee", zorder=0)
+    for kind, colour in KINDS.items():
+        mine = [i for i, place in enumerate(order) if kinds[layers[place]] == kind]
+        if mine:
+            shares = [100 * scores[order[i]] / total for i in mine]
+            axis.barh(mine, shares, color=COLOURS[colour], height=0.75, label=kind)
+    axis.plot([100 * mirror[place] / total for place in order], places, "|", color="black", ms=8,
+              label="mirror: cosine above −S")  # fmt: skip
+    axis.set_yticks(places, [layers[place] for place in order], fontsize=7)
+    axis.set_ylim(len(order) - 0.5, -0.5)
+    axis.set_xlabel("% of steps with cosine below S")
+    axis.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[str, str], tasks: Sequence[str]):
+    """The layers from input to heads in two rows: one box where tasks share a layer, one box per task where not."""
+    figure, axes = plt.subplots(2, 1, figsize=(7, 3.6))
+    half = (len(layers) + 1) // 2
+    split = set(split)
+    for axis, part in zip(axes, (layers[:half], layers[half:]), strict=True):
+        for x, layer in enumerate(part):
+            colour = COLOURS[KINDS[kinds[layer]]]
+            heights = [(k, 0.8) for k in range(len(tasks))] if layer in split else [(0, len(tasks) - 0.2)]
+            for bottom, height in heights:
+                own = layer in split
+                axis.add_patch(plt.Rectangle((x - 0.4, bottom), 0.8, height, facecolor=colour if own else "white",
+                                             edgecolor=colour, linewidth=1.5))  # fmt: skip
+        axis.set_xlim(-0.6, half - 0.4)
+        axis.set_ylim(-0.1, len(tasks))
+        axis.set_xticks(range(len(part)), part, rotation=90, fontsize=6)
+        axis.set_yticks([k + 0.4 for k in range(len(tasks))], tasks, fontsize=8)
+        axis.spines[["left", "bottom"]].set_visible(False)
+        axis.tick_params(length=0)
+    return figure
+
+
+def cosine_histograms(panels: Mapping[str, Mapping[str, Mapping]], bins: int = 2000, width: int = 50):
+    """One panel per method; in each, curves of cosine counts {bin: count}, pooled `width` bins at a time."""
+    edges = np.linspace(-1, 1, bins // width + 1)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(7, 2.1 * rows + 0.5), sharex=True, sharey=True, squeeze=False)
+    looks = [("black", "-", 1.2), (COLOURS["blue"], "--", 1.6), (COLOURS["red"], "-", 1.8)]
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        for (label, histogram), (colour, line, weight) in zip(curves.items(), looks, strict=False):
+            counts = np.zeros(bins)
+            for place, count in histogram.items():
+                counts[int(place)] = count
+            shares = counts.reshape(-1, width).sum(1)
+            axis.stairs(100 * shares / max(shares.sum(), 1), edges, color=colour, ls=line, lw=weight, label=label)
+        axis.axvline(0, color=COLOURS["grey"], lw=0.8)
+        axis.set_title(title, fontsize=9)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    figure.supxlabel("cosine of the two tasks' gradients", fontsize=9)
+    figure.supylabel("% of steps", fontsize=9)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple | None], xlabel: str):
+    """A forest plot: one line per row with its seeds as dots and, where there is one, its interval."""
+    figure, axis = plt.subplots(figsize=(7, 0.45 * len(rows) + 1))
+    for y, (name, values) in enumerate(rows.items()):
+        axis.plot(values, [y] * len(values), "o", color=COLOURS["blue"], ms=4, alpha=0.7)
+        if intervals.get(name) is not None:
+            low, high = intervals[name]
+            axis.plot([low, high], [y, y], color="black", lw=1.5)
+            axis.plot([np.mean(values)], [y], "D", color="black", ms=5)
+    axis.axvline(0, color=COLOURS["grey"], lw=0.8)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlabel(xlabel)
+    return figure
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence], align: str = ""):
+    """A Markdown table as an IPython object: readable in dark mode and on a phone, unlike raw HTML."""
+    from IPython.display import Markdown
+
+    marks = {"l": ":--", "r": "--:", "c": ":-:"}
+    align = align or "l" + "r" * (len(header) - 1)
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(marks[a] for a in align) + "|"]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return Markdown("\n".join(lines))
+
+
+def mean_sd(values: Sequence[float], digits: int = 2) -> str:
+    """"mean ± sd" over seeds; the bare value for one seed."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return f"{values.mean():.{digits}f}"
+    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
+
+
+def show_code(*objects):
+    """The source of functions or classes, as it stands in the module, as a Markdown code block."""
+    import inspect
+
+    from IPython.display import Markdown
+
+    return Markdown("\n".join(f"```python\n{inspect.getsource(thing).rstrip()}\n```" for thing in objects))
