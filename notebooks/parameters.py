@@ -72,7 +72,7 @@ def _fits(kind, value):
 
 
 def _checked(name, kind, value, path, default=None):
-    """`value` as `kind` wants it. A parameter whose default is None may be None, as Papermill reads it too."""
+    """`value` as `kind` wants it. Where the default is None, None is allowed, as Papermill has it."""
     try:
         return _fits(f"{kind} | None" if default is None else kind, value)
     except TypeError:
@@ -131,8 +131,6 @@ def _as_list(value):
 
 def describe(page, overrides, known) -> str:
     """Help for one page: every parameter with its type, the book's value and what it means."""
-    rows = [f"{page}"]
-    for item in known.values():
-        value = overrides.get(item.name, item.default)
-        rows.append(f"  {item.name}: {item.kind} = {value!r:<20} {item.help}".rstrip())
-    return "\n".join(rows)
+    items = [(f"{k.name}: {k.kind} = {overrides.get(k.name, k.default)!r}", k.help) for k in known.values()]
+    width = min(40, max(len(left) for left, _ in items))
+    return "\n".join([page, *(f"  {left:<{width}}  {right}".rstrip() for left, right in items)])

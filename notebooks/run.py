@@ -61,7 +61,8 @@ def _kernel_environment():
         SOURCE_DATE_EPOCH=EPOCH,
         PYDEVD_DISABLE_FILE_VALIDATION="1",
         MPLBACKEND="module://matplotlib_inline.backend_inline",
-        TQDM_DISABLE="1",  # a progress bar would be printed into the page
+        TQDM_DISABLE="1",  # a progress bar would be printed into the page, and so would its wish for widgets
+        PYTHONWARNINGS="ignore:IProgress not found",
     )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
