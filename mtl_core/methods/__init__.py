@@ -129,9 +129,11 @@ def combine(method: nn.Module, row: Method, convention: Convention, gradients, l
         total = factor
         if convention.clip is not None:
             total *= convention.clip_factor(factor * torch.linalg.vector_norm(update).item())
-        if total != 1:
-            alias = update.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()
-            update = update * total if alias else update.mul_(total)
+        kept = {tensor.untyped_storage().data_ptr() for tensor in (matrix, *method.buffers())}
+        if update.untyped_storage().data_ptr() in kept:  # J or the method's own state: not ours to write
+            update = update * total
+        elif total != 1:
+            update.mul_(total)
         gradients.assign(update)
     if weights is not None and (row.kind == "loss weighting" or convention.heads == "weighted"):
         for k, weight in enumerate((weights * factor).tolist()):

@@ -60,7 +60,9 @@ class _CAGradWeighting(aggregation.CAGradWeighting):
         self.factor = 1 / (1 + c**2) if rescale else 1.0
 
     def forward(self, gramian: Tensor, /) -> Tensor:
-        return self.factor * super().forward(gramian)
+        # TorchJD gives zero weights, so no step at all, where the squared norms sum to less than 1e-4
+        trace = gramian.trace()
+        return self.factor * super().forward(gramian / trace.masked_fill(trace == 0, 1))
 
 
 class CAGrad(aggregation.GramianWeightedAggregator):
