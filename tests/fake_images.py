@@ -4,6 +4,9 @@ import hashlib
 import struct
 
 import numpy as np
+import pytest
+
+from mtl_core.data import DataError, files
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -24,3 +27,24 @@ def fake_set(train=200, test=50, seed=0) -> dict[str, bytes]:
 def md5s(raw: dict[str, bytes]) -> dict[str, str]:
     """The checksum table of such a set."""
     return {file: hashlib.md5(content).hexdigest() for file, content in raw.items()}
+
+
+def write_fake_sets(root) -> dict[str, dict[str, str]]:
+    """Write a fake MNIST and a fake Fashion-MNIST into `root`; returns their checksum tables."""
+    table = {}
+    for seed, name in enumerate(files.CHECKSUMS):
+        raw, folder = fake_set(seed=seed), files.raw_folder(name, root)
+        table[name] = md5s(raw)
+        folder.mkdir(parents=True)
+        for file, content in raw.items():
+            (folder / file).write_bytes(content)
+    return table
+
+
+def need_full_sets():
+    """Skip the test, saying why, where the full sets are not in the root."""
+    try:
+        for name in files.CHECKSUMS:
+            files.verify(name)
+    except DataError as error:
+        pytest.skip(f"the full sets are not there ({str(error).splitlines()[3].strip()}); set MTL_DATA")

@@ -142,6 +142,8 @@ def test_arrays_that_differ_from_those_known_are_not_kept(three, tmp_path, monke
 def test_a_row_whose_numbers_do_not_fit_is_refused():
     with pytest.raises(DataError, match="molecule 3(.|\n)*3 elements, 9 numbers, N_atoms 4"):
         qm9_files.read_wheel(wheel(METHANE, AMMONIA, WATER.replace(',"O",3,', ',"O",4,')))
+    with pytest.raises(DataError, match="3 elements, 8 numbers, N_atoms 3"):
+        qm9_files.read_wheel(wheel(METHANE, AMMONIA, WATER.replace(",0.0006931336]", "]")))
 
 
 # targets and descriptors
