@@ -57,7 +57,7 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 	@$(MAKE) --no-print-directory site
 
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper
-	@$(VENV)/python -m mtl_core.runs results "$$EXPERIMENT" --profile "$$PROFILE"
+	@$(VENV)/python -m mtl_core.results "$$EXPERIMENT" --profile "$$PROFILE"
 
 lab: setup  ## JupyterLab in notebooks/
 	@IPYTHONDIR=$(CURDIR)/notebooks/.ipython $(VENV)/jupyter lab --notebook-dir=notebooks

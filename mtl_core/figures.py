@@ -19,7 +19,7 @@ def style() -> None:
 
 
 def layer_kind(module) -> str:
-    """"normalisation", "convolution" or "linear", by the module's type name."""
+    """ "normalisation", "convolution" or "linear", by the module's type name."""
     name = type(module).__name__
     return "convolution" if "Conv" in name else "linear" if "Linear" in name else "normalisation"
 
@@ -129,7 +129,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence], align: str =
 
 
 def mean_sd(values: Sequence[float], digits: int = 2) -> str:
-    """"mean ± sd" over seeds; the bare value for one seed."""
+    """ "mean ± sd" over seeds; the bare value for one seed."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return f"{values.mean():.{digits}f}"

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, fields, replace
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from mtl_core.seeds import torch_generator
 from mtl_core.tasks import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 DECISIVE = ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "training.py", "data", "models", "methods")
 
 
@@ -84,18 +85,15 @@ class Run:
 
 
 @functools.cache
-def source_digest() -> str:
-    """Digest of the sources that decide outcomes; comments, docstrings and layout do not change it."""
+def source_digest(package: Path = Path(__file__).parent) -> str:
+    """Digest of the sources that decide outcomes, and of torch; comments, docstrings and layout do not change it."""
     digest = hashlib.sha256(f"torch {torch.__version__}".encode())
-    package = Path(__file__).parent
     for entry in DECISIVE:
         for path in sorted((package / entry).rglob("*.py")) if (package / entry).is_dir() else [package / entry]:
             tree = ast.parse(path.read_text())
             for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                    if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                        body[0].value.value = ""
+                if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False):
+                    node.body[0].value.value = ""
             digest.update(path.relative_to(package).as_posix().encode() + ast.dump(tree).encode())
     return digest.hexdigest()[:16]
 
@@ -241,18 +239,29 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def _processes():
+    """Clean processes: forked from one that has imported torch once (a fork of a notebook's kernel may hang)."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["mtl_core.runs"])
+    return context
+
+
 def _work(run: Run, root, fresh, device) -> dict:
     torch.set_num_threads(1)
     return execute(run, Store(root), fresh, device)
 
 
 def grid(
-    runs: Sequence[Run], workers: int = 1, store: Store | None = None, fresh: bool = False, client=None, device="cpu"
-) -> list[dict]:
+    runs: Sequence[Run], workers: int = 1, store: Store | None = None, fresh: bool = False, client=None,
+    device: str = "cpu", finished=None,
+) -> list[dict]:  # fmt: skip
     """The records of `runs`, in their order. Finished ones come from the store, the rest are trained.
 
     workers  processes of one torch thread each; 1 trains here, one after the other.
     client   a dask.distributed.Client: its cluster trains instead (all workers must see the store).
+    finished  called with each record as it is there, first with those that the store had.
 
     Stopping it (Ctrl-C) loses no finished run; a cut-off run goes on from its last epoch next time.
     """
@@ -263,9 +272,14 @@ def grid(
     todo = {run.identity: run for run in runs if records[run.identity] is None}
     bar = tqdm(total=len(records), initial=len(records) - len(todo), unit="run", disable=None)
     try:
+        for record in filter(None, records.values()):
+            if finished is not None:
+                finished(record)
         for identity, record in _train(list(todo.values()), workers, store, fresh, client, device):
             records[identity] = record
             bar.update()
+            if finished is not None:
+                finished(record)
     except KeyboardInterrupt:
         done = sum(record is not None for record in records.values())
         print(f"\nStopped: {done} of {len(records)} runs are finished and kept.", file=sys.stderr)
@@ -287,7 +301,7 @@ def _train(todo, workers, store, fresh, client, device):
         for run in todo:
             yield run.identity, execute(run, store, fresh, device)
     else:
-        with ProcessPoolExecutor(min(workers, len(todo) or 1), mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(workers, len(todo) or 1), mp_context=_processes()) as pool:
             waiting = {pool.submit(_work, run, store.root, fresh, device) for run in todo}
             try:
                 while waiting:

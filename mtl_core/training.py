@@ -90,7 +90,10 @@ def evaluate(model: nn.Module, tasks: Sequence[Task], split: Split, batch_size: 
                 metric.update(output.cpu(), targets[k].cpu())
     model.train(training)
     return {
-        task.name: {"loss": losses[k].item() / len(split), **{n: float(m.compute()) for n, m in metrics[k].items()}}
+        task.name: {
+            "loss": losses[k].item() / len(split),
+            **{n: float(m.compute()) for n, m in metrics[k].items()},
+        }
         for k, task in enumerate(tasks)
     }
 

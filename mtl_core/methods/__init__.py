@@ -90,11 +90,26 @@ def _row(name, title, kind, make, native_scale, paper, **more):
 
 
 _row("equal", "Equal weights", "loss weighting", scalarization.Sum, "sum", "sum of the losses (joint training)")
-_row("static", "Static weights", "loss weighting", Static, "sum", "weighted sum of the losses, weights searched")
+_row(
+    "static",
+    "Static weights",
+    "loss weighting",
+    Static,
+    "sum",
+    "weighted sum of the losses, weights searched",
+)
 _row("log_sum", "Sum of logs", "loss weighting", LogSum, "sum", "Navon et al. 2022, arXiv 2202.01017")
 _row("norm_equalised", "Norm-equalised sum", "gradient aggregation", NormEqualised, "sum", "control")
 _row("mgda", "MGDA", "gradient aggregation", aggregation.MGDA, "mean", "Sener & Koltun 2018, arXiv 1810.04650")
-_row("pcgrad", "PCGrad", "gradient aggregation", aggregation.PCGrad, "sum", "Yu et al. 2020, arXiv 2001.06782", random=True)
+_row(
+    "pcgrad",
+    "PCGrad",
+    "gradient aggregation",
+    aggregation.PCGrad,
+    "sum",
+    "Yu et al. 2020, arXiv 2001.06782",
+    random=True,
+)
 _row("graddrop", "GradDrop", "gradient aggregation", aggregation.GradDrop, "sum", "Chen et al. 2020, arXiv 2010.06808",
      random=True)  # fmt: skip
 _row("cagrad", "CAGrad", "gradient aggregation", CAGrad, "mean", "Liu et al. 2021, arXiv 2110.14048",
@@ -103,7 +118,14 @@ _row("cagrad", "CAGrad", "gradient aggregation", CAGrad, "mean", "Liu et al. 202
 _row("sam_gs", "SAM-GS", "gradient aggregation", SAMGS, "sum", "Borsani et al. 2025, arXiv 2506.06130",
      defaults={"gamma": (0.1, "Algorithm 1"), "beta1": (0.9, "Algorithm 1"), "beta2": (0.99, "Algorithm 1")},
      presets={"samgs": {"gamma": 0.7, "beta2": 0.99}})  # fmt: skip
-_row("broken", "Sum, one task × 0.1", "gradient aggregation", Broken, "sum", "control: a table must call it different")
+_row(
+    "broken",
+    "Sum, one task × 0.1",
+    "gradient aggregation",
+    Broken,
+    "sum",
+    "control: a table must call it different",
+)
 
 
 def combine(method: nn.Module, row: Method, convention: Convention, gradients, losses: Tensor, heads) -> None:

@@ -68,7 +68,8 @@ class _CAGradWeighting(aggregation.CAGradWeighting):
 class CAGrad(aggregation.GramianWeightedAggregator):
     r"""TorchJD's CAGrad with the division by $1 + c^2$ that the published codes apply (`rescale`).
 
-    $\Delta = \bar g + c\|\bar g\|\, g_w/\|g_w\|$ with w on the simplex minimising $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$.
+    $\Delta = \bar g + c\|\bar g\|\, g_w/\|g_w\|$, where w on the simplex minimises
+    $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$.
     Source: Liu et al., NeurIPS 2021, arXiv 2110.14048, Algorithm 1.
     """
 

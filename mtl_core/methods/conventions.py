@@ -47,6 +47,11 @@ CONVENTIONS = {
         Convention("plain", source="this book's default"),
         Convention("plain, clipped", clip=1.0, source="plain with the clipping of the SAM-GS code, as a control"),
         Convention("recon", scale="sum", source="github.com/moukamisama/Recon: mean-type updates times K"),
-        Convention("samgs", scale="K times", clip=1.0, source="github.com/ThomBors/samgs: any update times K, then clip 1"),
+        Convention(
+            "samgs",
+            scale="K times",
+            clip=1.0,
+            source="github.com/ThomBors/samgs: any update times K, then clip 1",
+        ),
     )
 }

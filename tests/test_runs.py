@@ -1,0 +1,245 @@
+"""Runs: identity, the store, resuming after a kill, grids, and what a record says."""
+
+import inspect
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mtl_core import methods, results, runs, training
+from mtl_core.experiments import ReconExperiment
+
+torch.set_num_threads(1)
+TINY = runs.Run(
+    "multi_fashion_mnist",
+    {"profile": "tiny", "train": 256, "validation": 64, "test": 64},
+    model="lenet",
+    schedule={"epochs": 2, "batch_size": 32, "learning_rate": 0.05},
+)
+CLOCK = ("seconds", "core_seconds", "provenance")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return runs.Store(tmp_path / "store")
+
+
+def outcome(record):
+    """A record without what the clock decides."""
+    epochs = [{k: v for k, v in e.items() if k != "seconds"} for e in record["epochs"]]
+    return {k: v for k, v in record.items() if k not in CLOCK} | {"epochs": epochs}
+
+
+def test_the_identity_rests_on_the_config_alone():
+    assert TINY.identity == "975d37d49b821846"
+    reordered = runs.Run.from_dict(dict(reversed(json.loads(TINY.canonical()).items())))
+    assert reordered.identity == TINY.identity
+    for change in (
+        {"seed": 1},
+        {"method": "mgda"},
+        {"split": ["0"]},
+        {"tasks": [0]},
+        {"test": False},
+        {"observe": {}},
+    ):
+        assert replace(TINY, **change).identity != TINY.identity
+    with pytest.raises(ValueError, match="no field sede"):
+        runs.Run.from_dict({"problem": "x", "sede": 3})
+
+
+def test_a_finished_run_is_not_trained_again(store, monkeypatch):
+    first = runs.execute(TINY, store)
+    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert runs.execute(TINY, store) == first
+    assert not list(store.folder.glob("*.pt")) and not list(store.folder.glob("*.part"))
+    for again in (
+        lambda: runs.execute(TINY, store, fresh=True),
+        lambda: runs.execute(replace(TINY, seed=1), store),
+    ):
+        with pytest.raises(BaseException, match="trained again"):
+            again()
+
+
+def test_changed_sources_train_again_and_comments_do_not(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "methods").mkdir()
+    for name in runs.DECISIVE:
+        if name.endswith(".py"):
+            (tmp_path / name).write_text("x = 1\n")
+    file = tmp_path / "methods" / "a.py"
+
+    def digest(text):
+        file.write_text(text)
+        runs.source_digest.cache_clear()
+        return runs.source_digest(tmp_path)
+
+    base = digest('def f(x):\n    """One."""\n    return x + 1\n')
+    assert digest('def f(x):\n    """Two."""\n    # why\n    return (x +\n            1)\n') == base
+    assert digest('def f(x):\n    """One."""\n    return x + 2\n') != base
+    runs.source_digest.cache_clear()
+
+
+def test_a_method_from_outside_is_trained_again_when_its_source_changes(store, monkeypatch):
+    text = "one"
+    monkeypatch.setattr(inspect, "getsource", lambda make: text)
+    row = methods.Method("outside", "Outside", "gradient aggregation", lambda: None, "sum", "this test")
+    monkeypatch.setitem(methods.METHODS, "outside", row)
+    run = replace(TINY, method="outside")
+    first = store.path(run)
+    text = "two"
+    assert store.path(run) != first
+    assert store.path(TINY) == store.folder / f"{TINY.identity}.json"
+
+
+def _train(run, root):
+    torch.set_num_threads(1)
+    runs.grid([run, replace(run, seed=1)], store=runs.Store(root))
+
+
+def test_kill_9_loses_no_finished_run_and_the_resumed_run_is_the_same(store):
+    long = replace(TINY, schedule={**TINY.schedule, "epochs": 12}, method="sam_gs", convention="samgs")
+    # The first seed is done; the second is killed somewhere after its first epoch.
+    wanted = [
+        outcome(r) for r in runs.grid([long, replace(long, seed=1)], store=runs.Store(store.root / "undisturbed"))
+    ]
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(long, store.root))
+    process.start()
+    deadline = time.time() + 60
+    second = store.checkpoint(replace(long, seed=1))
+    while not second.exists() and process.is_alive() and time.time() < deadline:
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert store.get(long) is not None, "the finished run is kept"
+    assert store.get(replace(long, seed=1)) is None and second.exists(), "killed in the middle"
+    cut = len(torch.load(second, weights_only=True)["history"]["epochs"])
+    assert 1 <= cut < 12
+    assert [outcome(r) for r in runs.grid([long, replace(long, seed=1)], store=store)] == wanted
+
+
+def test_ctrl_c_says_what_is_kept(store, monkeypatch, capsys):
+    real, calls = runs.execute, []
+
+    def interrupted(run, *more):
+        calls.append(run)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(run, *more)
+
+    monkeypatch.setattr(runs, "execute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.grid(TINY.seeds(range(3)), store=store)
+    assert "1 of 3 runs are finished and kept" in capsys.readouterr().err
+    assert store.get(TINY) is not None
+
+
+def test_processes_give_what_one_process_gives(store, tmp_path):
+    wanted = runs.grid(TINY.seeds(range(2)), store=store)
+    found = runs.grid(TINY.seeds(range(2)), workers=2, store=runs.Store(tmp_path / "other"))
+    assert [outcome(r) for r in found] == [outcome(r) for r in wanted]
+
+
+def test_a_cluster_client_is_asked_to_train(store, monkeypatch):
+    """Dask's `submit` and `as_completed` are all that is used of a client."""
+    import sys
+    import types
+
+    class Future:
+        def __init__(self, value):
+            self.result = lambda: value
+
+    class Client:
+        def submit(self, function, *arguments, pure):
+            return Future(function(*arguments))
+
+    fake = types.SimpleNamespace(as_completed=reversed)
+    monkeypatch.setitem(sys.modules, "dask", types.SimpleNamespace(distributed=fake))
+    monkeypatch.setitem(sys.modules, "dask.distributed", fake)
+    found = runs.grid(TINY.seeds(range(2)), store=store, client=Client())
+    assert [r["config"]["seed"] for r in found] == [0, 1]
+
+
+def test_a_record_says_where_it_comes_from_without_naming_the_machine(store):
+    record = runs.execute(replace(TINY, observe={"restrict": ["0"]}), store)
+    text = json.dumps(record)
+    assert str(runs.ROOT) not in text and socket.gethostname() not in text
+    assert record["source"]["synthetic"] is False and record["source"]["pairs_sha256"]["train"]
+    assert record["provenance"]["torch"] == torch.__version__ and len(record["provenance"]["commit"]) == 40
+    assert record["config"] == json.loads(TINY.canonical()) | {"observe": {"restrict": ["0"]}}
+    assert record["conflict"]["iterations"] == 16 and record["steps"] == 16
+    assert sum(record["conflict"]["restricted"]["histogram"].values()) == 16
+    assert record["parameters"]["all"] > record["parameters"]["trunk"] > 0
+
+
+def test_a_single_task_run_starts_at_the_shared_networks_trunk():
+    shared = runs.build_model(TINY, runs.load_problem(TINY))
+    for k in (0, 1):
+        run = replace(TINY, tasks=[k])
+        problem = runs.load_problem(run)
+        alone = runs.build_model(run, problem)
+        assert [t.name for t in problem.tasks] == [["digit"], ["garment"]][k] and len(alone.heads) == 1
+        for a, b in zip(alone.trunk.parameters(), shared.trunk.parameters(), strict=True):
+            assert torch.equal(a, b)
+    with pytest.raises(ValueError, match="task 2"):
+        runs.load_problem(replace(TINY, tasks=[2]))
+
+
+def test_splitting_leaves_the_first_task_where_it_was():
+    """The copies draw from a stream of their own: task 0 keeps the shared network's initial weights."""
+    run = replace(TINY, model="resnet18", model_options={"width": 4}, split=["conv1", "layer1.0.bn1"])
+    problem = runs.load_problem(run)
+    plain, split = runs.build_model(replace(run, split=()), problem), runs.build_model(run, problem)
+    assert torch.equal(split.trunk.get_submodule("conv1.0").weight, plain.trunk.conv1.weight)
+    assert not torch.equal(split.trunk.get_submodule("conv1.1").weight, plain.trunk.conv1.weight)
+
+
+def test_experiment_rows_differ_only_where_they_should():
+    experiment = ReconExperiment("tiny", ["equal", "sam_gs"], seeds=2, layers=3)
+    rows = experiment.rows(["bn1", "fc", "conv1"])
+    assert list(rows) == [("equal", False), ("equal", True), ("sam_gs", False), ("sam_gs", True)]
+    assert [r.seed for r in rows["equal", True]] == [0, 1] and rows["sam_gs", True][0].convention == "samgs"
+    kept = rows["equal", False][0].observe["restrict"]
+    assert len(kept) == 38 and not set(kept) & {"bn1", "fc", "conv1"}
+    assert not experiment.search().test and len(experiment.single_task()) == 4
+    record = {"conflict": {"layers": ["a", "b", "c", "d"], "scores": {"-0.1": [2, 5, 2, 7]}}}
+    assert experiment.ranking(record) == ["d", "b", "a", "c"] and experiment.split(record) == ["d", "b", "a"]
+    for wrong in ({"profile": "huge"}, {"seeds": 0}):
+        with pytest.raises(ValueError, match="profile|seeds"):
+            ReconExperiment(**wrong)
+
+
+def test_results_are_one_sorted_file_and_only_what_is_missing_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTL_RUNS", str(tmp_path / "runs"))
+
+    class Small(ReconExperiment):
+        base = TINY
+
+        def rows(self, split):
+            return {("equal", False): TINY.seeds(range(self.seeds))}
+
+        def split(self, record):
+            return []
+
+    monkeypatch.setitem(__import__("mtl_core.experiments").experiments.EXPERIMENTS, "small thing", Small)
+    where = dict(experiment="small thing", profile="tiny", root=tmp_path)
+    assert results.complete(seeds=1, **where) == 4, "a search, two single-task runs, one row"
+    first = results.path("small thing", "tiny", tmp_path).read_text()
+    assert first.splitlines() == sorted(first.splitlines()) and len(first.splitlines()) == 4
+    monkeypatch.setattr(runs, "execute", lambda *a, **k: pytest.fail("trained again"))
+    assert results.complete(seeds=1, **where) == 0
+    assert results.path("small thing", "tiny", tmp_path).read_text() == first
+    assert {r["identity"] for r in results.load("small thing", "tiny", tmp_path)} >= {TINY.identity}
+
+
+def test_results_names_what_exists(capsys):
+    assert results.main(["recon_multi_fashion_minst"]) == 2
+    assert "Did you mean 'recon_multi_fashion_mnist'?" in capsys.readouterr().err
+    assert results.main(["recon_multi_fashion_mnist", "--profile", "smal"]) == 2
+    assert "Did you mean 'small'?" in capsys.readouterr().err
