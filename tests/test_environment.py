@@ -53,18 +53,14 @@ def test_the_lock_lies_within_the_ranges():
         versions = pins.get(canonicalize_name(requirement.name), [])
         assert versions, f"{requirement.name} is not locked: make lock"
         for version in versions:
-            assert requirement.specifier.contains(version, prereleases=True), (
-                f"{requirement}: locked {version}"
-            )
+            assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: locked {version}"
 
 
 def test_every_locked_line_has_hashes_and_names_no_place():
     blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", LOCK)[1:]
     assert len(blocks) > 100
     assert not [
-        b.split()[0]
-        for b in blocks
-        if not re.match(r"\S+==[^\s;]+.*\\\n(    --hash=sha256:[0-9a-f]{64}.*\n)+", b)
+        b.split()[0] for b in blocks if not re.match(r"\S+==[^\s;]+.*\\\n(    --hash=sha256:[0-9a-f]{64}.*\n)+", b)
     ]
     assert "://" not in LOCK and not re.search(r"(?m)^\s*--(?!hash)", LOCK)
 
@@ -87,9 +83,7 @@ def test_uv_is_pinned_in_one_place():
         *(ROOT / ".ci").iterdir(),
         *(ROOT / ".github").rglob("*.yml"),
     ]
-    assert [p.name for p in sources if p.is_file() and setup.UV in p.read_text(encoding="utf-8")] == [
-        "setup.py"
-    ]
+    assert [p.name for p in sources if p.is_file() and setup.UV in p.read_text(encoding="utf-8")] == ["setup.py"]
 
 
 def test_cpu_lock_leaves_out_what_only_a_gpu_needs():
@@ -97,9 +91,7 @@ def test_cpu_lock_leaves_out_what_only_a_gpu_needs():
     assert [p.split("==")[0] for p in pair] == ["torch", "torchvision"]
     left = {canonicalize_name(n) for n in re.findall(r"(?m)^([A-Za-z0-9][\w.-]*)==", rest)}
     gone = {canonicalize_name(p.name) for p in locked()} - left
-    assert gone and all(
-        n in ("torch", "torchvision", "triton") or n.startswith(("nvidia-", "cuda-")) for n in gone
-    )
+    assert gone and all(n in ("torch", "torchvision", "triton") or n.startswith(("nvidia-", "cuda-")) for n in gone)
     assert rest.count("--hash") > 1000
     with pytest.raises(setup.SetupError, match="torch and torchvision once each"):
         setup.cpu_lock("numpy==2.0 \\\n    --hash=sha256:0\n")
@@ -138,9 +130,7 @@ def test_a_second_call_installs_nothing(fresh, monkeypatch):
     assert setup.main([]) == 0 and setup.main([]) == 0
     assert len(calls) == 1
     assert setup.main(["--torch", "cpu"]) == 0 and setup.main([]) == 0
-    assert [call[1] for call in calls] == ["default", "cpu"], (
-        "the kind of torch stays until it is named again"
-    )
+    assert [call[1] for call in calls] == ["default", "cpu"], "the kind of torch stays until it is named again"
 
 
 @pytest.mark.parametrize("fault, code", [(KeyboardInterrupt(), 130), (setup.SetupError("no room"), 1)])
@@ -187,9 +177,7 @@ def test_a_mirror_of_pip_holds_for_uv_too(tmp_path, monkeypatch, own):
     monkeypatch.setenv("PIP_INDEX_URL", "mirror")
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    assert setup.environment(pathlib.Path(sys.executable))["UV_DEFAULT_INDEX"] == own.get(
-        "UV_DEFAULT_INDEX", "mirror"
-    )
+    assert setup.environment(pathlib.Path(sys.executable))["UV_DEFAULT_INDEX"] == own.get("UV_DEFAULT_INDEX", "mirror")
 
 
 # --- make and the workflow
@@ -199,9 +187,7 @@ def test_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("book", "test", "run", "results", "lab", "serve", "bench", "lock", "clean"):
-        assert re.search(rf"(?m)^{target}:.*## \S", makefile) and re.search(
-            rf"(?m)^  {target} +\S", listed
-        ), target
+        assert re.search(rf"(?m)^{target}:.*## \S", makefile) and re.search(rf"(?m)^  {target} +\S", listed), target
     phony = re.search(r"(?m)^\.PHONY: (.*)$", makefile).group(1).split()
     assert set(phony) == set(re.findall(r"(?m)^([a-z]+):", makefile))
 
@@ -219,3 +205,15 @@ def test_workflow_pins_actions_and_grants_little():
     assert flow["permissions"] == {"contents": "read"}
     granted = {name: job.get("permissions") for name, job in flow["jobs"].items() if "permissions" in job}
     assert granted == {"deploy": {"pages": "write", "id-token": "write"}}
+
+
+def test_nothing_committed_names_a_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    files = [ROOT / name for name in listed if not name.startswith("tests/")]
+    assert len(files) > 50
+    place = re.compile(r"(?<![\w:/.~-])/(?:root|work|tmp|home/[a-z]+|Users/[A-Za-z]+)/\w|\.\./shared")
+    found = []
+    for path in files:
+        if path.exists() and path.suffix not in (".npz", ".png", ".lock"):
+            found += [f"{path.relative_to(ROOT)}: {hit}" for hit in place.findall(path.read_text(encoding="utf-8"))]
+    assert not found
