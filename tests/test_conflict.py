@@ -103,6 +103,7 @@ def test_magnitude_similarity_at_the_edges():
     psi = magnitude_similarity(matrix_of([0.0, 0.0, 3.0, 3.0, 1e-30])[0])
     #            00 0x3 0x3 0xtiny 0x3 0x3 0xtiny 33 3xtiny 3xtiny
     np.testing.assert_allclose(psi, [1, 0, 0, 0, 0, 0, 0, 1, 6.667e-31, 6.667e-31], rtol=1e-3)
+    assert magnitude_similarity(torch.tensor([1.0, 2.0])).dtype == torch.float64
     # squares of float32 that would vanish or overflow
     for size in (1e-30, 1e30):
         assert magnitude_similarity(torch.tensor([1.0, 2.0]) * size).item() == pytest.approx(0.8, rel=1e-6)
@@ -189,6 +190,7 @@ def test_scores_equal_a_count_in_plain_python(seed):
 
 def test_weight_and_bias_of_a_module_are_one_vector():
     """The cosine of a layer is that of weight and bias together, whatever each says alone."""
+
     class Layer(torch.nn.Module):
         def __init__(self):
             super().__init__()

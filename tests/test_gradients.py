@@ -358,6 +358,7 @@ def test_non_finite_gradients_name_task_and_layer(bad):
 
 def test_non_finite_gradients_inside_the_trunk_only():
     """The loss and the gradient at the features are finite; sqrt at 0 spoils one layer."""
+
     class Root(nn.Module):
         def __init__(self):
             super().__init__()
@@ -376,6 +377,7 @@ def test_non_finite_gradients_inside_the_trunk_only():
 
 def test_non_finite_gradients_of_a_tasks_own_layer():
     """A split layer is outside of J; its gradient must not slip through."""
+
     class Root(nn.Module):
         def __init__(self):
             super().__init__()

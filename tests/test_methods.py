@@ -232,6 +232,7 @@ def test_weighted_heads_get_the_weight_of_their_task(name, arguments):
 
 def test_combine_does_not_write_what_a_method_keeps():
     """Scale and clip must not be multiplied into a vector that is the method's own state."""
+
     class Average(Aggregator):
         def __init__(self):
             super().__init__()

@@ -438,6 +438,7 @@ def test_what_cannot_be_traced_is_named():
     outside = MultiTaskModel(Outside(), [nn.Linear(4, 2) for _ in range(2)])
     with pytest.raises(SplitError, match="layer 'b' is not called as a module"):
         split_layers(outside, ["b"])
+
     # a module with parameters is kept whole, whatever it does inside
     class Whole(Branching):
         def __init__(self):
@@ -450,6 +451,7 @@ def test_what_cannot_be_traced_is_named():
 
 def test_parameters_read_inside_and_outside_of_a_layer_cannot_fork():
     """Tied weights: a copy of the layer would silently cut the tie."""
+
     class Tied(Outside):
         def forward(self, x):
             return F.linear(self.b(self.a(x)), self.b.weight)
@@ -467,6 +469,7 @@ def test_a_trunk_with_K_streams_is_refused(plain):
 
 def test_a_mode_read_in_forward_is_not_frozen_silently():
     """torch.fx turns self.training into a constant; a split network must still tell training from evaluation."""
+
     class Dropping(nn.Module):
         def __init__(self):
             super().__init__()

@@ -1,0 +1,172 @@
+"""The deletion script: is every statement of the method code needed by some test?
+
+    python tests/mutate.py                                  SAM-GS and the conflict scores
+    python tests/mutate.py mtl_core/gradients.py            another file
+    python tests/mutate.py mtl_core/methods/sam_gs.py:58    one line of it
+
+Each statement of a file (and each decorator) is deleted in turn, by putting `pass` in its place; then
+the tests named in TARGETS run. A deletion that no test notices is a survivor: either a test is missing,
+or the statement is not needed, or it changes nothing that can be observed (speed, the text of a rare
+message). Write the test, delete the statement, or explain it in EXPLAINED with a reason. The script
+ends with 1 where there is a survivor without a reason, or a reason without a survivor.
+
+Docstrings, imports, annotations without value, `pass` and class headers are not deleted. The heavy libraries are
+imported once; every deletion then runs in a fork of this process, so that a trial takes seconds. Run
+it after a change of `sam_gs.py` or of the scoring, and before a release; a run takes minutes.
+"""
+
+import ast
+import copy
+import importlib
+import importlib.machinery
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT = 120  # seconds a trial may take: a deletion may leave an endless loop
+
+# file -> (names of the classes and functions to go through, None for all; test files)
+TARGETS = {
+    "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py"]),
+    "mtl_core/conflict.py": (("cosines", "magnitude_similarity", "ConflictScores"), ["test_conflict.py"]),
+    "mtl_core/gradients.py": (None, ["test_gradients.py"]),
+    "mtl_core/methods/recon.py": (None, ["test_recon.py"]),
+    "mtl_core/methods/baselines.py": (None, ["test_methods.py"]),
+    "mtl_core/methods/conventions.py": (None, ["test_methods.py"]),
+    "mtl_core/methods/__init__.py": (None, ["test_methods.py"]),
+}
+DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
+
+# (file, first line of the statement) -> why no test can or need notice that it is gone
+EXPLAINED: dict[tuple[str, str], str] = {}
+
+
+def statements(tree: ast.Module, names=None) -> list[tuple[int, str]]:
+    """(line, kind) of all that is deleted: "statement" or "decorator"."""
+    found = []
+    for top in tree.body:
+        if names is not None and getattr(top, "name", None) not in names:
+            continue
+        for node in ast.walk(top):
+            for decorator in getattr(node, "decorator_list", []):
+                found.append((decorator.lineno, "decorator"))
+            if isinstance(node, ast.stmt) and not _kept(node):
+                found.append((node.lineno, "statement"))
+    return sorted(set(found))
+
+
+def _kept(node: ast.stmt) -> bool:
+    text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    bare = isinstance(node, ast.AnnAssign) and node.value is None
+    return text or bare or isinstance(node, ast.Import | ast.ImportFrom | ast.Pass | ast.ClassDef)
+
+
+class _Delete(ast.NodeTransformer):
+    def __init__(self, line, kind):
+        self.line, self.kind = line, kind
+
+    def visit(self, node):
+        if self.kind == "decorator":
+            if getattr(node, "decorator_list", None):
+                node.decorator_list = [d for d in node.decorator_list if d.lineno != self.line]
+        elif isinstance(node, ast.stmt) and node.lineno == self.line and not _kept(node):
+            return ast.copy_location(ast.Pass(), node)
+        return self.generic_visit(node)
+
+
+def without(tree: ast.Module, line: int, kind: str, path: Path):
+    """The code object of the module with that statement gone."""
+    return compile(ast.fix_missing_locations(_Delete(line, kind).visit(copy.deepcopy(tree))), str(path), "exec")
+
+
+def passes(path: Path, code, tests: list) -> bool:
+    """Do the tests (files, or pytest's "file::test") pass with `code` as the module at `path`? In a fork."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(_run(path, code, tests))
+        finally:  # an exception that escapes is a test that did not pass
+            os._exit(99)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0
+
+
+def _run(path: Path, code, tests) -> int:
+    import hypothesis
+    import pytest
+
+    signal.alarm(TIMEOUT)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    sys.stdout = sys.stderr = sys.__stdout__ = open(os.devnull, "w")  # noqa: SIM115 (this process ends soon)
+    folders = {str(Path(str(test).partition("::")[0]).parent) for test in tests}
+    for name, module in list(sys.modules.items()):  # import the package and the tests afresh
+        if name.partition(".")[0] == "mtl_core" or os.path.dirname(getattr(module, "__file__", None) or "") in folders:
+            del sys.modules[name]
+    original = importlib.machinery.SourceFileLoader.get_code
+
+    def get_code(self, name):
+        return code if Path(self.path).resolve() == path else original(self, name)
+
+    importlib.machinery.SourceFileLoader.get_code = get_code
+    hypothesis.settings.register_profile("deletion", database=None, derandomize=True)
+    hypothesis.settings.load_profile("deletion")
+    os.chdir(folders.pop())
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # half of a short trial otherwise
+    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", *map(str, tests)]))
+
+
+def go_through(path: Path, tests: list, names=None, lines=None, root: Path = ROOT) -> list[str]:
+    """Delete each statement in turn; the complaints: survivors without a reason, reasons without a survivor."""
+    tree, source = ast.parse(path.read_text()), path.read_text().splitlines()
+    label = path.relative_to(root).as_posix()
+    if not passes(path, compile(tree, str(path), "exec"), tests):
+        return [f"{label}: the tests fail without any deletion"]
+    trials = [trial for trial in statements(tree, names) if lines is None or trial[0] in lines]
+    reasons = {text: why for (file, text), why in EXPLAINED.items() if file == label}
+    complaints, survived, start = [], set(), time.monotonic()
+    for line, kind in trials:
+        text = source[line - 1].strip()
+        survives = passes(path, without(tree, line, kind, path), tests)
+        note = f"survived: {reasons.get(text, 'NO REASON GIVEN')}" if survives else "killed"
+        print(f"{label}:{line:<4} {text[:70]:70} {note}", flush=True)
+        if survives:
+            survived.add(text)
+            if text not in reasons:
+                complaints.append(f"{label}:{line} {text}: no test notices that it is gone")
+    if lines is None:
+        complaints += [f"{label}: EXPLAINED holds {text!r}, which did not survive" for text in set(reasons) - survived]
+    print(f"{label}: {len(trials)} deletions, {len(survived)} survivors, {time.monotonic() - start:.0f} s", flush=True)
+    return complaints
+
+
+def preload() -> None:
+    """Import once, before the forks, what the package and its tests import."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("cvxpy", "hypothesis", "pytest", "torchjd.aggregation", "torchmetrics", "torchvision"):
+        importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)
+
+
+def main(arguments) -> int:
+    complaints = []
+    for argument in arguments or DEFAULT:
+        file, _, line = argument.partition(":")
+        label = Path(file).resolve().relative_to(ROOT).as_posix() if not file.startswith("mtl_core") else file
+        if label not in TARGETS:
+            raise SystemExit(f"no tests are named for {label!r}; TARGETS in tests/mutate.py has {', '.join(TARGETS)}")
+        preload()
+        names, tests = TARGETS[label]
+        tests = [ROOT / "tests" / test for test in tests]
+        complaints += go_through(ROOT / label, tests, names, {int(line)} if line else None)
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""The deletion script finds what it should: on a module of a few lines, and on lines of SAM-GS."""
+
+import ast
+from pathlib import Path
+
+import hypothesis  # noqa: F401 (imported here, not in each fork)
+import mutate
+import pytest
+
+SOURCE = '''"""A module."""
+
+import math
+
+
+def keep(function):
+    return function
+
+
+@keep
+def root(x):
+    """Text that is no statement."""
+    seen: int
+    x = abs(x)
+    if x > 100:
+        x = 100
+    unused = 1
+    return math.sqrt(x)
+'''
+TEST = """
+import subject
+
+def test_root():
+    assert subject.root(4) == 2 and subject.root(-4) == 2
+"""
+
+
+@pytest.fixture
+def subject(tmp_path):
+    path, test = tmp_path.resolve() / "subject.py", tmp_path.resolve() / "test_subject.py"
+    path.write_text(SOURCE)
+    test.write_text(TEST)
+    return path, test
+
+
+def run(subject, **more):
+    return mutate.go_through(subject[0], [subject[1]], root=subject[0].parent, **more)
+
+
+def test_what_is_deleted(subject):
+    tree = ast.parse(SOURCE)
+    lines = [line for line, kind in mutate.statements(tree) if kind == "statement"]
+    assert lines == [6, 7, 11, 14, 15, 16, 17, 18]  # no docstring, import or bare annotation
+    assert [line for line, kind in mutate.statements(tree) if kind == "decorator"] == [10]
+    assert {line for line, _ in mutate.statements(tree, ["keep"])} == {6, 7}
+    deleted = {}
+    exec(mutate.without(tree, 14, "statement", subject[0]), deleted)
+    with pytest.raises(ValueError):
+        deleted["root"](-4)
+
+
+def test_survivors_need_a_reason_and_reasons_a_survivor(subject, monkeypatch, capfd):
+    complaints = run(subject)
+    assert [c.partition(": no test")[0] for c in complaints] == [
+        "subject.py:10 @keep", "subject.py:15 if x > 100:", "subject.py:16 x = 100", "subject.py:17 unused = 1",
+    ]  # fmt: skip
+    assert "9 deletions, 4 survivors" in capfd.readouterr().out
+    subject[1].write_text(TEST + "    assert subject.root(1e6) == 10\n")
+    monkeypatch.setattr(mutate, "EXPLAINED", {("subject.py", "@keep"): "the identity",
+                                              ("subject.py", "x = abs(x)"): "it does not survive"})  # fmt: skip
+    assert run(subject, names=["root"]) == ["subject.py:17 unused = 1: no test notices that it is gone",
+                            "subject.py: EXPLAINED holds 'x = abs(x)', which did not survive"]  # fmt: skip
+    assert run(subject, lines={10}) == []
+
+
+def test_tests_that_fail_anyway_prove_nothing(subject):
+    subject[1].write_text(TEST + "    assert False\n")
+    assert run(subject) == ["subject.py: the tests fail without any deletion"]
+
+
+def test_lines_of_sam_gs():
+    mutate.preload()
+    path, test = mutate.ROOT / "mtl_core/methods/sam_gs.py", "test_sam_gs.py::test_restatement_in_float64[0.5-3]"
+    lines = {i for i, text in enumerate(path.read_text().splitlines(), 1)
+             if text.strip().startswith(("self.momentum.lerp_", "if similarity < self.gamma"))}  # fmt: skip
+    assert len(lines) == 2
+    assert mutate.go_through(path, [mutate.ROOT / "tests" / test], lines=lines) == []
+
+
+def test_targets_exist():
+    for label, (names, tests) in mutate.TARGETS.items():
+        tree = ast.parse((mutate.ROOT / label).read_text())
+        assert names is None or set(names) <= {getattr(node, "name", None) for node in tree.body}
+        assert all((Path(__file__).parent / test).exists() for test in tests)
+    assert set(mutate.DEFAULT) <= set(mutate.TARGETS)
+    for label, text in mutate.EXPLAINED:
+        assert text in [line.strip() for line in (mutate.ROOT / label).read_text().splitlines()]
+    with pytest.raises(SystemExit, match="no tests are named for 'mtl_core/nothing.py'"):
+        mutate.main(["mtl_core/nothing.py"])
