@@ -68,7 +68,7 @@ def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[st
                 axis.add_patch(plt.Rectangle((x - 0.4, bottom), 0.8, height, facecolor=colour if own else "white",
                                              edgecolor=colour, linewidth=1.5))  # fmt: skip
         axis.set_xlim(-0.6, half - 0.4)
-        axis.set_ylim(-0.1, len(tasks))
+        axis.set_ylim(len(tasks), -0.1)
         axis.set_xticks(range(len(part)), part, rotation=90, fontsize=6)
         axis.set_yticks([k + 0.4 for k in range(len(tasks))], tasks, fontsize=8)
         axis.spines[["left", "bottom"]].set_visible(False)
@@ -76,20 +76,22 @@ def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[st
     return figure
 
 
-def cosine_histograms(panels: Mapping[str, Mapping[str, Mapping]], bins: int = 2000, width: int = 50):
-    """One panel per method; in each, curves of cosine counts {bin: count}, pooled `width` bins at a time."""
-    edges = np.linspace(-1, 1, bins // width + 1)
+def cosine_histograms(panels: Mapping[str, Mapping[str, Mapping]], bins: int = 2000, cells: int = 36):
+    """One panel per method; in each, curves of cosine counts {bin: count}, over the range that holds 99 % of them."""
+    pooled = {
+        title: {label: _counts(found, bins) for label, found in curves.items()} for title, curves in panels.items()
+    }
+    width = _half_width([counts for curves in pooled.values() for counts in curves.values()], bins, cells)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(7, 2.1 * rows + 0.5), sharex=True, sharey=True, squeeze=False)
-    looks = [("black", "-", 1.2), (COLOURS["blue"], "--", 1.6), (COLOURS["red"], "-", 1.8)]
-    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
-        for (label, histogram), (colour, line, weight) in zip(curves.items(), looks, strict=False):
-            counts = np.zeros(bins)
-            for place, count in histogram.items():
-                counts[int(place)] = count
-            shares = counts.reshape(-1, width).sum(1)
-            axis.stairs(100 * shares / max(shares.sum(), 1), edges, color=colour, ls=line, lw=weight, label=label)
+    figure, axes = plt.subplots(rows, columns, figsize=(7, 2.1 * rows + 0.7), sharex=True, sharey=True, squeeze=False)
+    looks = [("black", "-", 1.0), (COLOURS["blue"], "--", 1.6), (COLOURS["red"], "-", 1.8)]
+    centre, step = bins // 2, 2 * width // cells
+    edges = np.linspace(-width, width, cells + 1) / centre
+    for axis, (title, curves) in zip(axes.flat, pooled.items(), strict=False):
+        for (label, counts), (colour, line, weight) in zip(curves.items(), looks, strict=False):
+            shares = counts[centre - width : centre + width].reshape(cells, step).sum(1)
+            axis.stairs(100 * shares / max(counts.sum(), 1), edges, color=colour, ls=line, lw=weight, label=label)
         axis.axvline(0, color=COLOURS["grey"], lw=0.8)
         axis.set_title(title, fontsize=9)
     for axis in axes.flat[len(panels) :]:
@@ -97,8 +99,24 @@ def cosine_histograms(panels: Mapping[str, Mapping[str, Mapping]], bins: int = 2
     figure.supxlabel("cosine of the two tasks' gradients", fontsize=9)
     figure.supylabel("% of steps", fontsize=9)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
     return figure
+
+
+def _counts(histogram: Mapping, bins: int) -> np.ndarray:
+    counts = np.zeros(bins)
+    for place, count in histogram.items():
+        counts[int(place)] = count
+    return counts
+
+
+def _half_width(histograms, bins: int, cells: int) -> int:
+    """Bins on each side of zero that hold 99 % of the counts; so that the cells are whole bins and zero is an edge."""
+    total = np.sum(histograms, axis=0)
+    both = total[bins // 2 :] + total[: bins // 2][::-1]
+    need = int(np.searchsorted(np.cumsum(both), 0.99 * both.sum())) + 1
+    half = cells // 2
+    return min(-(-need // half) * half, bins // 2 // half * half)
 
 
 def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple | None], xlabel: str):

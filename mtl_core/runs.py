@@ -265,7 +265,7 @@ def grid(
 
     Stopping it (Ctrl-C) loses no finished run; a cut-off run goes on from its last epoch next time.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     store = store or Store()
     records = {run.identity: None if fresh else store.get(run) for run in runs}
