@@ -24,11 +24,7 @@ def vacuous(cells):
         if not any(ch.isdigit() for ch in json.dumps(cell["outputs"], ensure_ascii=False)):
             return f"a checked cell that prints no number: {cell['id']}"
     for cell in cells:
-        if (
-            cell["cell_type"] == "code"
-            and cell not in checked
-            and (cell["outputs"] or cell["execution_count"])
-        ):
+        if cell["cell_type"] == "code" and cell not in checked and (cell["outputs"] or cell["execution_count"]):
             return f"output outside checked cells: {cell['id']}"
     return None
 
@@ -42,9 +38,7 @@ def test_source_form(path):
     text = path.read_text(encoding="utf-8")
     book = nbformat.read(path, 4)
     assert vacuous(json.loads(text)["cells"]) is None
-    assert nbformat.writes(refresh.normal_form(book)).strip() == text.strip(), (
-        "run tests/refresh_notebooks.py"
-    )
+    assert nbformat.writes(refresh.normal_form(book)).strip() == text.strip(), "run tests/refresh_notebooks.py"
     assert parameters.parse(path)
     for cell in book.cells:
         comparison.tolerance(cell.metadata.get("tags", []))
@@ -119,6 +113,12 @@ def test_equal_within_tolerance(reference, new, limit):
 def test_differs_in_spite_of_tolerance(reference, new):
     limits = comparison.tolerance(["tolerance-0.05"])
     assert comparison.Text(reference, limits) != comparison.Text(new, limits)
+
+
+def test_digits_of_a_name_are_no_number():
+    limits = comparison.tolerance(["tolerance-0.9"])
+    assert comparison.Text("worst layer1.0.conv1", limits) != comparison.Text("worst layer1.0.conv2", limits)
+    assert comparison.Text("worst 1", limits) == comparison.Text("worst 2", limits)
 
 
 def test_default_tolerance_is_tight():
