@@ -58,9 +58,7 @@ def check_disk(folder, torch, exists):
     free, needed = shutil.disk_usage(str(folder)).free / 1e9, GIGABYTES[torch]
     if not exists and free < needed:
         small = "" if torch == "cpu" else f" TORCH=cpu make … needs {GIGABYTES['cpu']:g} GB."
-        raise SetupError(
-            f"about {needed:g} GB are needed for .venv; {free:.1f} GB are free. Free some.{small}"
-        )
+        raise SetupError(f"about {needed:g} GB are needed for .venv; {free:.1f} GB are free. Free some.{small}")
 
 
 def cpu_lock(text):
@@ -81,9 +79,7 @@ def environment(python):
     home = pathlib.Path(os.environ.get("XDG_CONFIG_HOME") or pathlib.Path.home() / ".config")
     own = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_CONFIG_FILE", "UV_OFFLINE"} & set(env)
     if not own and not any(p.exists() for p in (home / "uv/uv.toml", pathlib.Path("/etc/uv/uv.toml"))):
-        asked = subprocess.run(
-            [str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, env=env
-        )
+        asked = subprocess.run([str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, env=env)
         settings = dict(re.findall(r"(?m)^(?:global|install|:env:)\.([\w-]+)='(.*)'$", asked.stdout))
         if "index-url" in settings:
             env["UV_DEFAULT_INDEX"] = settings["index-url"]
@@ -97,9 +93,7 @@ def call(command, env, what):
     try:
         code = subprocess.run([str(c) for c in command], env=env, cwd=str(ROOT)).returncode
     except OSError as error:
-        raise SetupError(
-            f"{what}: {command[0]} could not be started ({error}). Delete .venv and try again"
-        ) from error
+        raise SetupError(f"{what}: {command[0]} could not be started ({error}). Delete .venv and try again") from error
     if code:
         raise SetupError(
             f"{what} failed; the reason stands above.\n"
@@ -146,9 +140,7 @@ def install(folder, torch, moved):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--torch", help="cpu: torch without CUDA; default: the ordinary build; left out: as it was"
-    )
+    parser.add_argument("--torch", help="cpu: torch without CUDA; default: the ordinary build; left out: as it was")
     folder = ROOT / ".venv"
     stamp = folder / "set-up.json"
     known = json.loads(stamp.read_text()) if stamp.exists() else {}

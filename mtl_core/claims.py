@@ -68,9 +68,7 @@ def _judge(paper, claim):
         options["margin"] = claim["margin"]
     checks = tuple(RULES[claim["rule"]["name"]](paper, **options))
     if not checks:
-        raise ValueError(
-            f"claim {claim['id']}: its rule compared nothing; see its tables, methods and metric"
-        )
+        raise ValueError(f"claim {claim['id']}: its rule compared nothing; see its tables, methods and metric")
     results = {check.holds for check in checks}
     outcome = DISAGREE if False in results else "undecided" if None in results else AGREE
     return Verdict(claim, outcome, checks)
@@ -100,8 +98,7 @@ def delta_m_from_digits(line: dict, baseline: dict) -> tuple[float, float, float
         return {k: rows[k]["value"] + sign * (1 if up[k] else -1) * rows[k]["half_unit"] for k in keys}
 
     ends = (
-        evaluation.delta_m(shifted(line, s), shifted(baseline, -s), up, {k: k[0] for k in keys})
-        for s in (-1, 0, 1)
+        evaluation.delta_m(shifted(line, s), shifted(baseline, -s), up, {k: k[0] for k in keys}) for s in (-1, 0, 1)
     )
     return tuple(ends)
 
@@ -135,8 +132,7 @@ def _reductions_follow(paper, tables):
                     masses = [_mass_below(table[key], threshold) for key in (name, ("Joint", ""))]
                     (mass, half), (joint, joint_half) = masses
                     low, high = (
-                        evaluation.histogram_reduction(mass + s * half, joint - s * joint_half)
-                        for s in (1, -1)
+                        evaluation.histogram_reduction(mass + s * half, joint - s * joint_half) for s in (1, -1)
                     )
                     text = f"{_title(number, name)}: printed {printed['printed']}, from the bins"
                     yield Check(f"{text} [{low:.2f}, {high:.2f}]", overlap(printed, low, high))
@@ -158,9 +154,7 @@ def _drops_follow(paper, tables):
                 best, own = table[method, "Recon"][task, "accuracy"], line[task, "accuracy"]
                 drop, half = best["value"] - own["value"], best["half_unit"] + own["half_unit"]
                 text = f"{_title(number, (method, variant))}, {task}: printed {line[task, 'drop']['printed']}"
-                yield Check(
-                    f"{text}, recomputed {drop:.2f}", overlap(line[task, "drop"], drop - half, drop + half)
-                )
+                yield Check(f"{text}, recomputed {drop:.2f}", overlap(line[task, "drop"], drop - half, drop + half))
 
 
 def _improves(paper, tables, metric, variant="Recon", over=("",), tasks=("",), methods=None, margin=0.0):
@@ -202,9 +196,7 @@ def _size_ratio(paper, tables, most=None):
     """Size of the changed networks over that of the plain ones; without a bound it can only be listed."""
     for number in tables:
         table = lines(papers.table(paper, number))
-        ratio = (
-            table["Joint", "Recon"]["", "parameters"]["value"] / table["Joint", ""]["", "parameters"]["value"]
-        )
+        ratio = table["Joint", "Recon"]["", "parameters"]["value"] / table["Joint", ""]["", "parameters"]["value"]
         text = f"Table {number}: {100 * (ratio - 1):+.1f} % parameters"
         yield Check(text, None if most is None else ratio <= most)
 
@@ -217,10 +209,7 @@ def _mass_below(line, threshold):
     """Total share of the bins at or below `threshold`, and by how much rounding can have moved it."""
     rows = []
     for (_, metric), row in line.items():
-        if (
-            metric.startswith("share in ")
-            and float(metric.split(",")[0].split()[-1].strip("([")) <= threshold
-        ):
+        if metric.startswith("share in ") and float(metric.split(",")[0].split()[-1].strip("([")) <= threshold:
             rows.append(row)
     return sum(row["value"] for row in rows), sum(row["half_unit"] for row in rows)
 

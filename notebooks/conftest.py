@@ -25,9 +25,7 @@ def tolerance(tags) -> tuple[float, float]:
     if not stated:
         return DEFAULT_RTOL, 0.0
     if len(stated) > 1 or not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", stated[0]):
-        raise ValueError(
-            f"one tag such as 'tolerance-0.05' states the tolerance of a cell, found {list(tags)}"
-        )
+        raise ValueError(f"one tag such as 'tolerance-0.05' states the tolerance of a cell, found {list(tags)}")
     return float(stated[0]), float(stated[0])
 
 

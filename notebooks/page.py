@@ -29,16 +29,13 @@ def fingerprint(path, parameters, root) -> str:
     """Hash of everything that decides what the page shows: cells, parameters, inputs, versions."""
     seen = hashlib.sha256()
     cells = [
-        [c["cell_type"], c["source"], c["metadata"]]
-        for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        [c["cell_type"], c["source"], c["metadata"]] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
     ]
     versions = [platform.python_version(), *(importlib.metadata.version(name) for name in VERSIONS)]
     seen.update(json.dumps([cells, parameters, versions], sort_keys=True).encode())
     for room in INPUTS:
         start = root / room
-        files = (
-            [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.suffix in SOURCE_SUFFIXES)
-        )
+        files = [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.suffix in SOURCE_SUFFIXES)
         for file in files:
             if "__pycache__" not in file.parts:
                 seen.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
@@ -125,9 +122,7 @@ def polish(book, root):
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
         tags = cell.metadata.get("tags", [])
-        if (
-            "parameters" in tags and injected
-        ):  # the reader sees what this page ran with; the defaults fold away
+        if "parameters" in tags and injected:  # the reader sees what this page ran with; the defaults fold away
             cell.metadata["tags"] = sorted({*tags, "hide-input"})
         if "injected-parameters" in tags:
             cell.source = cell.source.replace("# Parameters", "# Parameters of this page", 1)

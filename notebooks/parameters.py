@@ -46,9 +46,7 @@ def parse(path) -> dict[str, Parameter]:
         except ValueError:
             raise ParameterError(f"{path.name}: the default must be a literal, found {text!r}") from None
         name, kind = node.target.id, ast.unparse(node.annotation)
-        found[name] = Parameter(
-            name, kind, _checked(name, kind, value, path), help_text.group(1) if help_text else ""
-        )
+        found[name] = Parameter(name, kind, _checked(name, kind, value, path), help_text.group(1) if help_text else "")
     return found
 
 
@@ -117,11 +115,7 @@ def _literal(raw, kind):
     except (ValueError, SyntaxError):
         value = raw
     if kind.startswith("list") and not isinstance(value, list) and not raw.startswith("["):
-        return (
-            [_literal(item.strip(), "") for item in raw.split(",")]
-            if isinstance(value, str)
-            else _as_list(value)
-        )
+        return [_literal(item.strip(), "") for item in raw.split(",")] if isinstance(value, str) else _as_list(value)
     return raw if kind == "str" and not isinstance(value, str) else value
 
 

@@ -40,18 +40,14 @@ def registry():
         entry.setdefault("notebook", f"{page}.ipynb")
         entry["parameters"] = entry.get("parameters") or {}
         if not (SOURCES / entry["notebook"]).exists():
-            raise PageError(
-                f"experiments.yml names notebooks/{entry['notebook']} for {page!r}; there is no such file"
-            )
+            raise PageError(f"experiments.yml names notebooks/{entry['notebook']} for {page!r}; there is no such file")
     return pages
 
 
 def stored(page):
     """The run card of the page as it lies in book/notebooks/, or {}."""
     path = PAGES / f"{page}.ipynb"
-    return (
-        json.loads(path.read_text(encoding="utf-8"))["metadata"].get("mtl_run", {}) if path.exists() else {}
-    )
+    return json.loads(path.read_text(encoding="utf-8"))["metadata"].get("mtl_run", {}) if path.exists() else {}
 
 
 def _kernel_environment():
@@ -74,9 +70,7 @@ def execute(page, notebook, given, parameters, mark, timeout=None):
     from papermill.exceptions import PapermillExecutionError
 
     _kernel_environment()
-    logging.getLogger("papermill").setLevel(
-        logging.ERROR
-    )  # its scanner of parameters warns where ours does not
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # its scanner of parameters warns where ours does not
     SCRATCH.mkdir(parents=True, exist_ok=True)
     PAGES.mkdir(parents=True, exist_ok=True)
     scratch, start = SCRATCH / f"{page}.ipynb", time.monotonic()
@@ -112,9 +106,7 @@ def execute(page, notebook, given, parameters, mark, timeout=None):
 def plan(arguments, pages):
     """[(page, notebook, given, parameters, fingerprint)] of what has to be executed; says why on the way."""
     if arguments.page and arguments.page not in pages:
-        raise PageError(
-            f"no page {arguments.page!r}{close_to(arguments.page, pages)}. Pages: {', '.join(pages)}"
-        )
+        raise PageError(f"no page {arguments.page!r}{close_to(arguments.page, pages)}. Pages: {', '.join(pages)}")
     if arguments.parameters and not arguments.page:
         raise PageError('parameters need a page: make run PAGE=name P="name=value …"')
     jobs = []
@@ -132,9 +124,7 @@ def plan(arguments, pages):
             print(f"{page}: up to date", flush=True)
         else:
             mine = {k: v for k, v in dict(old.get("parameters", [])).items() if parameters.get(k) != v}
-            why = (
-                f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
-            )
+            why = f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
             print(f"{page}: executed anew, because {why}", flush=True)
             jobs.append(job)
     return jobs

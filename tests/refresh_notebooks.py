@@ -60,9 +60,7 @@ def main(names):
         )
         for path in paths:
             book = nbformat.read(path, 4)
-            NotebookClient(
-                book, kernel_name="python3", resources={"metadata": {"path": str(SOURCES)}}
-            ).execute()
+            NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": str(SOURCES)}}).execute()
             nbformat.write(normal_form(book), path)
             print(f"refreshed {path.name}")
 

@@ -47,9 +47,7 @@ def test_it_trains_beside_the_others(half, tmp_path):
         model="lenet",
         schedule={"epochs": 1, "batch_size": 32, "learning_rate": 0.05},
     )
-    table = runs.grid(
-        [replace(first, method=name) for name in ("equal", "half", "mgda")], store=runs.Store(tmp_path)
-    )
+    table = runs.grid([replace(first, method=name) for name in ("equal", "half", "mgda")], store=runs.Store(tmp_path))
     equal, ours, other = (list(numbers(record["final"])) for record in table)
     assert len(equal) == 8 and ours == pytest.approx(equal, rel=1e-4), "half a mean, scaled back to a sum"
     assert other != pytest.approx(equal, rel=1e-4), "or else this test could not fail"

@@ -126,7 +126,5 @@ def test_unknown_paper_lists_what_exists():
 
 
 def test_open_claims_say_what_a_rerun_needs():
-    open_claims = [
-        c for c in yaml.safe_load((claims.ROOT / "recon.yml").read_text()) if c["scope"] != "arithmetic"
-    ]
+    open_claims = [c for c in yaml.safe_load((claims.ROOT / "recon.yml").read_text()) if c["scope"] != "arithmetic"]
     assert open_claims and all(c["needs"] and c["results"] is None for c in open_claims)

@@ -77,9 +77,7 @@ def test_printed_delta_m_follows_from_the_printed_metrics(number, rows):
         if printed := line.get(("", "delta_m")):
             low, _, high = claims.delta_m_from_digits(line, table["Single-task", ""])
             assert claims.overlap(printed, low, high) == ((number, *name) not in MISPRINT), name
-            wide = (
-                line.get(("depth", "absolute error"), {}).get("printed") == "0.02"
-            )  # one digit: says little
+            wide = line.get(("depth", "absolute error"), {}).get("printed") == "0.02"  # one digit: says little
             assert high - low < (21 if wide else 0.9), name
             compared += 1
     assert compared == rows
@@ -251,9 +249,7 @@ def test_holm_intervals_by_hand():
     for row, level in {"large": 1 - 0.05 / 3, "small": 1 - 0.05 / 2, "none": 1 - 0.05 / 2}.items():
         expected = stats.ttest_1samp(rows[row], 0).confidence_interval(level)
         assert (found[row].low, found[row].high) == pytest.approx((expected.low, expected.high))
-    assert (
-        list(found) == list(rows) and 0.025 < found["small"].p < 0.05
-    )  # unadjusted, it would be called different
+    assert list(found) == list(rows) and 0.025 < found["small"].p < 0.05  # unadjusted, it would be called different
 
 
 @given(st.integers(0, 10**6), st.integers(1, 8))

@@ -63,9 +63,7 @@ def test_wrong_parameters(tmp_path, text, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "line", ["seeds = 1", "a: int = 1 + x", "import os", "a: int", "a: int = 'x'", "a: map = 1"]
-)
+@pytest.mark.parametrize("line", ["seeds = 1", "a: int = 1 + x", "import os", "a: int", "a: int = 'x'", "a: map = 1"])
 def test_ill_written_parameter_cells(tmp_path, line):
     with pytest.raises(parameters.ParameterError, match="x.ipynb|is not one of"):
         parameters.parse(notebook(tmp_path / "x.ipynb", line))

@@ -9,9 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SITE = ROOT / "_build" / "html"
-ELSEWHERE = re.compile(
-    r"(?<![\w:/.~-])/(?:root|work|tmp|var|home/\w+|Users/\w+)/\S*"
-)  # a path of a build machine
+ELSEWHERE = re.compile(r"(?<![\w:/.~-])/(?:root|work|tmp|var|home/\w+|Users/\w+)/\S*")  # a path of a build machine
 
 
 class Page(HTMLParser):
@@ -32,11 +30,7 @@ class Page(HTMLParser):
             self.loads.append(given["src"])
         if tag == "object" and given.get("data"):
             self.loads.append(given["data"])
-        if (
-            tag == "link"
-            and given.get("href")
-            and given.get("rel") not in ("canonical", "next", "prev", "index")
-        ):
+        if tag == "link" and given.get("href") and given.get("rel") not in ("canonical", "next", "prev", "index"):
             self.loads.append(given["href"])
         if tag == "img" and len(given.get("alt") or "") < 4:
             self.wordless.append(given.get("src"))
@@ -67,16 +61,9 @@ def broken_links(site, pages):
 
 
 def outside_loads(site, pages):
-    found = [
-        f"{p.relative_to(site)}: {src}"
-        for p, page in pages.items()
-        for src in page.loads
-        if urlsplit(src).netloc
-    ]
+    found = [f"{p.relative_to(site)}: {src}" for p, page in pages.items() for src in page.loads if urlsplit(src).netloc]
     for sheet in site.rglob("*.css"):
-        for place in re.findall(
-            r"(?:@import\s+|url\()\s*['\"]?((?:https?:)?//[^'\")\s]+)", sheet.read_text("utf-8")
-        ):
+        for place in re.findall(r"(?:@import\s+|url\()\s*['\"]?((?:https?:)?//[^'\")\s]+)", sheet.read_text("utf-8")):
             found.append(f"{sheet.relative_to(site)}: {place}")
     return found
 
@@ -103,9 +90,7 @@ def machine_paths(site):
     for path in files:
         text = path.read_text(encoding="utf-8")
         found += [
-            f"{path.relative_to(site)}: {hit}"
-            for hit in {str(ROOT), str(pathlib.Path.home())}
-            if hit + "/" in text
+            f"{path.relative_to(site)}: {hit}" for hit in {str(ROOT), str(pathlib.Path.home())} if hit + "/" in text
         ]
         found += [f"{path.relative_to(site)}: {hit}" for hit in ELSEWHERE.findall(text)]
     return found

@@ -60,9 +60,7 @@ def _cell(key, value):
 
 def run_card(card):
     """The section `How this page was made`, from the metadata that notebooks/run.py stored."""
-    section = nodes.section(
-        ids=["how-this-page-was-made"], names=["how this page was made"], classes=["run-card"]
-    )
+    section = nodes.section(ids=["how-this-page-was-made"], names=["how this page was made"], classes=["run-card"])
     section += nodes.title(text="How this page was made")
     table, group, body = nodes.table(classes=["run-card-table"]), nodes.tgroup(cols=2), nodes.tbody()
     group += [nodes.colspec(colwidth=25, stub=1), nodes.colspec(colwidth=75), body]

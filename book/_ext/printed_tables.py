@@ -26,9 +26,7 @@ class PrintedTable(SphinxDirective):
         lines = {}
         for r in rows:
             lines.setdefault(r["row"], {})[r["task"], r["metric"], r["unit"]] = r
-        columns = list(
-            dict.fromkeys(c for line in sorted(lines.values(), key=len, reverse=True) for c in line)
-        )
+        columns = list(dict.fromkeys(c for line in sorted(lines.values(), key=len, reverse=True) for c in line))
         columns.sort(key=lambda column: column[1] != "delta_m")  # first, where a phone shows it
         variants = any(r["variant"] for r in rows)
         head = list(HEADINGS.get(number, ("method", "variant"))[: 1 + variants])
@@ -77,9 +75,7 @@ class ClaimTable(SphinxDirective):
         found = [_caption(name, text, f"{paper}-claims"), _table(head, body, 1, "claims")]
         if against:
             found.append(nodes.paragraph("", "Comparisons that do not hold, or are listed without a bound:"))
-            found.append(
-                nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", a)) for a in against))
-            )
+            found.append(nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", a)) for a in against)))
         return found
 
 

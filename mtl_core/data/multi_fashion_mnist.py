@@ -107,9 +107,7 @@ def _sources(root, profile):
             }
         else:
             found, sums[name] = read(name, root)
-            sources[name] = {
-                part: (images, labels, np.arange(len(labels))) for part, (images, labels) in found.items()
-            }
+            sources[name] = {part: (images, labels, np.arange(len(labels))) for part, (images, labels) in found.items()}
     if profile == "tiny":
         return sources, {"origin": "embedded mini sets", "sha256": sums}
     return sources, {"origin": "full MNIST and Fashion-MNIST, raw files", "md5": sums}

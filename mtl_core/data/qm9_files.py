@@ -24,9 +24,17 @@ MOLECULES = 130_831
 SYMBOLS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 ELEMENTS = np.array(list(SYMBOLS.values()))
 COLUMNS = (
-    "Dipole_debye", "Polarizability_bohr3", "HOMO_au", "LUMO_au", "R2_bohr2", "ZPVE_au",
-    "InternalEnergy_0K_au", "InternalEnergy_298K_au", "Enthalphy_298K_au",
-    "GibbsFreeEnergy_298K_au", "Heatcapacity_Cv_cal_mol_K",
+    "Dipole_debye",
+    "Polarizability_bohr3",
+    "HOMO_au",
+    "LUMO_au",
+    "R2_bohr2",
+    "ZPVE_au",
+    "InternalEnergy_0K_au",
+    "InternalEnergy_298K_au",
+    "Enthalphy_298K_au",
+    "GibbsFreeEnergy_298K_au",
+    "Heatcapacity_Cv_cal_mol_K",
 )  # fmt: skip  (Enthalphy is what the file says)
 
 

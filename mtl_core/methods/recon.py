@@ -118,8 +118,10 @@ def _graph(trunk: nn.Module) -> fx.Graph:
         return tracer.trace(trunk)
     except Exception as error:  # torch.fx raises many types
         where = tracer.path[-1] if tracer.path else type(trunk).__name__
-        raise SplitError(f"torch.fx cannot trace {where!r} of the trunk ({type(trunk).__name__}): {error}. Keep "
-                         "control flow that depends on values inside a module that owns parameters.") from error  # fmt: skip
+        raise SplitError(
+            f"torch.fx cannot trace {where!r} of the trunk ({type(trunk).__name__}): {error}. Keep control flow that "
+            "depends on values inside a module that owns parameters."
+        ) from error
 
 
 def _replace_by_copies(trunk, layers, K, init, generator):
@@ -170,7 +172,9 @@ def _out_of_place(node: fx.Node, count: int):
     if count == 1:
         return node.target
     if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-        raise SplitError(f"the trunk calls the in-place method {node.target!r} after a fork; use the form without underscore")
+        raise SplitError(
+            f"the trunk calls the in-place method {node.target!r} after a fork; use the form without underscore"
+        )
     if node.op == "call_function" and node.kwargs.get("inplace"):
         raise SplitError(f"the trunk calls {node.target.__name__} in place after a fork; drop inplace=True")
     if node.target in _OUT_OF_PLACE and any(user > node for user in node.args[0].users):

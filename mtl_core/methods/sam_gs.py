@@ -70,7 +70,8 @@ class SAMGS(Aggregator):
         if similarity < self.gamma:
             # u = \bar n \sum_k g_k / n_k
             return _equalised(matrix, norms)
-        # u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h},  \hat m_k = m_k / (1 - \beta_1^t),  \hat h = h / (1 - \beta_2^t)
+        # \hat m_k = m_k / (1 - \beta_1^t);  \hat h = h / (1 - \beta_2^t)
+        # u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h}
         step = self.steps.item()
         second = self.dissimilarity.item() / (1 - self.beta2**step)
         gain = 1 / ((1 - self.beta1**step) * math.sqrt(second))
@@ -99,7 +100,9 @@ def _norms(matrix: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).cpu()
     bad = [k for k, finite in enumerate(norms.isfinite().tolist()) if not finite]
     if bad:
-        raise NonFiniteGradientError(f"expected finite gradients, got NaN or infinity for task {', '.join(map(str, bad))}")
+        raise NonFiniteGradientError(
+            f"expected finite gradients, got NaN or infinity for task {', '.join(map(str, bad))}"
+        )
     return norms
 
 
