@@ -17,6 +17,7 @@ it after a change of `sam_gs.py` or of the scoring, and before a release; a run 
 
 import ast
 import copy
+import gc
 import importlib
 import importlib.machinery
 import os
@@ -30,13 +31,16 @@ TIMEOUT = 120  # seconds a trial may take: a deletion may leave an endless loop
 
 # file -> (names of the classes and functions to go through, None for all; test files)
 TARGETS = {
-    "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py"]),
-    "mtl_core/conflict.py": (("cosines", "magnitude_similarity", "ConflictScores"), ["test_conflict.py"]),
-    "mtl_core/gradients.py": (None, ["test_gradients.py"]),
-    "mtl_core/methods/recon.py": (None, ["test_recon.py"]),
-    "mtl_core/methods/baselines.py": (None, ["test_methods.py"]),
-    "mtl_core/methods/conventions.py": (None, ["test_methods.py"]),
-    "mtl_core/methods/__init__.py": (None, ["test_methods.py"]),
+    "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py", "test_sam_gs_edges.py"]),
+    "mtl_core/conflict.py": (
+        ("cosines", "magnitude_similarity", "ConflictScores"),
+        ["test_conflict.py", "test_conflict_log.py"],
+    ),
+    "mtl_core/gradients.py": (None, ["test_gradients.py", "test_gradients_errors.py"]),
+    "mtl_core/methods/recon.py": (None, ["test_recon.py", "test_recon_refusals.py"]),
+    "mtl_core/methods/baselines.py": (None, ["test_methods.py", "test_conventions.py"]),
+    "mtl_core/methods/conventions.py": (None, ["test_methods.py", "test_conventions.py"]),
+    "mtl_core/methods/__init__.py": (None, ["test_methods.py", "test_conventions.py"]),
 }
 DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
 
@@ -99,6 +103,7 @@ def _run(path: Path, code, tests) -> int:
     import pytest
 
     signal.alarm(TIMEOUT)
+    gc.disable()  # a collection would touch, and so copy, every page of the parent
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
