@@ -197,6 +197,18 @@ def test_assign_sets_views():
         found.assign(update[None])
 
 
+def test_combine_is_a_weighted_sum_of_the_rows_in_a_reused_vector():
+    model, inputs, targets = build("batch norm", 3)
+    found = run(model, inputs, targets)
+    weights = torch.tensor([0.5, -1.0, 2.0])
+    first = found.combine(weights)
+    torch.testing.assert_close(first, weights.double() @ found.matrix)
+    assert first.dtype == torch.float64
+    again = run(model, 2 * inputs, targets, out=found).combine(weights + 1)
+    torch.testing.assert_close(again, (weights.double() + 1) @ found.matrix)
+    assert again.data_ptr() == first.data_ptr()
+
+
 # --- cost: one forward, each head once, the trunk K times, graph freed
 
 
