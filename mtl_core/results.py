@@ -1,58 +1,227 @@
-"""Reference results: records of runs that are committed, one text file per experiment and profile.
+"""Reference results: records of runs that are committed, as text, under `results/EXPERIMENT/PROFILE/`.
 
-    python -m mtl_core.results EXPERIMENT --profile small [--seeds 10] [--workers 2]
+    python -m mtl_core.results EXPERIMENT --profile small [--seeds 10] [--workers 2] [--row NAME]
 
-trains what is missing and nothing else, and writes each record as soon as it is finished. Verdicts read
-these files alone; `make run` never writes them.
+trains what is missing and nothing else, and writes each record as soon as it is finished:
+
+runs.jsonl      one finished run a line, sorted by row and seed
+search.json     what was tried for each row of a table, and what was chosen; committed before test data are read
+attempts.jsonl  every run of search and evaluation as it ended, in order, append-only
+
+Verdicts read these files alone; `make run` never writes them.
 """
 
 import argparse
 import difflib
 import json
 import os
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from mtl_core import runs
+from mtl_core import protocol, runs
 
 ROOT = runs.ROOT / "results"
+DIGITS = 6  # significant digits of the numbers in a committed record
 
 
-def path(experiment: str, profile: str, root: Path = ROOT) -> Path:
-    return root / experiment / f"{profile}.jsonl"
+def folder(experiment: str, profile: str, root: Path = ROOT) -> Path:
+    return root / experiment / profile
 
 
 def load(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
     """The committed records, in the file's order; [] where there are none yet."""
-    file = path(experiment, profile, root)
+    return _lines(folder(experiment, profile, root) / "runs.jsonl")
+
+
+def attempts(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
+    """How every run of search and evaluation ended, in order."""
+    return _lines(folder(experiment, profile, root) / "attempts.jsonl")
+
+
+def search_of(experiment: str, profile: str, root: Path = ROOT) -> dict | None:
+    """search.json, or None before the search is done."""
+    file = folder(experiment, profile, root) / "search.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def compact(record: dict, row: str) -> dict:
+    """A record as it is committed: per-epoch numbers as columns, six significant digits, the row it belongs to."""
+    epochs = record["epochs"]
+    tasks = list(epochs[0]["train_loss"]) if epochs else []
+    columns = {
+        "train_loss": {task: [e["train_loss"][task] for e in epochs] for task in tasks},
+        "validation": {task: {metric: [e["validation"][task][metric] for e in epochs]
+                              for metric in epochs[0]["validation"][task]} for task in tasks},
+    }  # fmt: skip
+    return _rounded({**record, "epochs": columns, "row": row})
+
+
+def _rounded(value):
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value
+
+
+def add(record: dict, file: Path) -> None:
+    """Put one compact record into a file of them, in place of one with the same config; sorted, one line each."""
+    records = {(r["row"], r["identity"]): r for r in _lines(file)} | {(record["row"], record["identity"]): record}
+    ordered = sorted(records.values(), key=lambda r: (r["row"], r["config"]["seed"], r["identity"]))
+    lines = [json.dumps(r, sort_keys=True, ensure_ascii=False, separators=(",", ":")) for r in ordered]
+    runs.write_atomically(file, "\n".join(lines) + "\n")
+
+
+# --- a table by the protocol: search, then evaluation
+
+
+def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = ROOT) -> dict:
+    """Run the search of every row and write search.json: two stages, the single-task networks first."""
+    place = folder(table.name, profile, root)
+    draws = {row.name: table.draws(row) for row in table.searched()}
+    short = {row.name: [table.run(row, choice, protocol.SHORT_SEED, 0.25) for choice in draws[row.name]]
+             for row in table.searched()}  # fmt: skip
+    first = _train([run for found in short.values() for run in found], "search, short", place, workers)
+
+    entries, baseline = {}, {}
+    for rows in (table.singles(), table.shared()):  # the fixed values come from the first
+        rows = [row for row in rows if row.follows is None]
+        kept, full = {}, {}
+        for row in rows:
+            scores = [_score(table, row, first[run.identity], baseline) for run in short[row.name]]
+            order = sorted(range(len(scores)), key=lambda place: -scores[place])
+            kept[row.name] = order[: protocol.KEPT]
+            full[row.name] = [table.run(row, draws[row.name][i], protocol.FULL_SEED) for i in kept[row.name]]
+        second = _train([run for found in full.values() for run in found], "search, full", place, workers)
+        for row in rows:
+            tried = [{"choice": choice, "short": _score(table, row, first[run.identity], baseline), "full": None}
+                     for choice, run in zip(draws[row.name], short[row.name], strict=True)]  # fmt: skip
+            for i, run in zip(kept[row.name], full[row.name], strict=True):
+                tried[i]["full"] = _score(table, row, second[run.identity], baseline)
+            best = max(kept[row.name], key=lambda i: tried[i]["full"])
+            spent = [first[r.identity] for r in short[row.name]] + [second[r.identity] for r in full[row.name]]
+            entries[row.name] = {
+                "choice": draws[row.name][best], "at_edge": table.at_edge(draws[row.name][best]), "tried": tried,
+                "core_seconds": sum(r["core_seconds"] for r in spent),
+                "trunk_backward_passes": sum(r["trunk_backward_passes"] for r in spent),
+                "diverged": sum(r["diverged"] is not None for r in spent),
+            }  # fmt: skip
+            if row.tasks is not None:
+                winner = second[full[row.name][kept[row.name].index(best)].identity]
+                baseline |= winner["final"]["validation"]
+    found = {"table": table.name, "profile": profile, "margin": table.margin, "rate": list(table.rate),
+             "single_task_validation": baseline, "rows": entries, "provenance": runs.provenance()}  # fmt: skip
+    text = json.dumps(_finite(_rounded(found)), sort_keys=True, indent=1, ensure_ascii=False)
+    runs.write_atomically(place / "search.json", text + "\n")
+    return json.loads(text)
+
+
+def _score(table, row, record, baseline):
+    """Validation Δm; for a single-task network minus its own error or its accuracy, whatever its metric says."""
+    if row.tasks is None:
+        return table.validation_delta(record, baseline)
+    if record["diverged"] is not None:
+        return -float("inf")
+    (values,) = record["final"]["validation"].values()
+    (task,) = runs.load_problem(replace(table.base, tasks=row.tasks)).tasks
+    ((metric, higher),) = task.higher_is_better().items()
+    return values[metric] if higher else -values[metric]
+
+
+def _finite(value):
+    """JSON has no infinity: a diverged configuration's score is null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if value == -float("inf") else value
+
+
+def evaluate(table: protocol.Table, profile: str, seeds=10, workers=1, root: Path = ROOT, rows=None) -> int:
+    """Train the evaluation runs that runs.jsonl lacks, of all rows or of those named; how many were trained."""
+    place = folder(table.name, profile, root)
+    chosen = {name: entry["choice"] for name, entry in search_of(table.name, profile, root)["rows"].items()}
+    expected = table.expected(chosen, seeds)
+    here = {(r["row"], r["identity"]) for r in load(table.name, profile, root)}
+    missing = {run.identity: (row, run) for row, found in expected.items() if rows is None or row in rows
+               for run in found if (row, run.identity) not in here}  # fmt: skip
+
+    def keep(record):
+        add(compact(record, missing[record["identity"]][0]), place / "runs.jsonl")
+
+    _train([run for _, run in missing.values()], "evaluation", place, workers, keep)
+    return len(missing)
+
+
+def _train(wanted, stage, place, workers, keep=None) -> dict[str, dict]:
+    """identity -> record of the runs; each new ending goes into the append-only log."""
+    logged = {(a["identity"], a["stage"]) for a in _lines(place / "attempts.jsonl")}
+    found = {}
+
+    def finished(record):
+        found[record["identity"]] = record
+        if keep is not None:
+            keep(record)
+        if (record["identity"], stage) not in logged:
+            line = {"identity": record["identity"], "stage": stage, "seed": record["config"]["seed"],
+                    "method": record["config"]["method"], "finished": record["provenance"]["finished"],
+                    "diverged": record["diverged"] is not None, "core_seconds": round(record["core_seconds"], 2),
+                    "commit": record["provenance"]["commit"]}  # fmt: skip
+            place.mkdir(parents=True, exist_ok=True)
+            with open(place / "attempts.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(line, sort_keys=True) + "\n")
+
+    runs.grid(wanted, workers, finished=finished)
+    return found
+
+
+def is_committed(file: Path) -> bool:
+    """Whether git holds the file as it is."""
+    git = ["git", "-C", str(file.parent)]
+    known = subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True)
+    clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", file.name], capture_output=True)
+    return known.returncode == 0 and clean.returncode == 0
+
+
+def complete_table(name, profile, seeds, workers, root: Path = ROOT, rows=None) -> str:
+    """Search, then, once search.json is committed, evaluate; a sentence that says what was done."""
+    table, file = protocol.TABLES[name](profile), folder(name, profile, root) / "search.json"
     if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        found = search(table, profile, workers, root)
+        edges = [row for row, entry in found["rows"].items() if entry["at_edge"]]
+        note = f" At the edge of the range of rates: {', '.join(edges)}." if edges else ""
+        return f"search.json is written.{note} Commit it, then run the same command again: it reads the test data."
+    if not is_committed(file):
+        return "search.json is not committed as it is: commit it first; test data are read after that alone."
+    count = evaluate(table, profile, seeds, workers, root, rows)
+    return f"{len(load(name, profile, root))} records, {count} trained now."
 
 
-def add(record: dict, experiment: str, profile: str, root: Path = ROOT) -> None:
-    """Put one record into its file, in place of one with the same config; sorted, one line each."""
-    records = {r["identity"]: r for r in load(experiment, profile, root)} | {record["identity"]: record}
-    lines = sorted(json.dumps(r, sort_keys=True, ensure_ascii=False) for r in records.values())
-    runs.write_atomically(path(experiment, profile, root), "\n".join(lines) + "\n")
-
-
-def complete(experiment: str, profile: str, seeds: int, workers: int = 1, device: str = "cpu", root: Path = ROOT):
-    """Train the runs of the experiment's grid that the file lacks; add each as it finishes. How many were trained."""
+def complete_experiment(name, profile, seeds, workers, root: Path = ROOT) -> str:
+    """A paper's own protocol: its search run, then its grid."""
     from mtl_core.experiments import EXPERIMENTS
 
-    grid = EXPERIMENTS[experiment](profile=profile, seeds=seeds)
+    grid, file = EXPERIMENTS[name](profile=profile, seeds=seeds), folder(name, profile, root) / "runs.jsonl"
 
-    def trained(wanted):
-        here = {r["identity"]: r for r in load(experiment, profile, root)}
-        missing = [run for run in wanted if run.identity not in here]
-        runs.grid(missing, workers, device=device, finished=lambda r: add(r, experiment, profile, root))
+    def trained(rows):
+        here = {r["identity"] for r in load(name, profile, root)}
+        missing = {run.identity: (row, run) for row, found in rows.items() for run in found if run.identity not in here}
+        runs.grid([run for _, run in missing.values()], workers,
+                  finished=lambda r: add(compact(r, missing[r["identity"]][0]), file))  # fmt: skip
         return len(missing)
 
-    count = trained([grid.search()])
-    (search,) = [r for r in load(experiment, profile, root) if r["identity"] == grid.search().identity]
-    rows = [grid.single_task(), *grid.rows(grid.split(search)).values()]
-    return count + trained([run for row in rows for run in row])
+    count = trained({"search": [grid.search()]})
+    (scored,) = [r for r in load(name, profile, root) if r["row"] == "search"]
+    rows = {"single-task": grid.single_task()}
+    rows |= {method + (" + Recon" if split else ""): found
+             for (method, split), found in grid.rows(grid.split(scored)).items()}  # fmt: skip
+    return f"{len(load(name, profile, root))} records, {count + trained(rows)} trained now."
 
 
 def main(arguments=None) -> int:
@@ -63,23 +232,23 @@ def main(arguments=None) -> int:
     parser.add_argument("--profile", default="small")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--row", action="append", help="only this row of a table (may be given several times)")
     given = parser.parse_args(arguments)
-    for what, value, known in (
-        ("experiment", given.experiment, EXPERIMENTS),
-        ("profile", given.profile, RECON),
-    ):
-        if value not in known:
-            near = difflib.get_close_matches(value, known, 1)
+    known = [*protocol.TABLES, *EXPERIMENTS]
+    for what, value, names in (("experiment", given.experiment, known), ("profile", given.profile, RECON)):
+        if value not in names:
+            near = difflib.get_close_matches(value, names, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            print(f"there is no {what} {value!r}.{hint} There are: {', '.join(known)}", file=sys.stderr)
+            print(f"there is no {what} {value!r}.{hint} There are: {', '.join(names)}", file=sys.stderr)
             return 2
     try:
-        count = complete(given.experiment, given.profile, given.seeds, given.workers, given.device)
+        if given.experiment in protocol.TABLES:
+            said = complete_table(given.experiment, given.profile, given.seeds, given.workers, rows=given.row)
+        else:
+            said = complete_experiment(given.experiment, given.profile, given.seeds, given.workers)
     except KeyboardInterrupt:
         return 130
-    where = path(given.experiment, given.profile).relative_to(runs.ROOT)
-    print(f"{where}: {len(load(given.experiment, given.profile))} records, {count} trained now")
+    print(f"results/{given.experiment}/{given.profile}: {said}")
     return 0
 
 

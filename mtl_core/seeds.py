@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import torch
 
-STREAMS = ("initialisation", "batch order", "pairing", "method", "split", "null")
+STREAMS = ("initialisation", "batch order", "pairing", "method", "split", "null", "search")
 
 
 def _sequence(seed, name, part=""):

@@ -87,6 +87,11 @@ def test_aggregations_are_linear_in_the_common_scale(name, scale):
     torch.testing.assert_close(fresh(name)(scale * J) / scale, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_own_aggregations_keep_no_graph():
+    for name in ("norm_equalised", "sam_gs"):
+        assert not fresh(name)(conflicting(2).requires_grad_()).requires_grad
+
+
 def test_unknown_names_and_arguments_give_suggestions():
     with pytest.raises(ValueError, match="unknown method 'cagrda'; did you mean 'cagrad'.*There are: equal"):
         methods.make("cagrda")

@@ -228,14 +228,15 @@ def test_results_are_one_sorted_file_and_only_what_is_missing_is_trained(tmp_pat
             return []
 
     monkeypatch.setitem(__import__("mtl_core.experiments").experiments.EXPERIMENTS, "small thing", Small)
-    where = dict(experiment="small thing", profile="tiny", root=tmp_path)
-    assert results.complete(seeds=1, **where) == 4, "a search, two single-task runs, one row"
-    first = results.path("small thing", "tiny", tmp_path).read_text()
-    assert first.splitlines() == sorted(first.splitlines()) and len(first.splitlines()) == 4
+    where = ("small thing", "tiny", 1, 1, tmp_path)
+    assert results.complete_experiment(*where).endswith("4 trained now."), "a search, two single-task runs, one row"
+    file = results.folder("small thing", "tiny", tmp_path) / "runs.jsonl"
+    first = file.read_text()
+    assert [r["row"] for r in results.load(*where[:2], tmp_path)] == ["equal", "search", "single-task", "single-task"]
     monkeypatch.setattr(runs, "execute", lambda *a, **k: pytest.fail("trained again"))
-    assert results.complete(seeds=1, **where) == 0
-    assert results.path("small thing", "tiny", tmp_path).read_text() == first
-    assert {r["identity"] for r in results.load("small thing", "tiny", tmp_path)} >= {TINY.identity}
+    assert results.complete_experiment(*where).endswith("0 trained now.")
+    assert file.read_text() == first
+    assert {r["identity"] for r in results.load(*where[:2], tmp_path)} >= {TINY.identity}
 
 
 def test_results_names_what_exists(capsys):

@@ -44,14 +44,19 @@ class NormEqualised(aggregation.Aggregator):
 
 
 class Broken(aggregation.Aggregator):
-    """The sum with one task's shared gradient multiplied by `factor`: a row that a sound table must call different."""
+    """The weighted sum with one task's shared gradient multiplied by `factor`: a sound table calls it different.
 
-    def __init__(self, task: int = 0, factor: float = 0.1):
+    weights  one number per task; None for ones.
+    """
+
+    def __init__(self, weights=None, task: int = 0, factor: float = 0.1):
         super().__init__()
-        self.task, self.factor = task, factor
+        self.weights, self.task, self.factor = weights, task, factor
 
     def forward(self, matrix: Tensor, /) -> Tensor:
-        return matrix.sum(0) + (self.factor - 1) * matrix[self.task]
+        weights = matrix.new_ones(len(matrix)) if self.weights is None else matrix.new_tensor(self.weights)
+        weights[self.task] *= self.factor
+        return weights @ matrix
 
 
 class _CAGradWeighting(aggregation.CAGradWeighting):

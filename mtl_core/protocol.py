@@ -1,0 +1,199 @@
+"""The comparison protocol: one search budget for every row, then paired seeds, then intervals.
+
+Rules in short (`book/how_to_read_a_table.md` explains them). Each row draws 8 configurations from a Sobol
+sequence of its own and trains them at a quarter of the length on one search seed; the best two train at full
+length on another; the best of those is evaluated with seeds 0 to 9, which no search has seen. Selection is by
+validation Δm against fixed single-task validation values. Test data are read in the evaluation alone, and only
+once `search.json` is committed. The reference row of every table is the row of searched static weights.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.stats import qmc
+
+from mtl_core import evaluation
+from mtl_core.runs import Run, load_problem
+from mtl_core.seeds import numpy_generator
+
+DRAWS, KEPT = 8, 2  # configurations at a quarter of the length, and how many of them at full length
+SHORT_SEED, FULL_SEED = 100, 101  # of the two search stages
+SEEDS = tuple(range(10))  # of the evaluation
+OTHER_SEEDS = 200  # the A/A row evaluates with seeds 200, 201, …
+REFERENCE = "static"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a method, how it is run, and what is searched beside rate and weight decay.
+
+    space    own parameter -> ("uniform", low, high), ("choice", values) or ("simplex", K).
+    follows  another row whose chosen configuration it takes over instead of searching (the controls).
+    tasks    indices, for the single-task networks.
+    """
+
+    name: str
+    title: str
+    method: str = "equal"
+    options: Mapping = field(default_factory=dict)
+    convention: str = "plain"
+    space: Mapping = field(default_factory=dict)
+    follows: str | None = None
+    tasks: Sequence[int] | None = None
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A problem with its rows, ranges and margin, all fixed before any of its runs.
+
+    base     the run that every row changes: problem, network, schedule.
+    rate     range of the learning rate, two decades, log-uniform; decay: the weight decays.
+    margin   δ in points of Δm: what is smaller does not matter.
+    groups   one label per task: Δm averages inside a group first.
+    """
+
+    name: str
+    base: Run
+    rows: Sequence[Row]
+    margin: float
+    rate: tuple[float, float]
+    decay: Sequence[float] = (0.0, 1e-4, 1e-3)
+    groups: Sequence[str] | None = None
+
+    def row(self, name: str) -> Row:
+        return next(row for row in self.rows if row.name == name)
+
+    def searched(self) -> list[Row]:
+        return [row for row in self.rows if row.follows is None]
+
+    def singles(self) -> list[Row]:
+        return [row for row in self.rows if row.tasks is not None]
+
+    def shared(self) -> list[Row]:
+        """The rows of the table: all but the single-task networks, which are its zero."""
+        return [row for row in self.rows if row.tasks is None]
+
+    # --- search
+
+    def draws(self, row: Row) -> list[dict]:
+        """The row's configurations, from one scrambled Sobol sequence with a seed of its own."""
+        space = {"learning_rate": ("log", *self.rate), "weight_decay": ("choice", self.decay), **row.space}
+        sizes = {name: spec[1] if spec[0] == "simplex" else 1 for name, spec in space.items()}
+        sobol = qmc.Sobol(sum(sizes.values()), rng=numpy_generator(0, "search", f"{self.name} {row.name}"))
+        points = sobol.random(DRAWS)
+        found = []
+        for point in points:
+            parts = np.split(point, np.cumsum(list(sizes.values()))[:-1])
+            found.append({name: _value(space[name], part) for name, part in zip(space, parts, strict=True)})
+        return found
+
+    def run(self, row: Row, choice: Mapping, seed: int, length: float = 1.0, test: bool = False) -> Run:
+        """The run of `row` with a configuration, at a share of the full length."""
+        schedule = dict(self.base.schedule)
+        schedule["epochs"] = max(1, round(schedule["epochs"] * length))
+        own = dict(row.options)
+        for name, value in choice.items():
+            (schedule if name in ("learning_rate", "weight_decay") else own)[name] = value
+        return replace(self.base, method=row.method, method_options=own, convention=row.convention, tasks=row.tasks,
+                       schedule=schedule, seed=seed, test=test)  # fmt: skip
+
+    def at_edge(self, choice: Mapping) -> bool:
+        """Whether the chosen rate lies in the outer tenth of its range, on the log scale (rule: widen for all rows)."""
+        low, high = map(math.log, self.rate)
+        place = (math.log(choice["learning_rate"]) - low) / (high - low)
+        return not 0.1 <= place <= 0.9
+
+    def validation_delta(self, record: Mapping, baseline: Mapping) -> float:
+        """Δm of a record's last epoch on validation data against the fixed single-task values; -inf if it diverged."""
+        if record["diverged"] is not None:
+            return -math.inf
+        return self.delta_m(record["final"]["validation"], baseline)
+
+    def delta_m(self, values: Mapping, baseline: Mapping) -> float:
+        """Δm in percent of {task: {metric: value}}, positive = better, averaged in groups first."""
+        tasks = load_problem(self.base).tasks
+        found, against, higher, groups = [], [], [], []
+        for k, task in enumerate(tasks):
+            for metric, up in task.higher_is_better().items():
+                found.append(values[task.name][metric])
+                against.append(baseline[task.name][metric])
+                higher.append(up)
+                groups.append(self.groups[k] if self.groups else task.name)
+        return evaluation.delta_m(found, against, higher, groups)
+
+    # --- evaluation
+
+    def seeds(self, row: Row, count: int = len(SEEDS)) -> list[int]:
+        return [OTHER_SEEDS + s if row.name == "a_a" else s for s in range(count)]
+
+    def expected(self, choices: Mapping[str, Mapping], count: int = len(SEEDS)) -> dict[str, list[Run]]:
+        """row name -> the runs, one per seed, of which the table must consist: none missing, none more."""
+        runs = {}
+        for row in self.rows:
+            choice = dict(choices[row.follows or row.name])
+            runs[row.name] = [self.run(row, choice, seed, test=True) for seed in self.seeds(row, count)]
+        return runs
+
+
+def _value(spec, part):
+    kind, *rest = spec
+    if kind == "simplex":  # Dirichlet(1), scaled so that the weights sum to K
+        shares = -np.log1p(-part)
+        return [float(f"{w:.6g}") for w in rest[0] * shares / shares.sum()]
+    u = float(part[0])
+    if kind == "choice":
+        return rest[0][min(int(u * len(rest[0])), len(rest[0]) - 1)]
+    if kind == "log":
+        return float(f"{math.exp(math.log(rest[0]) + u * math.log(rest[1] / rest[0])):.6g}")
+    return float(f"{rest[0] + u * (rest[1] - rest[0]):.6g}")
+
+
+def common_rows(K: int, tasks: Sequence[str]) -> list[Row]:
+    """The baselines, methods and controls that every table has."""
+    singles = [Row(f"single {name}", f"Single-task: {name}", tasks=[k]) for k, name in enumerate(tasks)]
+    return [
+        *singles,
+        Row("static", "Searched static weights", "static", space={"weights": ("simplex", K)}),
+        Row("equal", "Equal weights", "equal"),
+        Row("log_sum", "Sum of logs", "log_sum"),
+        Row("norm_equalised", "Norm-equalised sum", "norm_equalised"),
+        Row("norm_equalised_clip", "Norm-equalised sum, clipped", "norm_equalised", convention="plain, clipped"),
+        Row("mgda", "MGDA", "mgda"),
+        Row("pcgrad", "PCGrad", "pcgrad"),
+        Row("graddrop", "GradDrop", "graddrop"),
+        Row("cagrad", "CAGrad", "cagrad", space={"c": ("uniform", 0.1, 0.9)}),
+        Row("sam_gs", "SAM-GS", "sam_gs", convention="samgs",
+            space={"gamma": ("uniform", 0.0, 1.0), "beta2": ("choice", [0.9, 0.95, 0.99])}),
+        Row("a_a", "A/A: static weights again, other seeds", "static", follows="static", control=True),
+        Row("broken", "Broken: one task's shared gradient × 0.1", "broken", follows="static", control=True),
+    ]  # fmt: skip
+
+
+def qm9(profile: str = "small") -> Table:
+    """P2: QM9, 11 targets on descriptors, a perceptron of three layers of 128."""
+    from mtl_core.data import qm9 as source
+
+    schedule = {"epochs": 30, "batch_size": 256, "optimizer": "adam", "learning_rate": 0.01, "decay": "cosine"}
+    if profile == "tiny":
+        schedule |= {"epochs": 4, "batch_size": 64}
+    base = Run("qm9", {"profile": profile}, model="mlp", model_options={"inputs": 74, "width": 128, "depth": 3},
+               schedule=schedule)  # fmt: skip
+    rows = common_rows(len(source.TARGETS), list(source.TARGETS))
+    return Table("qm9", base, rows, margin=2.0, rate=(1e-3, 1e-1), groups=source.GROUPS)
+
+
+def multi_fashion_mnist(profile: str = "small") -> Table:
+    """P1: the rebuilt Multi-Fashion+MNIST, ResNet18 of width 8."""
+    schedule = {"epochs": 10, "batch_size": 256, "optimizer": "sgd", "learning_rate": 0.05, "decay": "cosine"}
+    options = {"profile": profile}
+    if profile == "tiny":
+        schedule |= {"epochs": 2, "batch_size": 64}
+        options["train"] = 640
+    base = Run("multi_fashion_mnist", options, model_options={"width": 8}, schedule=schedule)
+    return Table("multi_fashion_mnist", base, common_rows(2, ["digit", "garment"]), margin=0.3, rate=(5e-3, 5e-1))
+
+
+TABLES = {"qm9": qm9, "multi_fashion_mnist": multi_fashion_mnist}
