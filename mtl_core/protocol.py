@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.stats import qmc
+from torch import nn
 
 from mtl_core import evaluation
-from mtl_core.runs import Run, load_problem
+from mtl_core.runs import Run, build_model, load_problem
 from mtl_core.seeds import numpy_generator
 
 DRAWS, KEPT = 8, 2  # configurations at a quarter of the length, and how many of them at full length
@@ -32,6 +33,8 @@ class Row:
     space    own parameter -> ("uniform", low, high), ("choice", values) or ("simplex", K).
     follows  another row whose chosen configuration it takes over instead of searching (the controls).
     tasks    indices, for the single-task networks.
+    split    Recon or one of its controls: which trunk layers each task gets to itself (`Table.layers`).
+    epochs   multiple of the table's epochs.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Row:
     follows: str | None = None
     tasks: Sequence[int] | None = None
     control: bool = False
+    split: str | None = None
+    epochs: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Table:
     rate     range of the learning rate, two decades, log-uniform; decay: the weight decays.
     margin   δ in points of Δm: what is smaller does not matter.
     groups   one label per task: Δm averages inside a group first.
+    thresholds  S values of the layer scores, where rows split layers.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Table:
     rate: tuple[float, float]
     decay: Sequence[float] = (0.0, 1e-4, 1e-3)
     groups: Sequence[str] | None = None
+    thresholds: Sequence[float] = ()
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
@@ -93,12 +100,58 @@ class Table:
     def run(self, row: Row, choice: Mapping, seed: int, length: float = 1.0, test: bool = False) -> Run:
         """The run of `row` with a configuration, at a share of the full length."""
         schedule = dict(self.base.schedule)
-        schedule["epochs"] = max(1, round(schedule["epochs"] * length))
+        schedule["epochs"] = max(1, round(schedule["epochs"] * row.epochs * length))
         own = dict(row.options)
         for name, value in choice.items():
-            (schedule if name in ("learning_rate", "weight_decay") else own)[name] = value
+            if name not in ("split", "threshold", "layers"):
+                (schedule if name in ("learning_rate", "weight_decay") else own)[name] = value
         return replace(self.base, method=row.method, method_options=own, convention=row.convention, tasks=row.tasks,
-                       schedule=schedule, seed=seed, test=test)  # fmt: skip
+                       schedule=schedule, seed=seed, test=test, split=choice.get("split", ()))  # fmt: skip
+
+    # --- Recon's rows
+
+    def ranking_run(self) -> Run | None:
+        """The run that scores the layers: the base with equal weights on the first search seed; None without splits."""
+        if not self.thresholds:
+            return None
+        return replace(self.base, seed=SHORT_SEED, test=False, observe={"thresholds": list(self.thresholds)})
+
+    def resolve(self, row: Row, choice: Mapping, ranking: Mapping | None) -> dict:
+        """The configuration with the layers it splits written out, from the conflict log of the ranking run."""
+        if row.split is None:
+            return dict(choice)
+        return {**choice, "split": self.layers(row, choice, ranking)}
+
+    def layers(self, row: Row, choice: Mapping, ranking: Mapping) -> list[str]:
+        """Which layers a row splits, `ranking` being the conflict log of `ranking_run()`.
+
+        "ranking"        the worst `layers` at S = `threshold`, both searched: Recon.
+        "normalisation"  all normalisation layers.
+        "convolutions"   the convolutions among Recon's printed choice, the worst 25 at S = -0.1.
+        "random"         layers of a random order until their parameters reach those of that choice.
+        """
+        trunk = build_model(self.base, load_problem(self.base)).trunk
+        size = {name: sum(p.numel() for p in trunk.get_submodule(name).parameters()) for name in ranking["layers"]}
+
+        def worst(threshold, count):
+            scores = ranking["scores"][str(threshold)]
+            order = sorted(range(len(scores)), key=lambda place: -scores[place])
+            return [ranking["layers"][place] for place in order[:count]]
+
+        if row.split == "ranking":
+            return worst(choice["threshold"], choice["layers"])
+        if row.split == "normalisation":
+            return [name for name in size if not isinstance(trunk.get_submodule(name), (nn.Conv2d, nn.Linear))]
+        printed = worst(-0.1, 25)
+        if row.split == "convolutions":
+            return [name for name in printed if isinstance(trunk.get_submodule(name), nn.Conv2d)]
+        if row.split == "random":
+            wanted, chosen = sum(size[name] for name in printed), []
+            for place in numpy_generator(0, "split", self.name).permutation(len(size)):
+                chosen.append(ranking["layers"][place])
+                if sum(size[name] for name in chosen) >= wanted:
+                    return chosen
+        raise ValueError(f"split is 'ranking', 'normalisation', 'convolutions' or 'random', got {row.split!r}")
 
     def at_edge(self, choice: Mapping) -> bool:
         """Whether the chosen rate lies in the outer tenth of its range, on the log scale (rule: widen for all rows)."""
@@ -193,7 +246,28 @@ def multi_fashion_mnist(profile: str = "small") -> Table:
         schedule |= {"epochs": 2, "batch_size": 64}
         options["train"] = 640
     base = Run("multi_fashion_mnist", options, model_options={"width": 8}, schedule=schedule)
-    return Table("multi_fashion_mnist", base, common_rows(2, ["digit", "garment"]), margin=0.3, rate=(5e-3, 5e-1))
+    found = {"threshold": ("choice", [-0.15, -0.1, -0.05, 0.0]), "layers": ("choice", [10, 15, 20, 25, 30, 35])}
+    rows = common_rows(2, ["digit", "garment"])
+    for name in ("equal", "static", "pcgrad", "cagrad", "sam_gs"):
+        plain = next(row for row in rows if row.name == name)
+        own = plain.space if name == "static" else {}  # S and the number of layers are the two own parameters
+        rows.append(
+            replace(
+                plain,
+                name=f"recon_{name}",
+                title=f"{plain.title} + Recon",
+                split="ranking",
+                space=own | found,
+                options={"gamma": 0.7, "beta2": 0.99} if name == "sam_gs" else {},
+            )
+        )
+    rows += [
+        Row("split_normalisation", "Equal weights, all normalisation layers split", split="normalisation"),
+        Row("split_convolutions", "Equal weights, only the ranking's convolutions split", split="convolutions"),
+        Row("split_random", "Equal weights, random layers of equal size split", split="random"),
+        Row("equal_twice", "Equal weights at equal forward cost (twice the epochs)", epochs=2),
+    ]
+    return Table("multi_fashion_mnist", base, rows, margin=0.3, rate=(5e-3, 5e-1), thresholds=(-0.15, -0.1, -0.05, 0.0))
 
 
 TABLES = {"qm9": qm9, "multi_fashion_mnist": multi_fashion_mnist}

@@ -1,0 +1,139 @@
+"""The protocol: equal budgets, paired seeds, what is fixed before the runs, and the search on the smallest problem."""
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from mtl_core import methods, protocol, results, runs
+from mtl_core.data import qm9
+
+torch.set_num_threads(1)
+TABLE = protocol.qm9("tiny")
+
+
+@pytest.mark.parametrize("table", [make() for make in protocol.TABLES.values()], ids=list(protocol.TABLES))
+def test_every_row_has_the_same_budget_inside_its_ranges(table):
+    for row in table.searched():
+        draws = table.draws(row)
+        assert len(draws) == protocol.DRAWS and draws == table.draws(row), "the same draws every time"
+        rates = np.array([choice["learning_rate"] for choice in draws])
+        assert (rates >= table.rate[0]).all() and (rates <= table.rate[1]).all()
+        decades = np.log(rates / table.rate[0]) / np.log(table.rate[1] / table.rate[0])
+        halves = np.histogram(decades, bins=2, range=(0, 1))[0]
+        assert halves.tolist() == [4, 4], "a Sobol sequence fills both halves of the range alike"
+        assert {choice["weight_decay"] for choice in draws} <= set(table.decay)
+        assert len(set(row.space)) <= 2 or "weights" in row.space, "at most two own parameters"
+    assert table.rate[1] / table.rate[0] == pytest.approx(100), "two decades"
+    assert TABLE.draws(TABLE.row("mgda")) != TABLE.draws(TABLE.row("pcgrad")), "each row has a sequence of its own"
+
+
+def test_static_weights_are_drawn_from_the_simplex():
+    weights = np.array([choice["weights"] for choice in TABLE.draws(TABLE.row("static"))])
+    assert weights.shape == (8, 11) and (weights > 0).all()
+    np.testing.assert_allclose(weights.sum(1), 11, rtol=1e-4)
+    assert weights.max() > 2 > 0.3 > weights.min()
+
+
+def test_expected_runs_are_paired_but_for_the_a_a_row():
+    choices = {row.name: TABLE.draws(row)[0] for row in TABLE.searched()}
+    expected = TABLE.expected(choices)
+    assert {name: [r.seed for r in found] for name, found in expected.items() if name != "a_a"} == {
+        row.name: list(range(10)) for row in TABLE.rows if row.name != "a_a"
+    }
+    assert [r.seed for r in expected["a_a"]] == list(range(200, 210))
+    used = {protocol.SHORT_SEED, protocol.FULL_SEED}
+    assert not used & {r.seed for found in expected.values() for r in found}, "search seeds are never evaluated"
+    assert all(r.test for found in expected.values() for r in found)
+    assert expected["broken"][0].method_options == {"weights": choices["static"]["weights"]}
+    assert expected["broken"][0].schedule == expected["static"][0].schedule
+    assert len({r.identity for found in expected.values() for r in found}) == sum(map(len, expected.values()))
+
+
+def test_the_broken_row_is_the_reference_with_one_task_weakened():
+    matrix = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    found = methods.make("broken", weights=[1.0, 2.0, 3.0])(matrix)
+    torch.testing.assert_close(found, 0.1 * matrix[0] + 2 * matrix[1] + 3 * matrix[2])
+    torch.testing.assert_close(methods.make("broken", task=2)(matrix), matrix[0] + matrix[1] + 0.1 * matrix[2])
+
+
+def test_delta_m_joins_the_four_atomisation_energies():
+    tasks = runs.load_problem(TABLE.base).tasks
+    one = {t.name: {m: 1.0 for m in t.metrics} for t in tasks}
+    half = {name: {m: (0.5 if name == "U0" else 1.0) for m in values} for name, values in one.items()}
+    assert TABLE.delta_m(half, one) == pytest.approx(100 * 0.5 / 4 / len(set(qm9.GROUPS)))
+    assert TABLE.delta_m(one, one) == 0
+
+
+def test_rates_at_the_edge_are_flagged():
+    low, high = TABLE.rate
+    assert TABLE.at_edge({"learning_rate": low * 1.2}) and TABLE.at_edge({"learning_rate": high / 1.2})
+    assert not TABLE.at_edge({"learning_rate": (low * high) ** 0.5})
+
+
+def test_recons_rows_split_what_they_say():
+    table = protocol.multi_fashion_mnist("tiny")
+    model = runs.build_model(table.base, runs.load_problem(table.base))
+    names = methods.recon.candidate_layers(model)
+    scores = {str(s): [len(names) - i for i in range(len(names))] for s in table.thresholds}
+    ranking = {"layers": names, "scores": scores}
+
+    def split(row, **choice):
+        return table.layers(table.row(row), choice, ranking)
+
+    assert split("recon_equal", threshold=-0.05, layers=10) == names[:10]
+    norms = split("split_normalisation")
+    assert len(norms) == 20 and all("bn" in n or n.endswith("downsample.1") for n in norms)
+    convolutions = split("split_convolutions")
+    assert convolutions and set(convolutions) < set(names[:25]) and not set(convolutions) & set(norms)
+    size = {n: sum(p.numel() for p in model.trunk.get_submodule(n).parameters()) for n in names}
+    chosen, wanted = split("split_random"), sum(size[n] for n in names[:25])
+    assert sum(size[n] for n in chosen) >= wanted > sum(size[n] for n in chosen[:-1])
+    run = table.run(table.row("recon_equal"), {"learning_rate": 0.1, "weight_decay": 0.0, "split": ["bn1"]}, 0)
+    assert run.split == ["bn1"] and run.method_options == {}
+    assert table.run(table.row("equal_twice"), {"learning_rate": 0.1}, 0).schedule["epochs"] == 4
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search of three rows on 500 molecules."""
+    root = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTL_RUNS", str(root / "runs"))
+        names = [row.name for row in TABLE.singles()] + ["static", "sam_gs", "a_a"]
+        small = protocol.Table(**{**TABLE.__dict__, "rows": [r for r in TABLE.rows if r.name in names]})
+        yield small, root, results.search(small, "tiny", 1, root)
+
+
+def test_the_search_keeps_its_budget_and_says_what_it_tried(searched):
+    table, root, found = searched
+    assert set(found["rows"]) == {row.name for row in table.searched()}
+    for entry in found["rows"].values():
+        assert len(entry["tried"]) == 8 and sum(t["full"] is not None for t in entry["tried"]) == 2
+        full = [t for t in entry["tried"] if t["full"] is not None]
+        assert entry["choice"] == max(full, key=lambda t: t["full"])["choice"]
+        assert sorted(t["short"] for t in entry["tried"])[-2:] == sorted(t["short"] for t in full)
+    assert set(found["single_task_validation"]) == set(qm9.TARGETS)
+    log = results.attempts("qm9", "tiny", root)
+    assert len(log) == 13 * (8 + 2) and {a["stage"] for a in log} == {"search, short", "search, full"}
+    assert not any("test" in json.loads(f.read_text())["final"] for f in (root / "runs").rglob("*.json")), "unread"
+
+
+def test_test_data_wait_for_a_committed_search(searched, monkeypatch):
+    table, root, _ = searched
+    monkeypatch.setitem(protocol.TABLES, "qm9", lambda profile: table)
+    git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert "not committed" in results.complete_table("qm9", "tiny", 1, 1, root)
+    assert not results.load("qm9", "tiny", root)
+    subprocess.run([*git, "add", "qm9"], check=True)
+    subprocess.run([*git, "commit", "-qm", "search"], check=True)
+    assert results.complete_table("qm9", "tiny", 1, 1, root, rows=["static"]) == "1 records, 1 trained now."
+    assert results.complete_table("qm9", "tiny", 1, 1, root, rows=["static"]) == "1 records, 0 trained now."
+    (record,) = results.load("qm9", "tiny", root)
+    assert record["row"] == "static" and set(record["final"]["test"]) == set(qm9.TARGETS)
+    assert len(record["epochs"]["train_loss"]["mu"]) == 4
+    (root / "qm9" / "tiny" / "search.json").write_text("{}")
+    assert "not committed" in results.complete_table("qm9", "tiny", 1, 1, root)
