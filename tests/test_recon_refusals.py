@@ -137,6 +137,20 @@ def test_what_cannot_be_traced_is_named():
     assert len(split_layers(whole, ["1"]).features(torch.ones(3, 4))) == 2
 
 
+class AtTheTop(nn.Sequential):
+    def forward(self, x):
+        return Branching.forward(self, super().forward(x))
+
+
+def test_the_module_that_fails_is_named_not_the_one_before():
+    trunk = AtTheTop(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+    model = MultiTaskModel(trunk, [nn.Linear(4, 2) for _ in range(2)])
+    with pytest.raises(SplitError, match="cannot trace 'AtTheTop' of the trunk"):
+        split_layers(model, ["0.0"])
+    copied = split_layers(model, [])  # nothing to split, nothing to trace
+    assert type(copied.trunk) is AtTheTop and copied is not model
+
+
 def test_parameters_read_inside_and_outside_of_a_layer_cannot_fork():
     """Tied weights: a copy of the layer would silently cut the tie."""
 
