@@ -13,6 +13,7 @@ Verdicts read these files alone; `make run` never writes them.
 
 import argparse
 import difflib
+import hashlib
 import json
 import os
 import subprocess
@@ -51,7 +52,7 @@ def _lines(file: Path) -> list[dict]:
 
 
 def compact(record: dict, row: str) -> dict:
-    """A record as it is committed: per-epoch numbers as columns, six significant digits, the row it belongs to."""
+    """A record as it is committed: per-epoch numbers as columns, six significant digits, its row, its seal."""
     epochs = record["epochs"]
     tasks = list(epochs[0]["train_loss"]) if epochs else []
     columns = {
@@ -59,7 +60,18 @@ def compact(record: dict, row: str) -> dict:
         "validation": {task: {metric: [e["validation"][task][metric] for e in epochs]
                               for metric in epochs[0]["validation"][task]} for task in tasks},
     }  # fmt: skip
-    return _rounded({**record, "epochs": columns, "row": row})
+    return seal(_rounded({**record, "epochs": columns, "row": row}))
+
+
+def seal(record: dict) -> dict:
+    """The record with `content`: the first 16 hex digits of the SHA-256 of all else in it.
+
+    It shows that a number was changed by hand or by accident, not by someone who seals again; the history of
+    the file shows that.
+    """
+    plain = {key: value for key, value in record.items() if key != "content"}
+    text = json.dumps(json.loads(json.dumps(plain)), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return {**plain, "content": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
 def _rounded(value):
@@ -84,7 +96,10 @@ def add(record: dict, file: Path) -> None:
 def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = ROOT) -> dict:
     """Run the search of every row and write search.json: two stages, the single-task networks first."""
     place = folder(table.name, profile, root)
-    draws = {row.name: table.draws(row) for row in table.searched()}
+    ranking = table.ranking_run()
+    if ranking is not None:
+        ranking = _train([ranking], "search, layers", place, workers)[ranking.identity]["conflict"]
+    draws = {row.name: [table.resolve(row, choice, ranking) for choice in table.draws(row)] for row in table.searched()}
     short = {row.name: [table.run(row, choice, protocol.SHORT_SEED, 0.25) for choice in draws[row.name]]
              for row in table.searched()}  # fmt: skip
     first = _train([run for found in short.values() for run in found], "search, short", place, workers)
@@ -115,8 +130,16 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
             if row.tasks is not None:
                 winner = second[full[row.name][kept[row.name].index(best)].identity]
                 baseline |= winner["final"]["validation"]
-    found = {"table": table.name, "profile": profile, "margin": table.margin, "rate": list(table.rate),
-             "single_task_validation": baseline, "rows": entries, "provenance": runs.provenance()}  # fmt: skip
+    found = {
+        "table": table.name,
+        "profile": profile,
+        "margin": table.margin,
+        "rate": list(table.rate),
+        "single_task_validation": baseline,
+        "rows": entries,
+        "ranking": ranking,
+        "provenance": runs.provenance(),
+    }
     text = json.dumps(_finite(_rounded(found)), sort_keys=True, indent=1, ensure_ascii=False)
     runs.write_atomically(place / "search.json", text + "\n")
     return json.loads(text)
