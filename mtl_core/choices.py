@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import stats
 
-from mtl_core import evaluation
+from mtl_core import tables
+from mtl_core.protocol import REFERENCE, Table
 
 
 @dataclass(frozen=True)
 class Reading:
     """What a table says of one row: mean Δm, rank (1 = best), and its difference to the reference.
 
-    rank is None for a row that does not compete; low, high and outcome are None for the reference itself.
+    rank is None for a control, which does not compete; low, high and outcome are None for the reference itself.
     """
 
     mean: float
@@ -26,42 +27,40 @@ class Reading:
     outcome: str | None
 
 
-def read_table(deltas: Mapping, reference: str, margin: float, chosen=None, controls=(), level=0.95) -> dict:
+def read_table(table: Table, delta: Mapping, chosen: Sequence[int] | None = None) -> dict[str, Reading]:
     """row -> Reading from the seeds at the places `chosen` (all, where None), as if no others had been run.
 
-    deltas    row -> Δm of each seed, in one order of seeds; its i-th values are paired across rows.
-    controls  rows that are judged like all others and take no part in the ranking.
-    Intervals are paired t by Holm's procedure over all rows but the reference (`evaluation.holm_intervals`), the
-    outcome follows from interval and margin. ValueError: no such reference, rows of unequal length, fewer than
-    two seeds.
+    delta: row -> seed -> Δm (`tables.deltas`); the i-th seeds of all rows are paired. Intervals and outcomes are
+    those of `tables.compare`. ValueError: fewer than two seeds, no reference row, a place that a row does not have.
     """
-    if reference not in deltas:
-        raise ValueError(f"the reference row {reference!r} is not among {', '.join(deltas)}")
-    table = {row: np.asarray(values, dtype=float) for row, values in deltas.items()}
-    if len({len(values) for values in table.values()}) > 1:
-        raise ValueError(f"rows need the same seeds, got { {row: len(values) for row, values in table.items()} }")
+    if REFERENCE not in delta:
+        raise ValueError(f"the reference row {REFERENCE!r} is not among {', '.join(delta)}")
     if chosen is not None:
-        table = {row: values[list(chosen)] for row, values in table.items()}
-    against = {row: values - table[reference] for row, values in table.items() if row != reference}
-    intervals = evaluation.holm_intervals(against, level)
-    means = {row: float(values.mean()) for row, values in table.items()}
-    competing = [row for row in table if row not in controls]
+        delta = {row: _at(values, chosen, row) for row, values in delta.items()}
+    differences, outcomes = tables.compare(table, delta)
+    means = {row: float(np.mean(list(values.values()))) for row, values in delta.items()}
+    competing = [row for row in delta if not table.row(row).control]
     ranks = dict(zip(competing, stats.rankdata([-means[row] for row in competing]).tolist(), strict=True))
     found = {}
     for row, mean in means.items():
-        low, high = (None, None) if row == reference else (intervals[row].low, intervals[row].high)
-        word = None if low is None else evaluation.outcome(low, high, margin)
-        found[row] = Reading(mean, ranks.get(row), low, high, word)
+        low, high = (differences[row].low, differences[row].high) if row in differences else (None, None)
+        found[row] = Reading(mean, ranks.get(row), low, high, outcomes.get(row))
     return found
 
 
-def all_choices(deltas: Mapping, reference: str, margin: float, size: int, controls=(), level=0.95) -> dict:
-    """(places of the seeds) -> `read_table` of them, for each of the choices of `size` seeds."""
-    seeds = len(next(iter(deltas.values())))
+def _at(values: Mapping, places, row):
+    seeds = list(values)
+    if not all(0 <= place < len(seeds) for place in places):
+        raise ValueError(f"row {row!r} has {len(seeds)} seeds, got the places {list(places)}")
+    return {seeds[place]: values[seeds[place]] for place in places}
+
+
+def all_choices(table: Table, delta: Mapping, size: int) -> dict[tuple[int, ...], dict[str, Reading]]:
+    """places of the seeds -> `read_table` of them, for each choice of `size` of the seeds that all rows have."""
+    seeds = min(map(len, delta.values()))
     if not 2 <= size <= seeds:
         raise ValueError(f"expected between 2 and {seeds} seeds, got {size}")
-    places = itertools.combinations(range(seeds), size)
-    return {chosen: read_table(deltas, reference, margin, chosen, controls, level) for chosen in places}
+    return {chosen: read_table(table, delta, chosen) for chosen in itertools.combinations(range(seeds), size)}
 
 
 def expected_best(scores: Sequence[float | None]) -> list[float | None]:
@@ -79,18 +78,23 @@ def expected_best(scores: Sequence[float | None]) -> list[float | None]:
     return found
 
 
-def seed_dice(deltas, seeds, titles, reference, margin, controls=(), level=0.95) -> str:
-    """The seed dice as HTML: a place for `book/_static/seed_dice.js`, its data as JSON, a sentence without scripts.
-
-    seeds: the label of each place; titles: row -> words. The other arguments are those of `read_table`.
-    """
-    everything = read_table(deltas, reference, margin, None, controls, level)
+def seed_dice(table: Table, delta: Mapping) -> str:
+    """The seed dice as HTML: a place for `book/_static/seed_dice.js`, its data as JSON, a sentence without scripts."""
+    places = range(min(map(len, delta.values())))
+    whole = read_table(table, delta, places)
     rows = [
-        {"name": row, "title": titles[row], "control": row in controls, "delta": [float(v) for v in values]}
-        | {"all": asdict(everything[row])}
-        for row, values in deltas.items()
+        {"name": row, "title": table.row(row).title, "control": table.row(row).control}
+        | {"delta": list(_at(values, places, row).values()), "all": asdict(whole[row])}
+        for row, values in delta.items()
     ]
-    data = {"seeds": list(seeds), "reference": reference, "margin": margin, "level": level, "rows": rows}
+    data = {
+        "seeds": [list(delta[REFERENCE])[place] for place in places],
+        "reference": REFERENCE,
+        "margin": table.margin,
+        "level": 0.95,
+        "family": len(table.shared()) - 1,  # Holm's, with the rows that are not here
+        "rows": rows,
+    }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return (
         '<div id="seed-dice">'

@@ -10,18 +10,33 @@ import pytest
 from scipy import stats
 
 from mtl_core import choices, evaluation
+from mtl_core.protocol import Row, Table
+from mtl_core.runs import Run
 
 
-def table(seed=0, seeds=10, rows=5):
-    random = np.random.default_rng(seed)
+def table(*names, controls=(), margin=0.5):
+    """A table with these rows, `static` among them."""
+    rows = [Row(name, f"{name} </script><b>", control=name in controls) for name in names]
+    return Table("example", Run("qm9"), rows, margin=margin, rate=(1e-3, 1e-1))
+
+
+def seeded(rows, seeds=10, start=0):
+    """row -> seed -> Δm, where the rows share the effect of a seed."""
+    random = np.random.default_rng(start)
     common = random.normal(size=seeds)
-    return {f"row{k}": (3 - k + common + 0.4 * random.normal(size=seeds)).tolist() for k in range(rows)}
+    noise = random.normal(size=(len(rows), seeds))
+    return {row: dict(enumerate((3 - k + common + 0.4 * noise[k]).tolist())) for k, row in enumerate(rows)}
+
+
+NAMES = ["a", "static", "b", "c", "d"]
 
 
 def test_three_seeds_by_hand():
-    deltas = {"static": [1.0, 2.0, 3.0, 9.0], "a": [4.0, 6.0, 5.0, 0.0], "b": [1.0, 2.0, 3.5, 0.0]}
-    found = choices.read_table(deltas, "static", 2.0, (0, 1, 2))
-    # a − static: 3, 4, 2: mean 3, sd 1; smaller p, so at level 0.975. b − static: 0, 0, 0.5; a excludes zero.
+    rows = {"static": [1.0, 2.0, 3.0, 9.0], "a": [4.0, 6.0, 5.0, 0.0], "b": [1.0, 2.0, 3.5, 0.0]}
+    delta = {row: dict(enumerate(values)) for row, values in rows.items()}
+    found = choices.read_table(table("static", "a", "b", margin=2.0), delta, (0, 1, 2))
+    # a − static: 3, 4, 2: mean 3, sd 1. b − static: 0, 0, 0.5. a has the smaller p, but its interval of level
+    # 1 − 0.05 / 2 holds zero, so b has that level too.
     half = stats.t.ppf(1 - 0.0125, 2) / math.sqrt(3)
     assert (found["a"].mean, found["a"].rank, found["b"].rank, found["static"].rank) == (5.0, 1, 2, 3)
     assert found["a"].low == pytest.approx(3 - half) and found["a"].high == pytest.approx(3 + half)
@@ -32,44 +47,60 @@ def test_three_seeds_by_hand():
 
 
 def test_controls_are_judged_and_not_ranked():
-    deltas = table()
-    found = choices.read_table(deltas, "row1", 0.5, controls=["row0"])
-    assert found["row0"].rank is None and found["row0"].outcome is not None
-    assert sorted(r.rank for r in found.values() if r.rank) == [1, 2, 3, 4]
-    without = choices.read_table(deltas, "row1", 0.5)
-    assert found["row0"].low == without["row0"].low, "a control is one of Holm's rows either way"
+    delta = seeded(NAMES)
+    found = choices.read_table(table(*NAMES, controls="a"), delta)
+    assert found["a"].rank is None and found["a"].outcome is not None
+    assert sorted(reading.rank for reading in found.values() if reading.rank) == [1, 2, 3, 4]
+    without = choices.read_table(table(*NAMES), delta)
+    assert found["a"].low == without["a"].low, "a control is one of Holm's rows either way"
 
 
 def test_ties_share_a_rank():
-    found = choices.read_table({"a": [1.0, 2.0], "b": [2.0, 1.0], "c": [0.0, 0.0]}, "c", 1.0)
-    assert [found[row].rank for row in "abc"] == [1.5, 1.5, 3]
+    delta = {"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 1.0}, "static": {0: 0.0, 1: 0.0}}
+    found = choices.read_table(table(*delta), delta)
+    assert [found[row].rank for row in delta] == [1.5, 1.5, 3]
 
 
 def test_all_choices_are_all():
-    deltas = table()
-    found = choices.all_choices(deltas, "row0", 0.5, 3)
+    delta, rows = seeded(NAMES), table(*NAMES)
+    found = choices.all_choices(rows, delta, 3)
     assert len(found) == 120 and len(set(found)) == 120
-    assert found[2, 5, 7] == choices.read_table(deltas, "row0", 0.5, [2, 5, 7])
-    means = [r["row3"].mean for r in found.values()]
-    assert np.mean(means) == pytest.approx(np.mean(deltas["row3"])) and np.std(means) > 0.1
-    (whole,) = choices.all_choices(deltas, "row0", 0.5, 10).values()
-    difference = evaluation.paired_difference(deltas["row4"], deltas["row0"], level=1 - 0.05 / 4)
-    assert whole == choices.read_table(deltas, "row0", 0.5)
-    assert min(difference.high, whole["row4"].high) < 0
+    assert found[2, 5, 7] == choices.read_table(rows, delta, [2, 5, 7])
+    means = [readings["c"].mean for readings in found.values()]
+    assert np.mean(means) == pytest.approx(np.mean(list(delta["c"].values()))) and np.std(means) > 0.1
+    (whole,) = choices.all_choices(rows, delta, 10).values()
+    assert whole == choices.read_table(rows, delta)
+    difference = evaluation.paired_difference(delta["d"], delta["static"], level=1 - 0.05 / 4)
+    assert whole["d"].high == pytest.approx(difference.high) and difference.high < 0
+
+
+def test_seeds_are_paired_by_place_and_a_longer_row_is_cut():
+    delta, rows = seeded(NAMES), table(*NAMES)
+    expected = choices.all_choices(rows, delta, 3)
+    other = delta | {"a": {200 + seed: value for seed, value in delta["a"].items()}}
+    assert choices.all_choices(rows, other, 3) == expected
+    longer = delta | {"b": delta["b"] | {10: 99.0}, "static": delta["static"] | {10: 0.0}}
+    assert choices.all_choices(rows, longer, 3) == expected
 
 
 @pytest.mark.parametrize(
-    "deltas, reference, size, text",
+    "change, size, text",
     [
-        (table(), "rowx", 3, "reference row 'rowx' is not among row0"),
-        (table() | {"row1": [1.0, 2.0]}, "row0", 3, "same seeds"),
-        (table(), "row0", 1, "between 2 and 10 seeds"),
-        (table(), "row0", 11, "between 2 and 10 seeds"),
+        ({"static": None}, 3, "reference row 'static' is not among a, b"),
+        ({}, 1, "between 2 and 10 seeds"),
+        ({}, 11, "between 2 and 10 seeds"),
     ],
 )
-def test_errors(deltas, reference, size, text):
+def test_errors(change, size, text):
+    delta = {row: values for row, values in (seeded(NAMES) | change).items() if values}
     with pytest.raises(ValueError, match=text):
-        choices.all_choices(deltas, reference, 0.5, size)
+        choices.all_choices(table(*NAMES), delta, size)
+
+
+@pytest.mark.parametrize("places", [(0, 1, 10), (-1, 0, 1)])
+def test_places_that_are_not_there(places):
+    with pytest.raises(ValueError, match="row 'a' has 10 seeds, got the places"):
+        choices.read_table(table(*NAMES), seeded(NAMES), places)
 
 
 # --- trials
@@ -95,15 +126,20 @@ def test_expected_best_against_all_subsets(failed):
 # --- the data of the dice
 
 
+def read(text):
+    return json.loads(re.search(r'<script type="application/json">(.*?)</script>', text).group(1))
+
+
 def test_dice_carry_their_numbers_and_close_no_script():
-    deltas = table()
-    titles = {row: f"{row} </script><b>" for row in deltas}
-    text = choices.seed_dice(deltas, range(10), titles, "row0", 0.5, controls=["row4"])
+    delta, rows = seeded(NAMES), table(*NAMES, controls="d")
+    text = choices.seed_dice(rows, delta)
     assert text.count("</script>") == 1 and "<b>" not in text
-    (data,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
-    data = json.loads(data)
-    assert [row["delta"] for row in data["rows"]] == list(deltas.values())
-    assert data["rows"][1]["title"] == titles["row1"] and data["rows"][4]["all"]["rank"] is None
-    assert data["rows"][2]["all"]["outcome"] == choices.read_table(deltas, "row0", 0.5)["row2"].outcome
+    data = read(text)
+    assert [row["delta"] for row in data["rows"]] == [list(values.values()) for values in delta.values()]
+    assert data["rows"][1]["title"] == "static </script><b>" and data["rows"][4]["all"]["rank"] is None
+    assert data["rows"][2]["all"]["outcome"] == choices.read_table(rows, delta)["b"].outcome
+    assert (data["seeds"], data["margin"], data["family"]) == (list(range(10)), 0.5, 4)
+    part = read(choices.seed_dice(rows, {row: delta[row] for row in ("a", "static")}))
+    assert len(part["rows"]) == 2 and part["family"] == 4, "rows that are not here count among Holm's"
     with pytest.raises(ValueError, match="finite"):
-        choices.seed_dice(deltas | {"row3": [math.nan] * 10}, range(10), titles, "row3", 0.5)
+        choices.seed_dice(rows, delta | {"c": dict.fromkeys(range(10), math.nan)})

@@ -9,7 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mtl_core import choices
+from mtl_core import choices, protocol
+from mtl_core.protocol import Row, Table
+from mtl_core.runs import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "book" / "_static" / "seed_dice.js"
@@ -18,16 +20,20 @@ SEEDS = list(range(20, 30))  # labels that are not the places
 TRIPLES = [(0, 1, 2), (1, 4, 9), (7, 8, 9), (3, 5, 6), (0, 4, 8)]
 
 
+EFFECTS = [0.0, 8.0, -8.0, 0.1, 2.0, 1.95, -1.5, 0.0]
+SPREAD = [0.05, 0.2, 0.2, 0.05, 0.8, 0.2, 0.6, 0.5]
+NAMES = ["static", "row1", "row2", "row3", "row4", "row5", "row6", "a_a"]
+ROWS = [Row(name, name.title(), control=name == "a_a") for name in [*NAMES, "absent"]]
+TABLE = Table("example", Run("qm9"), ROWS, margin=1.0, rate=(1e-3, 1e-1))
+
+
 def example():
+    """row -> seed -> Δm, with every outcome in some choice; one row of the table has no records."""
     random = np.random.default_rng(2)
-    common = random.normal(size=10)
-    effects = [0.0, 8.0, -8.0, 0.1, 2.0, 1.95, -1.5, 0.0]
-    spread = [0.05, 0.2, 0.2, 0.05, 0.8, 0.2, 0.6, 0.5]
-    rows = zip(effects, spread, strict=True)
-    return {f"row{k}": (e + common + s * random.normal(size=10)).tolist() for k, (e, s) in enumerate(rows)}
-
-
-SETTINGS = {"reference": "row0", "margin": 1.0, "controls": ["row7"]}
+    common, found = random.normal(size=10), {}
+    for name, effect, spread in zip(NAMES, EFFECTS, SPREAD, strict=True):
+        found[name] = dict(zip(SEEDS, (effect + common + spread * random.normal(size=10)).tolist(), strict=True))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +49,7 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    deltas = example()
-    titles = {row: row.title() for row in deltas}
-    dice = choices.seed_dice(deltas, SEEDS, titles, **SETTINGS)
+    dice = choices.seed_dice(TABLE, example())
     file = tmp_path_factory.mktemp("dice") / "page.html"
     file.write_text(f'<!doctype html><meta charset="utf-8"><script>{SCRIPT.read_text("utf-8")}</script>{dice}', "utf-8")
     return file
@@ -76,7 +80,7 @@ def test_numbers_are_those_of_python(chromium, page):
     chromium.open(page)
     words = set()
     for places in TRIPLES:
-        expected = choices.read_table(example(), chosen=places, **SETTINGS)
+        expected = choices.read_table(TABLE, example(), places)
         same(evaluated(chromium, places), expected)
         words |= {reading.outcome for reading in expected.values()}
     assert words >= {"better", "worse", "equivalent", "undecided", "small difference"}, (
@@ -89,7 +93,7 @@ def test_all_choices_agree_in_words(chromium, page):
     places = [list(c) for c in itertools.combinations(range(10), 3)]
     found = chromium.run(f"{json.dumps(places)}.map((p) => seedDice.evaluate(p))")
     for chosen, mine in zip(places, found, strict=True):
-        expected = in_words(choices.read_table(example(), chosen=chosen, **SETTINGS))
+        expected = in_words(choices.read_table(TABLE, example(), chosen))
         assert {row: (value["rank"], value["outcome"]) for row, value in mine.items()} == expected
 
 
@@ -125,8 +129,8 @@ def test_what_is_shown_is_what_was_computed(chromium, page):
     lines = chromium.run(
         "[...document.querySelectorAll('#seed-dice tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
     )
-    now = choices.read_table(example(), chosen=(0, 1, 2), **SETTINGS)
-    whole = choices.read_table(example(), **SETTINGS)
+    now = choices.read_table(TABLE, example(), (0, 1, 2))
+    whole = choices.read_table(TABLE, example())
     ranks = sum(now[row].rank != whole[row].rank for row in now)
     outcomes = sum(now[row].outcome != whole[row].outcome for row in now)
     assert said(chromium).startswith(f"Seeds 20, 21, 22: {ranks} ranks and {outcomes} outcomes differ")
@@ -146,8 +150,8 @@ def test_draws_cover_the_seeds_and_are_counted(chromium, page):
     )
     assert {seed for triple in drawn for seed in triple} == set(SEEDS)
     assert len({tuple(triple) for triple in drawn}) > 20
-    whole = in_words(choices.read_table(example(), **SETTINGS))
-    every = choices.all_choices(example(), size=3, **SETTINGS)
+    whole = in_words(choices.read_table(TABLE, example()))
+    every = choices.all_choices(TABLE, example(), 3)
     same_table = sum(in_words(every[tuple(seed - 20 for seed in triple)]) == whole for triple in drawn)
     assert said(chromium).endswith(f"Draws so far: 60, of which {same_table} gave the same table.")
 
@@ -187,10 +191,10 @@ def test_the_page_of_the_book_plays(chromium):
     parser = Json()
     parser.feed(PAGE.read_text("utf-8"))
     data = json.loads(parser.text)
-    deltas = {row["name"]: row["delta"] for row in data["rows"]}
-    controls = [row["name"] for row in data["rows"] if row["control"]]
+    delta = {row["name"]: dict(enumerate(row["delta"])) for row in data["rows"]}
+    table = protocol.TABLES["qm9"]("small")
+    assert data["margin"] == table.margin and data["family"] == len(table.shared()) - 1
     chromium.open(PAGE)
     for places in TRIPLES:
-        expected = choices.read_table(deltas, data["reference"], data["margin"], places, controls, data["level"])
-        same(evaluated(chromium, places), expected)
+        same(evaluated(chromium, places), choices.read_table(table, delta, places))
     assert chromium.run("document.querySelectorAll('#seed-dice button').length") == 2

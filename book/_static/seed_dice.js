@@ -46,10 +46,10 @@
       .filter((test) => test.name !== data.reference).sort((a, b) => a.p - b.p);
     let step = 0;
     for (const test of tests) {
-      const half = quantile(1 - (1 - data.level) / (tests.length - step)) * test.error;
+      const half = quantile(1 - (1 - data.level) / (data.family - step)) * test.error;
       const low = test.mean - half, high = test.mean + half;
       Object.assign(found[test.name], { low, high, outcome: outcome(low, high, data.margin) });
-      if (low > 0 || high < 0) step = Math.min(step + 1, tests.length - 1);
+      if (low > 0 || high < 0) step = Math.min(step + 1, data.family - 1);
     }
     return found;
   }
