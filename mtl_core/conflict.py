@@ -15,6 +15,17 @@ from torch import Tensor
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients
 
 
+CHUNK = 1 << 15  # columns summed in the matrix's own precision; the sums of chunks are added in float64
+
+
+def gram(matrix: Tensor) -> Tensor:
+    """J Jᵀ of (K, D) as (K, K) float64. One float32 product over ten million columns is wrong by 5e-4; this by 2e-7."""
+    whole = matrix.shape[1] // CHUNK
+    parts = matrix[:, : whole * CHUNK].unflatten(1, (whole, CHUNK)).transpose(0, 1)  # (chunk, K, columns)
+    rest = matrix[:, whole * CHUNK :]
+    return (parts @ parts.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
+
+
 def cosines(matrix: Tensor) -> Tensor:
     """Cosine of each unordered pair of rows, (K, D) -> (K(K-1)/2,), in the order (0,1), (0,2), … (1,2), ….
 
@@ -23,12 +34,11 @@ def cosines(matrix: Tensor) -> Tensor:
     squares. NaN in, NaN out.
     """
     largest = matrix.abs().amax(dim=1, keepdim=True) if matrix.shape[1] else matrix.new_zeros(len(matrix), 1)
-    rows = matrix / largest.masked_fill(largest == 0, 1)
-    gram = rows @ rows.T
-    lengths = gram.diagonal().sqrt()
+    products = gram(matrix / largest.masked_fill(largest == 0, 1))
+    lengths = products.diagonal().sqrt()
     lengths = lengths.masked_fill(lengths == 0, 1)
     i, j = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
-    return (gram[i, j] / (lengths[i] * lengths[j])).clamp(-1, 1)
+    return (products[i, j] / (lengths[i] * lengths[j])).clamp(-1, 1).to(matrix.dtype)
 
 
 def magnitude_similarity(norms: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ TIMEOUT = 120  # seconds a trial may take: a deletion may leave an endless loop
 TARGETS = {
     "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py", "test_sam_gs_edges.py"]),
     "mtl_core/conflict.py": (
-        ("cosines", "magnitude_similarity", "ConflictScores"),
+        ("gram", "cosines", "magnitude_similarity", "ConflictScores"),
         ["test_conflict.py", "test_conflict_log.py"],
     ),
     "mtl_core/gradients.py": (None, ["test_gradients.py", "test_gradients_errors.py"]),

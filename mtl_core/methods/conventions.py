@@ -9,6 +9,7 @@ class Convention:
 
     heads  "unit": each head and each task-specific layer gets its own task's raw gradient;
            "weighted": that gradient times the method's weight of the task, where it has weights.
+           A loss weighting, whose scalar the heads minimise too, weights them under either.
     scale  "sum": as if the method returned a sum over tasks; "mean": as if it returned a mean (the
            registry's `native_scale` says which it returns by itself); "K times": its own output times
            K, whatever it is; "raw": its own output.
