@@ -99,14 +99,13 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
     ranking = table.ranking_run()
     if ranking is not None:
         ranking = _train([ranking], "search, layers", place, workers)[ranking.identity]["conflict"]
-    draws = {row.name: [table.resolve(row, choice, ranking) for choice in table.draws(row)] for row in table.searched()}
-    short = {row.name: [table.run(row, choice, protocol.SHORT_SEED, 0.25) for choice in draws[row.name]]
-             for row in table.searched()}  # fmt: skip
-    first = _train([run for found in short.values() for run in found], "search, short", place, workers)
-
     entries, baseline = {}, {}
-    for rows in (table.singles(), table.shared()):  # the fixed values come from the first
+    for rows in (table.singles(), table.shared()):  # the fixed values and static weights come from the first
         rows = [row for row in rows if row.follows is None]
+        draws = {r.name: [table.resolve(r, choice, ranking, baseline) for choice in table.draws(r)] for r in rows}
+        short = {row.name: [table.run(row, choice, protocol.SHORT_SEED, 0.25) for choice in draws[row.name]]
+                 for row in rows}  # fmt: skip
+        first = _train([run for found in short.values() for run in found], "search, short", place, workers)
         kept, full = {}, {}
         for row in rows:
             scores = [_score(table, row, first[run.identity], baseline) for run in short[row.name]]
@@ -128,8 +127,7 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
                 "diverged": sum(r["diverged"] is not None for r in spent),
             }  # fmt: skip
             if row.tasks is not None:
-                winner = second[full[row.name][kept[row.name].index(best)].identity]
-                baseline |= winner["final"]["validation"]
+                baseline |= second[full[row.name][kept[row.name].index(best)].identity]["final"]["validation"]
     found = {
         "table": table.name,
         "profile": profile,

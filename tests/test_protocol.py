@@ -31,14 +31,24 @@ def test_every_row_has_the_same_budget_inside_its_ranges(table):
 
 
 def test_static_weights_are_drawn_from_the_simplex():
-    weights = np.array([choice["weights"] for choice in TABLE.draws(TABLE.row("static"))])
+    weights = np.array([choice["weights"] for choice in TABLE.draws(TABLE.row("static_random"))])
     assert weights.shape == (8, 11) and (weights > 0).all()
     np.testing.assert_allclose(weights.sum(1), 11, rtol=1e-4)
     assert weights.max() > 2 > 0.3 > weights.min()
 
 
+def test_the_reference_family_holds_equal_weights_and_inverse_losses():
+    losses = {"a": {"loss": 0.5}, "b": {"loss": 0.1}, "c": {"loss": 0.25}}
+    row = TABLE.row("static")
+    assert TABLE.resolve(row, {"power": 0.0}, None, losses)["weights"] == [1, 1, 1]
+    np.testing.assert_allclose(TABLE.resolve(row, {"power": 1.0}, None, losses)["weights"], [0.375, 1.875, 0.75])
+    run = TABLE.run(row, TABLE.resolve(row, {"power": 1.0, "learning_rate": 0.01}, None, losses), 0)
+    assert set(run.method_options) == {"weights"}, "the power itself is no argument of the method"
+
+
 def test_expected_runs_are_paired_but_for_the_a_a_row():
-    choices = {row.name: TABLE.draws(row)[0] for row in TABLE.searched()}
+    losses = {task: {"loss": 1.0 + k} for k, task in enumerate(qm9.TARGETS)}
+    choices = {row.name: TABLE.resolve(row, TABLE.draws(row)[0], None, losses) for row in TABLE.searched()}
     expected = TABLE.expected(choices)
     assert {name: [r.seed for r in found] for name, found in expected.items() if name != "a_a"} == {
         row.name: list(range(10)) for row in TABLE.rows if row.name != "a_a"
