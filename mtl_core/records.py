@@ -1,0 +1,199 @@
+"""Are committed records the runs that their rule names, unchanged, and does the code still train like that?
+
+Every finding is a sentence. `check` looks at the records alone; `fingerprint` trains for three steps.
+"""
+
+import csv
+import functools
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mtl_core import protocol, results, runs, training
+from mtl_core.protocol import Row, Table
+from mtl_core.runs import Run
+
+# Relative, of each step. Weights moved by 2e-7, as another machine rounds, moved CAGrad's third step by 1.6e-2 and
+# its second by 8e-4; the plain sum in PCGrad's place moves the second by 9e-3.
+TOLERANCES = (1e-3, 2e-3, 3e-2)
+STEPS, BATCH = 3, 32  # of a fingerprint
+COLUMNS = ("experiment", "profile", "row", "title", "state", "seed", "task", "metric", "value", "higher_is_better")
+COLUMNS += ("diverged", "identity", "content", "commit")
+
+
+def check(table: Table, records: Sequence[Mapping], search: Mapping, seeds: int | Mapping = 10) -> dict[str, list[str]]:
+    """row -> reasons why its records cannot be judged; under "" those that touch the table as a whole.
+
+    seeds: how many each row has, or row -> how many (10 where it is not named).
+    """
+    reasons = {row.name: [] for row in table.rows} | {"": []}
+    for what, here in (("table", table.name), ("margin", table.margin), ("rate", list(table.rate))):
+        if search.get(what) != here:
+            reasons[""].append(f"search.json was made with {what} {search.get(what)}, the rule says {here}")
+    entries = search.get("rows", {})
+    if absent := [row.name for row in table.searched() if row.name not in entries]:
+        reasons[""].append(f"search.json lacks {', '.join(absent)}")
+        return reasons
+    for name, entry in entries.items():
+        full = [tried for tried in entry["tried"] if tried["full"] is not None]
+        best = max(full, key=lambda tried: tried["full"], default=None)
+        if best is not None and entry["choice"] != best["choice"]:
+            reasons[name if name in reasons else ""].append("the chosen configuration is not the best of its search")
+    if strays := sorted({record["row"] for record in records} - {row.name for row in table.rows}):
+        reasons[""].append(f"extra runs of {', '.join(strays)}, which is no row of the table")
+    for name, expected in expected_runs(table, search, seeds).items():
+        reasons[name] += _of_row(expected, [record for record in records if record["row"] == name])
+    return reasons
+
+
+def expected_runs(table: Table, search: Mapping, seeds: int | Mapping = 10) -> dict[str, list[Run]]:
+    """row -> the runs of which it must consist, given what the search chose."""
+    choices = {name: entry["choice"] for name, entry in search["rows"].items()}
+    counts = {row.name: seed_count(seeds, row.name) for row in table.rows}
+    found = {count: table.expected(choices, count) for count in set(counts.values())}
+    return {name: found[count][name] for name, count in counts.items()}
+
+
+def seed_count(seeds: int | Mapping, row: str) -> int:
+    return seeds if isinstance(seeds, int) else seeds.get(row, len(protocol.SEEDS))
+
+
+def _of_row(expected: Sequence[Run], records: Sequence[Mapping]):
+    wanted = {run.identity: run.seed for run in expected}
+    found = Counter(record["identity"] for record in records)
+    if missing := [seed for identity, seed in wanted.items() if identity not in found]:
+        yield f"{len(wanted) - len(missing)} of {len(wanted)} runs are here; missing: {_seeds(missing)}"
+    if twice := [wanted[identity] for identity, count in found.items() if count > 1 and identity in wanted]:
+        yield f"extra runs: {_seeds(twice)} more than once"
+    extra = [record["config"]["seed"] for record in records if record["identity"] not in wanted]
+    if strange := [seed for seed in extra if seed not in wanted.values()]:
+        yield f"extra runs: {_seeds(strange)} not among the evaluation seeds of this row"
+    if other := [seed for seed in extra if seed in wanted.values()]:
+        yield f"extra runs: {_seeds(other)} with another configuration than the chosen one"
+    for record in records:
+        seed = record["config"]["seed"]
+        if "content" not in record:
+            yield f"seed {seed}: the record has no seal (mtl_core.results.seal)"
+        elif results.seal(record)["content"] != record["content"]:
+            yield f"seed {seed}: the record was edited, its content does not match its seal"
+        elif Run.from_dict(record["config"]).identity != record["identity"]:
+            yield f"seed {seed}: the record was edited, its config does not match its identity"
+        elif not _finite(record["final"].get("test")):
+            yield f"seed {seed}: no finite test metrics"
+
+
+def _seeds(numbers):
+    return f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"
+
+
+def _finite(test):
+    return bool(test) and all(math.isfinite(value) for metrics in test.values() for value in metrics.values())
+
+
+# --- fingerprints
+
+
+class _Updates:
+    """Observer: per step, the cosine of the shared update with each task's gradient, and its relative length."""
+
+    def __init__(self, model):
+        self.parameters, self.steps = dict(model.trunk.named_parameters()), []
+
+    def update(self, gradients) -> None:
+        update = torch.cat([self.parameters[name].grad.flatten() for name in gradients.names])
+        lengths, length = gradients.matrix.norm(dim=1), update.norm()
+        cosines = gradients.matrix @ update / (lengths * length).clamp_min(1e-30)
+        self.steps.append([*cosines.tolist(), (length / lengths.mean().clamp_min(1e-30)).item()])
+
+
+def fingerprint(table: Table, row: Row, choice: Mapping) -> list[list[float]]:
+    """Three training steps of the row's chosen run with seed 0, as numbers with six significant digits.
+
+    Per step: the K losses; K cosines between the shared update and the tasks' gradients; the update's length over
+    the mean length of those. The data are 32 examples of the embedded tiny problem, the same in each step. The
+    learning rate is the lowest of the table's range: at high rates rounding alone moves the third loss by 1e-3.
+    Losses alone would not do: on these data PCGrad's differ from the plain sum's by 5e-5. Steps after a
+    divergence are missing.
+    """
+    run = table.run(row, choice, seed=0)
+    options = {**run.problem_options, "profile": "tiny", "train": BATCH}
+    schedule = {**run.schedule, "epochs": STEPS, "batch_size": BATCH, "learning_rate": table.rate[0]}
+    problem = runs.load_problem(replace(run, problem_options=options))  # an epoch is a step
+    model = runs.build_model(run, problem)
+    seen = _Updates(model)
+    history = training.fit(
+        model, problem, run.method, training.Schedule(**schedule), seed=run.seed, method_options=run.method_options,
+        convention=run.convention, observers=[seen], test=False,
+    )  # fmt: skip
+    losses = [list(epoch["train_loss"].values()) for epoch in history.epochs]
+    return [[float(f"{x:.6g}") for x in step + after] for step, after in zip(losses, seen.steps, strict=False)]
+
+
+def same_fingerprint(stored, now) -> bool:
+    """Whether two fingerprints have one shape and agree in each step, relative to TOLERANCES, near 0 a tenth of it."""
+    if [len(step) for step in stored] != [len(step) for step in now]:
+        return False
+    steps = zip(TOLERANCES, stored, now, strict=False)
+    return all(math.isclose(x, y, rel_tol=t, abs_tol=t / 10) for t, a, b in steps for x, y in zip(a, b, strict=True))
+
+
+def fingerprints_of(table: Table, search: Mapping) -> dict[str, list]:
+    """row -> fingerprint, of the code as it is."""
+    return {row.name: fingerprint(table, row, search["rows"][row.follows or row.name]["choice"]) for row in table.rows}
+
+
+def stored_fingerprints(experiment: str, profile: str, root: Path = results.ROOT) -> dict:
+    """row -> fingerprint from fingerprints.json; {} where there is none."""
+    file = results.folder(experiment, profile, root) / "fingerprints.json"
+    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
+
+
+def write_fingerprints(table: Table, profile: str, root: Path = results.ROOT) -> dict:
+    """Write fingerprints.json. ValueError where other sources than these made the records."""
+    made_by = {record["provenance"]["source_digest"] for record in results.load(table.name, profile, root)}
+    if made_by != {runs.source_digest()}:
+        raise ValueError(
+            f"expected records made by the sources {runs.source_digest()} that are here, found {sorted(made_by)}: "
+            "go to the commit that made them, or rerun the rows; a fingerprint of other code would vouch for nothing"
+        )
+    found = fingerprints_of(table, results.search_of(table.name, profile, root))
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
+    text = f'{{\n "source_digest": "{runs.source_digest()}",\n "rows": {{\n{lines}\n }}\n}}\n'
+    runs.write_atomically(results.folder(table.name, profile, root) / "fingerprints.json", text)
+    return found
+
+
+# --- out
+
+
+@functools.cache
+def directions(problem: str) -> dict[str, dict[str, bool]]:
+    """task -> metric -> whether higher is better; read off the embedded tiny problem, so no data need be there."""
+    tasks = runs.load_problem(runs.Run(problem, {"profile": "tiny"})).tasks
+    return {task.name: task.higher_is_better() for task in tasks}
+
+
+def to_csv(verdict) -> str:
+    """A tables.TableVerdict as per-seed results, one number a line; results/data_dictionary.md explains the columns."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    up = directions(verdict.table.base.problem)
+    for record in verdict.records:
+        row = verdict.rows.get(record["row"])
+        seed, (title, state) = record["config"]["seed"], (row.title, row.state) if row else ("", "void")
+        end = [record["diverged"] is not None, record["identity"], record.get("content", ""),
+               record["provenance"]["commit"]]  # fmt: skip
+        start = [verdict.table.name, verdict.profile, record["row"], title, state, seed]
+        for task, metrics in record["final"].get("test", {}).items():
+            for metric, value in metrics.items():
+                lines.writerow([*start, task, metric, value, up.get(task, {}).get(metric, False), *end])
+        if row and seed in row.delta:
+            lines.writerow([*start, "", "delta_m", f"{row.delta[seed]:.6g}", True, *end])
+    return out.getvalue()
