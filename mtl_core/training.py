@@ -2,7 +2,9 @@
 
 import math
 import os
+import pickle
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -205,7 +207,9 @@ class _Loop:
 
     def run(self, test, checkpoint, after_epoch) -> History:
         if checkpoint is not None and checkpoint.exists():
-            self.load(torch.load(checkpoint, map_location=self.device, weights_only=True))
+            state = _read(checkpoint, self.device)
+            if state is not None:
+                self.load(state)
         history = self.history
         while len(history.epochs) < self.schedule.epochs and history.diverged is None:
             self.epoch()
@@ -292,11 +296,21 @@ def _set_random_state(state: dict) -> None:
 
 
 def save_atomically(state, path: Path) -> None:
-    """torch.save that a kill at any moment leaves either done or not begun."""
+    """torch.save that a kill at any moment leaves either done or not begun.
+
+    The file is not forced onto the disk: that took as long as a short epoch. After a power failure a checkpoint may be
+    damaged; `_read` then says so and training starts over.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(state, part)
     os.replace(part, path)
+
+
+def _read(checkpoint: Path, device: str) -> dict | None:
+    """The state in a checkpoint; None, with a warning, where the file is damaged."""
+    try:
+        return torch.load(checkpoint, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        warnings.warn(f"the checkpoint {checkpoint.name} cannot be read ({error}); training starts over", stacklevel=2)
+        return None

@@ -80,14 +80,24 @@ def test_a_crash_while_writing_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "c.pt"
     training.save_atomically({"a": torch.ones(2)}, path)
 
-    def crash(state, file):
-        file.write(b"half")
+    def crash(state, part):
+        part.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", crash)
     with pytest.raises(OSError, match="disk full"):
         training.save_atomically({"a": torch.zeros(2)}, path)
     assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of a file", None])
+def test_a_damaged_checkpoint_starts_over(damage, tmp_path):
+    path = tmp_path / "c.pt"
+    _, wanted = train(checkpoint=path)
+    path.write_bytes(path.read_bytes()[:1000] if damage is None else damage)
+    with pytest.warns(UserWarning, match="starts over"):
+        _, found = train(checkpoint=path)
+    assert outcome(found) == outcome(wanted)
 
 
 def test_rows_are_paired():
