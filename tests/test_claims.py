@@ -1,11 +1,14 @@
 """Claims are complete, their verdicts are computed, and a changed number changes the verdict."""
 
+import importlib.util
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
-import yaml
+from docutils import nodes
 
-from mtl_core import claims, papers
+from mtl_core import claims, papers, protocol, tables
 
 
 @pytest.fixture
@@ -126,5 +129,179 @@ def test_unknown_paper_lists_what_exists():
 
 
 def test_open_claims_say_what_a_rerun_needs():
-    open_claims = [c for c in yaml.safe_load((claims.ROOT / "recon.yml").read_text()) if c["scope"] != "arithmetic"]
-    assert open_claims and all(c["needs"] and c["results"] is None for c in open_claims)
+    for paper in ("recon", "sam_gs", "rotograd"):
+        closed = [claim for claim in claims.load(paper) if claim["results"] is None]
+        assert closed and all(len(claim["needs"]) > 20 for claim in closed)
+
+
+def test_verdicts_on_the_printed_tables_of_the_other_papers():
+    found = {v.claim["id"]: v.outcome for paper in ("sam_gs", "rotograd") for v in claims.verdicts(paper)}
+    arithmetic = {name: word for name, word in found.items() if word != claims.OPEN}
+    assert {name for name, word in arithmetic.items() if word == claims.DISAGREE} == {
+        "samgs-cityscapes-delta-m",
+        "samgs-outperforms-vision",
+        "samgs-delta-m-nyuv2",
+        "samgs-mean-rank-nyuv2",
+        "samgs-celeba-column-is-delta-m",
+        "samgs-celeba-other-column",
+        "samgs-celeba-best-if-exchanged",
+        "rotograd-larger-rotation-median",
+        "rotograd-best-svhn",
+        "rotograd-celeba-every-statistic-resnet",
+        "rotograd-time-celeba-conv",
+        "rotograd-time-celeba-resnet",
+    }
+    undecided = {name for name, word in arithmetic.items() if word == "undecided"}
+    assert undecided == {"samgs-mt10-on-par", "samgs-mt10-above", "rotograd-magnitude-helps-mnist"}
+    assert len(arithmetic) == 31
+
+
+def test_what_the_celeba_column_holds():
+    found = {verdict.claim["id"]: verdict for verdict in claims.verdicts("sam_gs")}
+    texts = [found[f"samgs-{name}"].checks[0].text for name in ("celeba-column-is-delta-m", "celeba-other-column")]
+    assert texts[0].endswith("12 numbers sum to 78.00, mean ranks would to 78")
+    assert texts[1].endswith("sum to 47.92, mean ranks would to 78; outside 1 to 12: 14.85, 0.84")
+    assert found["samgs-celeba-best-if-exchanged"].checks[0].text.endswith("SAM-GS at place 10 of 13")
+    assert len(found["samgs-celeba-same-as-famo"].checks) == 12
+
+
+def test_delta_m_with_the_sign_of_its_paper():
+    (check,) = [c for c in claims.RULES["delta_m follows"]("sam_gs", [1], grouped=False) if "SAM-GS" in c.text]
+    assert check.text.startswith("Table 1, SAM-GS: printed 6.41, recomputed 6.51 [6.") and check.holds
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "claim", "word"),
+    [
+        ("3,1,LS,,CelebA,,delta_m,6.28", "3,1,LS,,CelebA,,delta_m,6.48", "samgs-celeba-column-is-delta-m", "agree"),
+        ("3,1,LS,,CelebA,,delta_m,6.28", "3,1,LS,,CelebA,,delta_m,6.48", "samgs-celeba-same-as-famo", "disagree"),
+        ("SAM-GS,,CelebA,,delta_m,3.33", "SAM-GS,,CelebA,,delta_m,0.33", "samgs-celeba-best-if-exchanged", "agree"),
+        ("SAM-GS,,CelebA,,delta_m,3.33", "SAM-GS,,CelebA,,delta_m,4.68", "samgs-celeba-best", "disagree"),
+    ],
+)
+def test_a_changed_number_changes_the_verdict_on_celeba(tmp_path, monkeypatch, old, new, claim, word):
+    shutil.copytree(papers.ROOT, tmp_path / "papers", ignore=shutil.ignore_patterns("*.md"))
+    monkeypatch.setattr(papers, "ROOT", tmp_path / "papers")
+    before = {verdict.claim["id"]: verdict.outcome for verdict in claims.verdicts("sam_gs")}
+    file = papers.path("sam_gs", 3)
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    after = {verdict.claim["id"]: verdict.outcome for verdict in claims.verdicts("sam_gs")}
+    assert before[claim] != after[claim] == f"text and table {word}"
+
+
+# --- claims on our own tables
+
+
+def table_verdict(shift=None, state="judged", reasons=()):
+    """A verdict on P1 with made-up Δm: `shift` row -> mean difference to the reference, in points."""
+    table, random = protocol.multi_fashion_mnist("small"), np.random.default_rng(0)
+    common = random.standard_normal(10)
+    delta = {row.name: dict(enumerate(common + 0.1 * random.standard_normal(10) + (shift or {}).get(row.name, 0)))
+             for row in table.shared()}  # fmt: skip
+    differences, words = tables.compare(table, delta)
+    rows = {
+        row.name: tables.RowVerdict(row.name, row.title, row.control, "judged", (), words.get(row.name, ""), "10 of 10",
+                                    delta=delta.get(row.name, {}), difference=differences.get(row.name))
+        for row in table.rows
+    }  # fmt: skip
+    rows["recon_cagrad"] = replace(rows["recon_cagrad"], state=state, reasons=tuple(reasons))
+    return tables.TableVerdict(table, "small", rows, True, (), [])
+
+
+def verdict_of(name, paper, verdict):
+    (found,) = [v for v in claims.verdicts(paper, lambda *_: verdict) if v.claim["id"] == name]
+    return found
+
+
+SPLITS = {"recon_equal": 1.0, "recon_pcgrad": 1.0, "recon_cagrad": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("shift", "word"),
+    [
+        (SPLITS, "consistent at this scale"),
+        (SPLITS | {"recon_cagrad": 0.0}, "not consistent at this scale"),  # equivalent
+        (SPLITS | {"recon_cagrad": -1.0}, "not consistent at this scale"),  # the sign counts
+        (SPLITS | {"recon_cagrad": 0.3}, "undecided"),  # a difference about as large as the margin
+    ],
+)
+def test_a_reduced_scope_says_consistent_or_not(only_p1, shift, word):
+    verdict = verdict_of("recon-improves-rerun-mfm", "recon", table_verdict(shift))
+    assert verdict.outcome == word and len(verdict.checks) == 3
+    assert verdict.checks[0].text.startswith("recon_equal against equal: +") and "10 seeds, margin 0.3" in (
+        verdict.checks[0].text
+    )
+
+
+@pytest.fixture
+def only_p1(monkeypatch):
+    """All claims but those on P1 rest on no results here."""
+    load = claims.load
+    monkeypatch.setattr(
+        claims,
+        "load",
+        lambda paper: [c for c in load(paper) if (c["results"] or {}) and "multi" in str(c["results"])],
+    )
+
+
+@pytest.mark.parametrize(("shift", "word"), [(1.0, "holds on this problem"), (-1.0, "does not hold on this problem")])
+def test_another_problem_never_says_reproduced(only_p1, shift, word):
+    verdict = table_verdict({"sam_gs": shift})
+    found = verdict_of("samgs-better-static-mfm", "sam_gs", verdict)
+    assert found.outcome == word
+    d = verdict.rows["sam_gs"].difference  # the interval is the table's own, adjusted over all of its rows
+    assert f"[{d.low:+.2f}, {d.high:+.2f}]" in found.checks[0].text
+    assert verdict_of("samgs-better-mfm", "sam_gs", verdict).outcome == word
+
+
+@pytest.mark.parametrize("state", ["void", "stale"])
+def test_what_rests_on_an_unsound_row_is_void_or_stale(only_p1, state):
+    verdict = table_verdict(SPLITS, state, ["9 of 10 runs are here; missing: seed 3"])
+    found = verdict_of("recon-improves-rerun-mfm", "recon", verdict)
+    assert found.outcome == state and found.reasons == ("row recon_cagrad: 9 of 10 runs are here; missing: seed 3",)
+    assert verdict_of("recon-beats-random-layers-rerun", "recon", verdict).outcome != state
+
+
+def test_rows_and_margins_of_claims_are_those_of_their_tables():
+    for paper in ("recon", "sam_gs", "rotograd"):
+        for claim in claims.load(paper):
+            if isinstance(claim["results"], dict):
+                table = protocol.TABLES[claim["results"]["experiment"]](claim["results"]["profile"])
+                assert claim["margin"] == table.margin
+                assert {name for pair in claims.pairs(claim) for name in pair} <= {row.name for row in table.shared()}
+
+
+@pytest.mark.parametrize(("change", "message"), [({"margin": 0.1}, "its table has 0.3"), ({"row": "magic"}, "no rows")])
+def test_a_claim_that_does_not_fit_its_table_is_refused(only_p1, monkeypatch, change, message):
+    load = claims.load
+
+    def changed(paper):
+        (claim,) = [c for c in load(paper) if c["id"] == "samgs-better-static-mfm"]
+        if "margin" in change:
+            return [claim | change]
+        return [claim | {"results": claim["results"] | change}]
+
+    monkeypatch.setattr(claims, "load", changed)
+    with pytest.raises(ValueError, match=message):
+        claims.verdicts("sam_gs", lambda *_: table_verdict())
+
+
+def test_committed_claims_rest_on_sound_results():
+    """What is void or stale must not pass silently."""
+    unsound = [v for paper in ("recon", "sam_gs", "rotograd") for v in claims.verdicts(paper) if v.reasons]
+    assert not [(v.claim["id"], v.outcome, v.reasons) for v in unsound]
+
+
+def test_the_ledger_shows_why_and_where_to_dispute():
+    spec = importlib.util.spec_from_file_location("ledger", claims.ROOT.parent / "_ext" / "ledger.py")
+    ledger = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ledger)
+    (claim,) = [c for c in claims.load("sam_gs") if c["id"] == "samgs-better-static-mfm"]
+    verdict = claims.Verdict(claim, "void", reasons=("row sam_gs: seed 3: the record was edited",))
+    box = ledger.entry("https://example.org/book", "sam_gs", "abc1234 2026-01-01", verdict)
+    text, links = box.astext(), [node["refuri"] for node in box.findall(nodes.reference)]
+    assert box["ids"] == [claim["id"]]
+    assert "void (other problem)" in text and "seed 3: the record was edited" in text and "none yet" in text
+    assert "abc1234" in text and "margin 0.3" in text
+    assert any("issues/new?title=Dispute%3A+samgs-better-static-mfm" in link for link in links)
