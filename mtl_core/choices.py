@@ -97,7 +97,7 @@ def seed_dice(table: Table, delta: Mapping) -> str:
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return (
-        '<div id="seed-dice">'
+        '<div id="dice-of-seeds">'
         "<p>The dice need JavaScript. Without it, the table of all choices on this page says the same.</p>"
         f'<script type="application/json">{text}</script></div>'
     )

@@ -2,7 +2,6 @@
 
 import math
 import os
-import pickle
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -311,6 +310,6 @@ def _read(checkpoint: Path, device: str) -> dict | None:
     """The state in a checkpoint; None, with a warning, where the file is damaged."""
     try:
         return torch.load(checkpoint, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch.load meets garbage with errors of any type
         warnings.warn(f"the checkpoint {checkpoint.name} cannot be read ({error}); training starts over", stacklevel=2)
         return None

@@ -105,7 +105,7 @@ def test_wrong_places_are_refused(chromium, page, places):
 
 
 def said(chromium):
-    return chromium.run("document.querySelector('#seed-dice [aria-live]').textContent")
+    return chromium.run("document.querySelector('#dice-of-seeds [aria-live]').textContent")
 
 
 def test_keyboard_alone_draws(chromium, page):
@@ -119,21 +119,23 @@ def test_keyboard_alone_draws(chromium, page):
     first = said(chromium)
     chromium.press(" ")
     assert "Draws so far: 1" in first and "Draws so far: 2" in said(chromium)
-    drawn = [int(number) for number in re.match(r"Seeds (\d+), (\d+), (\d+):", first).groups()]
+    drawn = [int(number) for number in re.match(r"Seeds (\d+), (\d+), (\d+)\.", first).groups()]
     assert set(drawn) <= set(SEEDS) and drawn == sorted(set(drawn))
 
 
 def test_what_is_shown_is_what_was_computed(chromium, page):
     chromium.open(page)
-    chromium.run("document.querySelectorAll('#seed-dice button')[1].click()")
+    chromium.run("document.querySelectorAll('#dice-of-seeds button')[1].click()")
     lines = chromium.run(
-        "[...document.querySelectorAll('#seed-dice tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+        "[...document.querySelectorAll('#dice-of-seeds tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
     )
     now = choices.read_table(TABLE, example(), (0, 1, 2))
     whole = choices.read_table(TABLE, example())
     ranks = sum(now[row].rank != whole[row].rank for row in now)
     outcomes = sum(now[row].outcome != whole[row].outcome for row in now)
-    assert said(chromium).startswith(f"Seeds 20, 21, 22: {ranks} ranks and {outcomes} outcomes differ")
+    assert said(chromium).startswith(
+        f"Seeds 20, 21, 22. Differing from all 10 seeds: ranks {ranks}, outcomes {outcomes}. "
+    )
     assert ranks and outcomes, "the example must flip something"
     for line, (row, reading) in zip(lines, now.items(), strict=True):
         assert line[0] == row.title() and line[1] == f"{reading.mean:+.1f}".replace("-", "−")
@@ -145,21 +147,21 @@ def test_what_is_shown_is_what_was_computed(chromium, page):
 def test_draws_cover_the_seeds_and_are_counted(chromium, page):
     chromium.open(page)
     drawn = chromium.run(
-        "Array.from({length: 60}, () => { document.querySelector('#seed-dice button').click();"
-        " return document.querySelector('#seed-dice caption').textContent.match(/\\d+/g).map(Number); })"
+        "Array.from({length: 60}, () => { document.querySelector('#dice-of-seeds button').click();"
+        " return document.querySelector('#dice-of-seeds caption').textContent.match(/\\d+/g).map(Number); })"
     )
     assert {seed for triple in drawn for seed in triple} == set(SEEDS)
     assert len({tuple(triple) for triple in drawn}) > 20
     whole = in_words(choices.read_table(TABLE, example()))
     every = choices.all_choices(TABLE, example(), 3)
     same_table = sum(in_words(every[tuple(seed - 20 for seed in triple)]) == whole for triple in drawn)
-    assert said(chromium).endswith(f"Draws so far: 60, of which {same_table} gave the same table.")
+    assert said(chromium).endswith(f"Draws so far: 60; with the same table: {same_table}.")
 
 
 def test_without_scripts_a_sentence_stands_there(chromium, page):
     chromium.open(page, scripts=False)
-    assert chromium.run("document.querySelector('#seed-dice p').textContent").startswith("The dice need JavaScript")
-    assert chromium.run("document.querySelectorAll('#seed-dice button').length") == 0
+    assert chromium.run("document.querySelector('#dice-of-seeds p').textContent").startswith("The dice need JavaScript")
+    assert chromium.run("document.querySelectorAll('#dice-of-seeds button').length") == 0
 
 
 def test_nothing_happens_on_other_pages(chromium, tmp_path):
@@ -197,4 +199,5 @@ def test_the_page_of_the_book_plays(chromium):
     chromium.open(PAGE)
     for places in TRIPLES:
         same(evaluated(chromium, places), choices.read_table(table, delta, places))
-    assert chromium.run("document.querySelectorAll('#seed-dice button').length") == 2
+    assert chromium.run("document.querySelectorAll('#dice-of-seeds button').length") == 2
+    assert chromium.run("document.querySelector('#seed-dice h3').textContent").startswith("Seed dice")

@@ -89,8 +89,8 @@
       body.replaceChildren(...lines);
       caption.textContent = `The table as seeds ${names} alone would print it.`;
       draws += 1; agreed += moved + turned === 0;
-      said.textContent = `Seeds ${names}: ${moved} ranks and ${turned} outcomes differ from those of all `
-        + `${data.seeds.length} seeds. Draws so far: ${draws}, of which ${agreed} gave the same table.`;
+      said.textContent = `Seeds ${names}. Differing from all ${data.seeds.length} seeds: ranks ${moved}, `
+        + `outcomes ${turned}. Draws so far: ${draws}; with the same table: ${agreed}.`;
     }
 
     function draw() {
@@ -113,7 +113,7 @@
   }
 
   function find() {
-    const place = document.getElementById("seed-dice");
+    const place = document.getElementById("dice-of-seeds");
     if (place) start(place);
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", find);
