@@ -138,10 +138,12 @@ def test_what_is_shown_is_what_was_computed(chromium, page):
     )
     assert ranks and outcomes, "the example must flip something"
     for line, (row, reading) in zip(lines, now.items(), strict=True):
-        assert line[0] == row.title() and line[1] == f"{reading.mean:+.1f}".replace("-", "−")
+        assert line[0] == row.title() and line[4] == f"{reading.mean:+.1f}".replace("-", "−")
         assert ("was" in line[2]) == (reading.rank != whole[row].rank)
-        assert ("was" in line[4]) == (reading.outcome != whole[row].outcome)
-        assert line[4].startswith(reading.outcome or "–")
+        assert ("was" in line[1]) == (reading.outcome != whole[row].outcome)
+        assert line[1].startswith(reading.outcome or "reference")
+        ends = "–" if reading.low is None else f"{reading.low:+.1f} to {reading.high:+.1f}".replace("-", "−")
+        assert line[3] == ends
 
 
 def test_draws_cover_the_seeds_and_are_counted(chromium, page):

@@ -66,7 +66,7 @@
   function start(place) {
     const data = JSON.parse(place.querySelector("script").textContent);
     const controls = element("p"), said = element("p", { "aria-live": "polite" });
-    const head = ["row", "mean Δm", "rank", "difference, interval", "outcome"];
+    const head = ["row", "outcome", "rank", "interval of the difference", "mean Δm"];
     const body = element("tbody"), caption = element("caption");
     const table = element("table", { class: "table" }, caption,
       element("thead", {}, element("tr", {}, ...head.map((word) => element("th", { scope: "col" }, word)))), body);
@@ -80,10 +80,10 @@
         const [rank, word] = [now.rank !== all.rank, now.outcome !== all.outcome];
         moved += rank; turned += word;
         const was = (changed, text, before) => (changed ? element("strong", {}, `${text} (was ${before})`) : text);
-        const cells = [signed(now.mean), now.rank === null ? "–" : was(rank, now.rank, all.rank),
-          now.low === null ? "reference" : `${signed(now.low)} to ${signed(now.high)}`,
-          now.outcome === null ? "–" : was(word, now.outcome, all.outcome)];
-        return element("tr", {}, element("th", { scope: "row" }, row.title),
+        const cells = [now.outcome === null ? "reference" : was(word, now.outcome, all.outcome),
+          now.rank === null ? "–" : was(rank, now.rank, all.rank),
+          now.low === null ? "–" : `${signed(now.low)} to ${signed(now.high)}`, signed(now.mean)];
+        return element("tr", {}, element("th", { scope: "row", style: "font-weight: normal" }, row.title),
           ...cells.map((cell) => element("td", {}, cell)));
       });
       body.replaceChildren(...lines);
