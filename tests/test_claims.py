@@ -293,10 +293,27 @@ def test_committed_claims_rest_on_sound_results():
     assert not [(v.claim["id"], v.outcome, v.reasons) for v in unsound]
 
 
-def test_the_ledger_shows_why_and_where_to_dispute():
+@pytest.fixture
+def ledger():
     spec = importlib.util.spec_from_file_location("ledger", claims.ROOT.parent / "_ext" / "ledger.py")
-    ledger = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(ledger)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_build_names_what_is_void(ledger, monkeypatch, capsys, passed):
+    warned = []
+    monkeypatch.setattr(ledger.log, "warning", lambda *words: warned.append(words[0] % words[1:]))
+    unsound = replace(table_verdict(SPLITS, "void", ["9 of 10 runs are here; missing: seed 3"]), controls_pass=passed)
+    monkeypatch.setattr(ledger, "judged", lambda: [unsound])
+    ledger.report(None)
+    said = "ledger: results/multi_fashion_mnist/small, row recon_cagrad: void: 9 of 10 runs are here; missing: seed 3"
+    assert capsys.readouterr().out.splitlines() == [said]
+    assert bool(warned) is not passed  # with -W a warning stops the build
+
+
+def test_the_ledger_shows_why_and_where_to_dispute(ledger):
     (claim,) = [c for c in claims.load("sam_gs") if c["id"] == "samgs-better-static-mfm"]
     verdict = claims.Verdict(claim, "void", reasons=("row sam_gs: seed 3: the record was edited",))
     box = ledger.entry("https://example.org/book", "sam_gs", "abc1234 2026-01-01", verdict)

@@ -1,0 +1,177 @@
+"""`{ledger} PAPER`: every claim with its rule, records, commit, outcome, dispute link and the authors' reply.
+
+The build prints a line for each verdict and each table that is void or stale; a table whose controls fail stops it
+(`-W`). `{protocol-table} EXPERIMENT PROFILE` sets a judged table; both write the CSV of a table beside the site.
+"""
+
+import pathlib
+import subprocess
+from urllib.parse import urlencode
+
+from docutils import nodes
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+from mtl_core import claims, papers, protocol, records, results, tables
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+log = logging.getLogger(__name__)
+
+
+class Ledger(SphinxDirective):
+    required_arguments = 1
+
+    def run(self):
+        paper, found = self.arguments[0], []
+        self.env.note_dependency(str(claims.ROOT / f"{paper}.yml"))
+        for file in [*(papers.ROOT / paper).glob("*.csv"), *results.ROOT.rglob("*.json*")]:
+            self.env.note_dependency(str(file))
+        commit = last_commit(claims.ROOT / f"{paper}.yml")
+        for verdict in claims.verdicts(paper):
+            if verdict.reasons:
+                print(f"ledger: {verdict.claim['id']} is {verdict.outcome}: {'; '.join(verdict.reasons)}", flush=True)
+            found.append(entry(self.config.html_theme_options.get("repository_url", ""), paper, commit, verdict))
+        return found
+
+
+def entry(repository, paper, commit, verdict):
+    claim = verdict.claim
+    held = sum(check.holds is True for check in verdict.checks)
+    failed = [check.text for check in verdict.checks if check.holds is not True]
+    shown = failed if failed and claim["scope"] == "arithmetic" else [check.text for check in verdict.checks]
+    rows = [
+        ("Outcome", f"{verdict.outcome} ({claim['scope']})"),
+        ("Where", where(claim)),
+        ("Rule", words(claim["rule"]) + ("" if claim["margin"] is None else f"; margin {claim['margin']}")),
+        ("Records", records_of(claim)),
+        ("Behind it", f"{held} of {len(verdict.checks)} comparisons hold" if verdict.checks else ""),
+        ("Needs", claim.get("needs", "") if verdict.outcome == claims.OPEN else ""),
+        ("Note", claim.get("note", "")),
+        ("Why", "; ".join(verdict.reasons)),
+        ("Authors’ reply", claim.get("reply", "none yet")),
+    ]
+    fields = nodes.field_list()
+    for name, text in rows:
+        if text:
+            fields += nodes.field("", nodes.field_name(text=name), nodes.field_body("", nodes.paragraph(text=text)))
+    links = nodes.paragraph()
+    title = urlencode({"title": f"Dispute: {claim['id']}", "body": f"Claim {claim['id']}, ledger at {commit}.\n\n"})
+    for text, address in (
+        ("Rule and its history", f"{repository}/commits/main/book/claims/{paper}.yml"),
+        ("Dispute this verdict", f"{repository}/issues/new?{title}"),
+    ):
+        links += [nodes.reference("", text, refuri=address), nodes.Text(" · ")]
+    links += nodes.Text(f"rule last changed in {commit}")
+    box = nodes.container(ids=[claim["id"]], classes=["claim"])
+    box += [nodes.paragraph("", "", nodes.strong(text=claim["id"]), nodes.Text(f". {claim['claim']}")), fields]
+    if len(shown) > 12:
+        shown = [*shown[:12], f"and {len(shown) - 12} more"]
+    if shown:
+        box += nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=text)) for text in shown))
+    box += links
+    return box
+
+
+def where(claim):
+    place = claim["where"]
+    numbers = ", ".join(map(str, place["tables"]))
+    parts = [place["version"], place["section"], numbers and f"Table{'s' * (len(place['tables']) > 1)} {numbers}"]
+    return ", ".join(filter(None, parts))
+
+
+def words(rule):
+    options = "; ".join(f"{name} {_plain(value)}" for name, value in rule.items() if name != "name")
+    return rule["name"] + (f" ({options})" if options else "")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
+    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
+
+
+def records_of(claim):
+    found = claim["results"]
+    if not isinstance(found, dict):
+        return found or "none"
+    pairs = "; ".join(f"{row} against {against}" for row, against in claims.pairs(claim))
+    verdict = tables.committed(found["experiment"], found["profile"])
+    if verdict is None:
+        here = "none committed yet"
+    else:
+        rows = dict.fromkeys(name for pair in claims.pairs(claim) for name in pair)
+        commits = {r["provenance"]["commit"][:7] for r in verdict.records if r["row"] in rows}
+        here = ", ".join(f"{row} {verdict.rows[row].runs}" for row in rows) + f"; made at {', '.join(sorted(commits))}"
+    return f"results/{found['experiment']}/{found['profile']}: {pairs}; {here}"
+
+
+def last_commit(file):
+    done = subprocess.run(
+        ["git", "-C", ROOT, "log", "-1", "--format=%h %cs", "--", file], capture_output=True, text=True
+    )
+    return done.stdout.strip() or "an unknown commit"
+
+
+class ProtocolTable(SphinxDirective):
+    required_arguments = 2
+
+    def run(self):
+        experiment, profile = self.arguments
+        verdict = tables.committed(experiment, profile)
+        if verdict is None:
+            return [nodes.paragraph(text=f"No runs of {experiment}, {profile}, are committed yet.")]
+        head = ["row", "Δm, %", "difference to the reference", "outcome", "seeds", "diverged", "search, core-seconds"]
+        group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
+        group += nodes.thead("", _row(head))
+        group += nodes.tbody("", *(_row(_cells(row)) for row in verdict.rows.values()))
+        found = [nodes.table("", group, classes=["protocol-table"])]
+        if lines := verdict.complaints():
+            found += [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))]
+        up = "../" * self.env.docname.count("/")
+        link = nodes.reference("", "per-seed results as CSV", refuri=f"{up}_static/results/{experiment}_{profile}.csv")
+        about = nodes.reference("", "what its columns hold", refuri=f"{up}_static/results/data_dictionary.md")
+        return [*found, nodes.paragraph("", "", nodes.Text("Download: "), link, nodes.Text(", "), about)]
+
+
+def _cells(row):
+    d, deltas = row.difference, list(row.delta.values())
+    mean = f"{sum(deltas) / len(deltas):+.2f}" if deltas else "–"
+    interval = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else "–"
+    cost = f"{row.cost['core_seconds']:.0f}" if "core_seconds" in row.cost else "–"
+    text = [row.title, mean, interval, row.outcome, row.runs, str(row.diverged), cost]
+    return [cell.replace("-", "−") if k in (1, 2) else cell for k, cell in enumerate(text)]
+
+
+def _row(cells):
+    return nodes.row("", *(nodes.entry("", nodes.paragraph(text=text)) for text in cells))
+
+
+def report(app):
+    """Name what is void or stale, once a build; a table whose controls fail is a warning, which stops a build."""
+    for verdict in judged():
+        for line in verdict.complaints():
+            print(f"ledger: {line}", flush=True)  # not a message of Sphinx, which --quiet hides
+        if verdict.controls_pass is False:
+            log.warning("ledger: %s, %s: the controls of the table fail", verdict.table.name, verdict.profile)
+
+
+def write_csv(app, error):
+    if error is None and app.builder.format == "html":
+        place = pathlib.Path(app.outdir) / "_static" / "results"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "data_dictionary.md").write_text((results.ROOT / "data_dictionary.md").read_text("utf-8"), "utf-8")
+        for verdict in judged():
+            (place / f"{verdict.table.name}_{verdict.profile}.csv").write_text(records.to_csv(verdict), "utf-8")
+
+
+def judged():
+    folders = sorted(file.parent for file in results.ROOT.glob("*/*/runs.jsonl"))
+    return [tables.committed(f.parent.name, f.name) for f in folders if f.parent.name in protocol.TABLES]
+
+
+def setup(app):
+    app.add_directive("ledger", Ledger)
+    app.add_directive("protocol-table", ProtocolTable)
+    app.connect("builder-inited", report)
+    app.connect("build-finished", write_csv)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
