@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients
 
-
 CHUNK = 1 << 15  # columns summed in the matrix's own precision; the sums of chunks are added in float64
 
 

@@ -28,9 +28,9 @@ class SAMGS(Aggregator):
 
     State (buffers): `momentum` (K, D), `dissimilarity` (), `steps` (). It loads into a fresh instance.
 
-    Defined where the formula is not: a zero gradient takes no part in the equalised sum, and counts in its mean norm; $\Psi = 1$
-    where all gradients are zero and for K = 1. Raises NonFiniteGradientError on NaN or infinity, and
-    where the momentum branch, quadratic in the gradients' scale, leaves the range of the dtype;
+    Defined where the formula is not: a zero gradient takes no part in the equalised sum, and counts in its
+    mean norm; $\Psi = 1$ where all gradients are zero and for K = 1. Raises NonFiniteGradientError on NaN or
+    infinity, and where the momentum branch, quadratic in the gradients' scale, leaves the range of the dtype;
     ValueError on a matrix of another shape than the first one.
 
     Differs from the paper's text, as the released class does: $\Psi$ is the mean over distinct pairs
