@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}  # as KeyboardEvent.key names them
@@ -34,8 +35,10 @@ class Browser:
         self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.send("Page.navigate", url=path.as_uri())
         there = f"location.href === {json.dumps(path.as_uri())} && document.readyState === 'complete'"
+        deadline = time.monotonic() + 20
         while not self.run(there):
-            pass
+            assert time.monotonic() < deadline, f"Chromium did not load {path} in 20 seconds"
+            time.sleep(0.01)
 
     def press(self, key):
         code, text = KEYS[key]
@@ -64,8 +67,9 @@ def browser():
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         try:
             lines = iter(process.stderr.readline, "")
-            port = next(found.group(1) for line in lines if (found := re.search(r"ws://127\.0\.0\.1:(\d+)/", line)))
-            yield Browser(_page(websocket, port))
+            found = next(filter(None, (re.search(r"ws://127\.0\.0\.1:(\d+)/", line) for line in lines)), None)
+            assert found, f"{PROGRAM} ended before it opened a port for tests"
+            yield Browser(_page(websocket, found.group(1)))
         finally:
             process.terminate()
             process.wait(timeout=10)
