@@ -165,6 +165,15 @@ def test_what_the_celeba_column_holds():
     assert len(found["samgs-celeba-same-as-famo"].checks) == 12
 
 
+def test_mean_ranks_lie_between_one_and_the_number_of_methods(monkeypatch):
+    column = {"task": "", "metric": "mean rank", "half_unit": 0.05}
+    numbers = {"a": 0.5, "b": 2.0, "c": 3.5}
+    rows = [column | {"method": name, "value": value, "printed": str(value)} for name, value in numbers.items()]
+    monkeypatch.setattr(papers, "table", lambda *_: rows)
+    (check,) = claims.RULES["mean ranks"]("famo", [3], "mean rank")
+    assert check.holds is False and check.text.endswith("sum to 6.00, mean ranks would to 6; outside 1 to 3: 0.5, 3.5")
+
+
 def test_delta_m_with_the_sign_of_its_paper():
     (check,) = [c for c in claims.RULES["delta_m follows"]("sam_gs", [1], grouped=False) if "SAM-GS" in c.text]
     assert check.text.startswith("Table 1, SAM-GS: printed 6.41, recomputed 6.51 [6.") and check.holds
@@ -223,6 +232,7 @@ SPLITS = {"recon_equal": 1.0, "recon_pcgrad": 1.0, "recon_cagrad": 1.0}
         (SPLITS, "consistent at this scale"),
         (SPLITS | {"recon_cagrad": 0.0}, "not consistent at this scale"),  # equivalent
         (SPLITS | {"recon_cagrad": -1.0}, "not consistent at this scale"),  # the sign counts
+        (SPLITS | {"recon_cagrad": -0.3}, "not consistent at this scale"),  # small, and on the other side
         (SPLITS | {"recon_cagrad": 0.3}, "undecided"),  # a difference about as large as the margin
     ],
 )

@@ -87,7 +87,7 @@ def words(rule):
 def _plain(value):
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_plain(inner)}" for name, inner in value.items())
-    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value) or "as is"
 
 
 def records_of(claim):
