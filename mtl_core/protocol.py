@@ -34,6 +34,7 @@ class Row:
              gives static weights L_k^(-a), L_k the validation loss of the single-task network, scaled to sum to K.
     follows  another row whose chosen configuration it takes over instead of searching (the controls).
     tasks    indices, for the single-task networks.
+    weaken   tasks whose static weight is multiplied by 0.1 in the row that is broken on purpose.
     split    Recon or one of its controls: which trunk layers each task gets to itself (`Table.layers`).
     epochs   multiple of the table's epochs.
     """
@@ -47,6 +48,7 @@ class Row:
     follows: str | None = None
     tasks: Sequence[int] | None = None
     control: bool = False
+    weaken: Sequence[int] = ()
     split: str | None = None
     epochs: int = 1
 
@@ -195,6 +197,8 @@ class Table:
         runs = {}
         for row in self.rows:
             choice = dict(choices[row.follows or row.name])
+            if row.weaken:
+                choice["weights"] = [w * 0.1 if k in row.weaken else w for k, w in enumerate(choice["weights"])]
             runs[row.name] = [self.run(row, choice, seed, test=True) for seed in self.seeds(row, count)]
         return runs
 
@@ -222,6 +226,8 @@ def common_rows(tasks: Sequence[str]) -> list[Row]:
     """
     singles = [Row(f"single {name}", f"Single-task: {name}", tasks=[k]) for k, name in enumerate(tasks)]
     simplex = {"weights": ("simplex", len(tasks))}
+    half = len(tasks) // 2  # the method "broken" weakens task 0, `weaken` the others of the first half
+    title = f"Broken: shared gradients of {half} of {len(tasks)} tasks × 0.1"
     static = [Row("static", "Searched static weights", "static", space=simplex)]
     if len(tasks) > 2:
         static = [
@@ -242,7 +248,7 @@ def common_rows(tasks: Sequence[str]) -> list[Row]:
         Row("sam_gs", "SAM-GS", "sam_gs", convention="samgs",
             space={"gamma": ("uniform", 0.0, 1.0), "beta2": ("choice", [0.9, 0.95, 0.99])}),
         Row("a_a", "A/A: static weights again, other seeds", "static", follows="static", control=True),
-        Row("broken", "Broken: one task's shared gradient × 0.1", "broken", follows="static", control=True),
+        Row("broken", title, "broken", follows="static", control=True, weaken=range(1, half)),
     ]  # fmt: skip
 
 

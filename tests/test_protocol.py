@@ -57,7 +57,8 @@ def test_expected_runs_are_paired_but_for_the_a_a_row():
     used = {protocol.SHORT_SEED, protocol.FULL_SEED}
     assert not used & {r.seed for found in expected.values() for r in found}, "search seeds are never evaluated"
     assert all(r.test for found in expected.values() for r in found)
-    assert expected["broken"][0].method_options == {"weights": choices["static"]["weights"]}
+    weights = [w * 0.1 if 1 <= k < 5 else w for k, w in enumerate(choices["static"]["weights"])]
+    assert expected["broken"][0].method_options == {"weights": weights}, "and the method weakens task 0"
     assert expected["broken"][0].schedule == expected["static"][0].schedule
     assert len({r.identity for found in expected.values() for r in found}) == sum(map(len, expected.values()))
 
