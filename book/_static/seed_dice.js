@@ -66,7 +66,7 @@
   function start(place) {
     const data = JSON.parse(place.querySelector("script").textContent);
     const controls = element("p"), said = element("p", { "aria-live": "polite" });
-    const head = ["row", "outcome", "rank", "interval of the difference", "mean Δm"];
+    const head = ["row", "outcome", "rank", "interval, points", "mean Δm"];
     const body = element("tbody"), caption = element("caption");
     const table = element("table", { class: "table" }, caption,
       element("thead", {}, element("tr", {}, ...head.map((word) => element("th", { scope: "col" }, word)))), body);
