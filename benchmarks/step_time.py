@@ -18,7 +18,7 @@ import torch
 from mtl_core import methods, models, training
 from mtl_core.tasks import classification
 
-LIMITS = {"mgda": 1.10, "pcgrad": 1.10, "cagrad": 1.10, "norm_equalised": 1.10, "sam_gs": 1.20}
+LIMITS = {"mgda": 1.10, "pcgrad": 1.10, "cagrad": 1.10, "sam_gs": 1.20}
 
 
 def floor(model, tasks, inputs, targets):

@@ -93,6 +93,7 @@ def task_gradients(
         _write(out._rows[k], found[: len(out._shared)])
         for p, g in zip(own, found[len(out._shared) :], strict=True):
             p.grad = g
+        del found  # before the next pass: its memory is used again
     if check_finite:
         _check_finite(losses, out)
     return out
