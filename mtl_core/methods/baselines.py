@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchjd import aggregation, scalarization
 
-from mtl_core.methods.sam_gs import _equalised, _norms
+from mtl_core.methods.sam_gs import _equalised, _finite_norms
 
 
 class Static(scalarization.Scalarizer):
@@ -40,7 +40,7 @@ class NormEqualised(aggregation.Aggregator):
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
-        return _equalised(matrix, _norms(matrix))
+        return _equalised(matrix, _finite_norms(matrix))
 
 
 class Broken(aggregation.Aggregator):

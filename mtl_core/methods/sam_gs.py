@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import Aggregator
 
-from mtl_core.conflict import magnitude_similarity
+from mtl_core.conflict import CHUNK, magnitude_similarity, row_norms
 from mtl_core.gradients import NonFiniteGradientError
-
-CHUNK = 1 << 15  # columns at a time, so that temporaries stay in the processor's cache
 
 
 class SAMGS(Aggregator):
@@ -57,7 +55,7 @@ class SAMGS(Aggregator):
         if matrix.shape != self.momentum.shape:
             raise ValueError(f"SAM-GS has state for a matrix of shape {tuple(self.momentum.shape)}, got "
                              f"{tuple(matrix.shape)}: make a new instance for another problem")  # fmt: skip
-        norms = _norms(matrix)  # n_k = ||g_k||, (K,)
+        norms = _finite_norms(matrix)  # n_k = ||g_k||, (K,)
 
         # \Psi = mean_{i<j} 2 n_i n_j / (n_i^2 + n_j^2)
         similarity = magnitude_similarity(norms).mean().item() if len(norms) > 1 else 1.0
@@ -90,14 +88,9 @@ class SAMGS(Aggregator):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _norms(matrix: Tensor) -> Tensor:
-    """Row norms on the host in float64: neither 1e-30 nor 1e30 is lost. NonFiniteGradientError on NaN or infinity."""
-    whole = matrix.shape[1] // CHUNK  # one float32 sum over ten million squares is wrong by 1e-3: sum parts in float64
-    parts = torch.linalg.vector_norm(matrix[:, : whole * CHUNK].unflatten(1, (whole, CHUNK)), dim=2)
-    rest = torch.linalg.vector_norm(matrix[:, whole * CHUNK :], dim=1, keepdim=True)
-    norms = torch.linalg.vector_norm(torch.cat([parts, rest], 1), dim=1, dtype=torch.float64).cpu()
-    if not ((norms > 1e-15) & (norms < 1e18)).all():  # squares may have left float32; the exact way is 20 times slower
-        norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).cpu()
+def _finite_norms(matrix: Tensor) -> Tensor:
+    """Row norms on the host. NonFiniteGradientError on NaN or infinity, with the tasks that have it."""
+    norms = row_norms(matrix).cpu()
     bad = [k for k, finite in enumerate(norms.isfinite().tolist()) if not finite]
     if bad:
         raise NonFiniteGradientError(
