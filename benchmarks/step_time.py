@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from mtl_core import methods, models, training
+from mtl_core import methods, models, steps
 from mtl_core.tasks import classification
 
 LIMITS = {"mgda": 1.10, "pcgrad": 1.10, "cagrad": 1.10, "sam_gs": 1.20}
@@ -56,7 +56,7 @@ def main():
 
     def step(name, convention="plain", observed=False):
         made = methods.make(name)
-        return training.Step(model, tasks, methods.METHODS[name], made, methods.CONVENTIONS[convention], observed)
+        return steps.Step(model, tasks, methods.METHODS[name], made, methods.CONVENTIONS[convention], observed)
 
     rows = {"equal (one backward)": step("equal"), "equal, observed": step("equal", observed=True)}
     rows |= {name: step(name) for name in ("mgda", "pcgrad", "graddrop", "cagrad", "norm_equalised", "sam_gs")}

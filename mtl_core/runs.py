@@ -29,7 +29,8 @@ from mtl_core.tasks import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-DECISIVE = ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "training.py", "data", "models", "methods")
+DECISIVE = ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "steps.py", "training.py")
+DECISIVE += ("data", "models", "methods")
 
 
 @dataclass(frozen=True)

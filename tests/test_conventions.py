@@ -8,7 +8,7 @@ from engine import combined, conflicting, fresh, linear_losses, linear_model, sm
 from torch import nn
 from torchjd.aggregation import Aggregator
 
-from mtl_core import methods, training
+from mtl_core import methods, steps
 from mtl_core.gradients import task_gradients
 from mtl_core.methods import CONVENTIONS, METHODS, Convention, Method
 
@@ -184,12 +184,12 @@ def test_static_and_log_sum_equal_a_backward_of_their_scalar():
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_both_ways_of_a_weighted_step_agree(name):
-    """training.Step takes one backward pass of the scalar, unless it is observed: the same gradients."""
+    """steps.Step takes one backward pass of the scalar, unless it is observed: the same gradients."""
     problem = small_problem(3)
     gradients = []
     for observed in (False, True):
         model = small_model(3)
-        step = training.Step(model, problem.tasks, METHODS[name], fresh(name, 3), CONVENTIONS["plain"], observed)
+        step = steps.Step(model, problem.tasks, METHODS[name], fresh(name, 3), CONVENTIONS["plain"], observed)
         assert step.scalar is not observed and step.backward_passes == (3 if observed else 1)
         step(*problem.train.batch(slice(0, 16)))
         gradients.append([p.grad.clone() for p in model.parameters()])

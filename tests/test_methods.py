@@ -9,6 +9,7 @@ from torchjd.aggregation import Aggregator
 from mtl_core import methods, training
 from mtl_core.conflict import ConflictLog, cosines
 from mtl_core.methods import CONVENTIONS, METHODS, Method
+from mtl_core.steps import Step
 
 NAMES = list(METHODS)
 AGGREGATIONS = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
@@ -139,7 +140,7 @@ def test_register_and_replace():
 
 def trajectory(name, K=3, steps=4):
     model, problem = small_model(K), small_problem(K)
-    step = training.Step(model, problem.tasks, METHODS[name], fresh(name, K), CONVENTIONS["plain"], observed=True)
+    step = Step(model, problem.tasks, METHODS[name], fresh(name, K), CONVENTIONS["plain"], observed=True)
     optimizer, points = torch.optim.SGD(model.parameters(), lr=0.1), []
     torch.manual_seed(2)
     for _ in range(steps):
