@@ -1,0 +1,154 @@
+r"""Closed forms of the methods for two tasks, for many points at once: what `landscapes.trajectories` steps with.
+
+A rule takes task gradients J (B, 2, D) and losses (B, 2) and returns updates (B, D): row b is what the registered
+method returns for J[b], before any scaling or clipping. Each is made from an instance of the method, whose arguments
+it reads; `knows` says for which arguments the closed form holds.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+Rule = Callable[[Tensor, Tensor], Tensor]
+_RULES: dict[str, tuple[Callable[..., Rule], frozenset[str]]] = {}
+
+
+def _closed_form(name, *arguments):
+    def keep(make):
+        _RULES[name] = (make, frozenset(arguments))
+        return make
+
+    return keep
+
+
+def knows(name: str, options: Iterable[str] = ()) -> bool:
+    """There is a closed form for method `name` with these arguments."""
+    return name in _RULES and set(options) <= _RULES[name][1]
+
+
+def rule(name: str, method) -> Rule:
+    """A fresh rule (with its own state, where it has one) that does what the instance `method` does."""
+    return _RULES[name][0](method)
+
+
+def names() -> list[str]:
+    return list(_RULES)
+
+
+def _dot(a, b):
+    return (a * b).sum(-1)
+
+
+def _mix(weight, J):
+    """w g_1 + (1 - w) g_2."""
+    return weight[:, None] * J[:, 0] + (1 - weight[:, None]) * J[:, 1]
+
+
+def _equalised(J):
+    norms = vector_norm(J, dim=-1)  # (B, 2)
+    weights = torch.where(norms > 0, norms.mean(-1, keepdim=True) / norms, 0.0)
+    return (weights[..., None] * J).sum(1)
+
+
+@_closed_form("equal")
+def _equal(method):
+    return lambda J, losses: J.sum(1)
+
+
+@_closed_form("static", "weights")
+def _static(method):
+    return lambda J, losses: (method.weights.to(J)[:, None] * J).sum(1)
+
+
+@_closed_form("log_sum")
+def _log_sum(method):
+    def update(J, losses):
+        if (losses <= 0).any():
+            raise ValueError("the sum of logs needs positive losses")
+        return (J / losses[..., None]).sum(1)
+
+    return update
+
+
+@_closed_form("norm_equalised")
+def _norm_equalised(method):
+    return lambda J, losses: _equalised(J)
+
+
+@_closed_form("mgda")
+def _mgda(method):
+    r"""The min-norm point of a segment: $w = \mathrm{clip}(g_2\cdot(g_2-g_1)/\|g_1-g_2\|^2, 0, 1)$."""
+
+    def update(J, losses):
+        between = J[:, 1] - J[:, 0]
+        square = _dot(between, between)
+        weight = _dot(J[:, 1], between) / square.masked_fill(square == 0, 1)
+        return _mix(weight.clamp(0, 1), J)
+
+    return update
+
+
+@_closed_form("pcgrad")
+def _pcgrad(method):
+    r"""$\sum_i g_i - \min(0, g_1\cdot g_2)\,(g_1/\|g_1\|^2 + g_2/\|g_2\|^2)$: with two tasks the order is no choice."""
+
+    def update(J, losses):
+        squares = _dot(J, J)
+        overlap = _dot(J[:, 0], J[:, 1]).clamp(max=0)[:, None]
+        return ((1 - overlap / squares.masked_fill(squares == 0, 1))[..., None] * J).sum(1)
+
+    return update
+
+
+@_closed_form("cagrad", "c", "rescale")
+def _cagrad(method):
+    r"""The convex function $w\mapsto g_w\cdot\bar g + c\|\bar g\|\|g_w\|$ of one weight has its minimum in closed form.
+
+    With $q(w) = \|g_w\|^2 = a(w-m)^2 + r$ the derivative vanishes where $a(w-m)/\sqrt q = s$ for one number s.
+    """
+    weighting = method.gramian_weighting
+
+    def update(J, losses):
+        mean = J.mean(1)
+        reach = weighting.c * vector_norm(mean, dim=-1)
+        between = J[:, 0] - J[:, 1]
+        a = _dot(between, between)
+        safe = a.masked_fill(a == 0, 1)
+        middle = -_dot(J[:, 1], between) / safe  # m: the line's point of least norm
+        r = (_dot(J[:, 1], J[:, 1]) - a * middle**2).clamp(min=0)
+        s = -_dot(between, mean) / reach.masked_fill(reach == 0, 1)
+        inside = s**2 < a  # else the function falls all the way to one end
+        offset = torch.sign(s) * torch.where(inside, (s**2 * r / (safe * (a - s**2).masked_fill(~inside, 1))).sqrt(),
+                                             torch.inf)  # fmt: skip
+        worst = _mix(torch.where(a > 0, middle + offset, 0.5).clamp(0, 1), J)
+        length = vector_norm(worst, dim=-1)
+        least = weighting.norm_eps * _dot(J, J).sum(-1).sqrt()
+        there = (length >= least) & (length > 0)  # else as good as Pareto stationary: no step
+        step = mean + (reach / length.masked_fill(~there, 1))[:, None] * worst
+        return weighting.factor * torch.where(there[:, None], step, 0.0)
+
+    return update
+
+
+@_closed_form("sam_gs", "gamma", "beta1", "beta2", "epsilon")
+def _sam_gs(method):
+    momentum = dissimilarity = 0.0
+    steps = 0
+
+    def update(J, losses):
+        nonlocal momentum, dissimilarity, steps
+        norms = vector_norm(J, dim=-1)
+        large = norms.amax(-1)
+        ratio = torch.where(large == 0, 1.0, norms.amin(-1) / large)
+        similarity = 2 * ratio / (1 + ratio**2)
+        steps += 1
+        momentum = method.beta1 * momentum + (1 - method.beta1) * J
+        change = (1 - method.beta2) * (1 - similarity) ** 2 + method.epsilon
+        dissimilarity = method.beta2 * dissimilarity + change
+        gain = 1 / ((1 - method.beta1**steps) * (dissimilarity / (1 - method.beta2**steps)).sqrt())
+        moved = gain[:, None] * (J * momentum.abs()).sum(1)
+        return torch.where((similarity < method.gamma)[:, None], _equalised(J), moved)
+
+    return update
