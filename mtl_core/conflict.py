@@ -164,29 +164,33 @@ class ConflictLog:
 
     restrict  layers to which a second cosine is restricted. A split network's cosine is over what is
               still shared; its fair companion is the unsplit network's cosine over the same layers.
+    every     log each n-th step only, the first one included: logging a small network costs as much as a step.
     Cosines are counted in 2,000 bins of width 0.001.
     """
 
     BINS = 2000
 
-    def __init__(self, num_tasks: int, thresholds=(0.0, -0.1), restrict: Sequence[str] = ()):
+    def __init__(self, num_tasks: int, thresholds=(0.0, -0.1), restrict: Sequence[str] = (), every: int = 1):
+        if every < 1:
+            raise ValueError(f"every counts steps from 1, got {every}")
         self.num_tasks, self.thresholds, self.restrict = num_tasks, tuple(thresholds), list(restrict)
+        self.every, self.steps = every, 0
         self.scores: ConflictScores | None = None  # made at the first step, when the layers are known
         self.bins = {name: torch.zeros(self.BINS, dtype=torch.int64) for name in ("all", "restricted")}
         self.negative = {"all": 0, "restricted": 0}
         self.similarity = 0.0
 
     def update(self, gradients: TaskGradients) -> None:
-        if not gradients.layers:
-            return  # nothing is shared any more
+        self.steps += 1
+        if not gradients.layers or (self.steps - 1) % self.every:
+            return  # nothing is shared any more, or not this step's turn
         if self.scores is None:
             self.scores = ConflictScores(list(gradients.layers), self.num_tasks, self.thresholds)
         self.scores.update(gradients)
         self._count("all", gradients.matrix)
         if self.restrict:
             self._count("restricted", torch.cat([gradients.layers[name] for name in self.restrict], dim=1))
-        norms = torch.linalg.vector_norm(gradients.matrix, dim=1, dtype=torch.float64)
-        self.similarity += magnitude_similarity(norms).mean().item()
+        self.similarity += magnitude_similarity(row_norms(gradients.matrix)).mean().item()
 
     def _count(self, name: str, matrix: Tensor) -> None:
         values = cosines(matrix).cpu()
@@ -212,14 +216,14 @@ class ConflictLog:
         return result
 
     def state_dict(self) -> dict:
-        return {"bins": self.bins, "negative": self.negative, "similarity": self.similarity,
+        return {"steps": self.steps, "bins": self.bins, "negative": self.negative, "similarity": self.similarity,
                 "layers": self.scores.layers if self.scores else None,
                 "scores": self.scores.state_dict() if self.scores else None}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         # copies on the host, where _count works: a state may be loaded twice, and onto another device
         self.bins = {name: bins.cpu().clone() for name, bins in state["bins"].items()}
-        self.negative, self.similarity = dict(state["negative"]), state["similarity"]
+        self.negative, self.similarity, self.steps = dict(state["negative"]), state["similarity"], state["steps"]
         if state["layers"] is not None:
             self.scores = ConflictScores(state["layers"], self.num_tasks, self.thresholds)
             self.scores.load_state_dict(state["scores"])

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
+from mtl_core import protocol, results
 from mtl_core.methods.recon import candidate_layers
 from mtl_core.runs import Run, build_model, load_problem
 
@@ -97,8 +99,83 @@ class ReconExperiment:
             rows[name, True] = replace(run, split=list(split), observe={}).seeds(range(self.seeds))
         return rows
 
+    def plan(self, records: Sequence[Mapping]) -> dict[str, list[Run]]:
+        """Row name -> runs, as far as the records made so far decide them: first the search, then the rest."""
+        scored = [record for record in records if record["row"] == "search"]
+        if not scored:
+            return {"search": [self.search()]}
+        rows = {name + (" + Recon" if was else ""): found
+                for (name, was), found in self.rows(self.split(scored[0])).items()}  # fmt: skip
+        return {"search": [self.search()], "single-task": self.single_task()} | rows
+
     def all_layers(self) -> list[str]:
         return candidate_layers(build_model(self.base, load_problem(self.base)))
 
 
-EXPERIMENTS = {"recon_multi_fashion_mnist": ReconExperiment}
+@dataclass(frozen=True)
+class TaskPairs:
+    """QM9's targets by twos: each pair trained together with equal weights and logged, each target also alone.
+
+    One network, schedule and rate for all: two heads or one, nothing else differs. The rate is the median of those
+    that the search of the table `qm9` chose for the eleven single-task networks.
+    """
+
+    profile: str = "small"
+    seeds: int = 10
+
+    def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
+        """Row, as in "alone mu" or "mu + alpha", -> one run per seed."""
+        base = protocol.qm9(self.profile).base
+        base = replace(base, schedule={**base.schedule, "learning_rate": 0.0056})
+        names = [task.name for task in load_problem(base).tasks]
+        rows = {f"alone {name}": replace(base, tasks=[k]) for k, name in enumerate(names)}
+        rows |= {f"{names[i]} + {names[j]}": replace(base, tasks=[i, j], observe={"thresholds": [0.0], "every": 5})
+                 for i, j in combinations(range(len(names)), 2)}  # fmt: skip
+        return {name: run.seeds(range(self.seeds)) for name, run in rows.items()}
+
+
+# The doses of ConflictDose: offset of the garment against the digit in pixels, and the network.
+DOSES = {
+    f"offset {offset}, width {width}": (offset, "resnet18", {"width": width})
+    for offset in (8, 4, 0)
+    for width in (4, 8, 16)
+} | {
+    "GroupNorm": (8, "resnet18", {"width": 8, "norm": "group"}),
+    "constant width": (8, "resnet18", {"width": 8, "constant_width": True}),
+    "LeNet": (8, "lenet", {}),
+}
+
+
+@dataclass(frozen=True)
+class ConflictDose:
+    """Multi-Fashion+MNIST with more or less overlap, in narrower and wider trunks, and in three other networks.
+
+    Each dose trains both tasks together with equal weights, logging conflict, and each task alone, for half the
+    length of the protocol's table. Rate and weight decay are those that the table's search chose for equal
+    weights and for the single-task networks, at offset 8 and width 8 (before there is one: 0.05 and 0).
+    """
+
+    profile: str = "small"
+    seeds: int = 5
+
+    def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
+        """Row, as in "together, DOSE", "digit, DOSE" and "garment, DOSE", -> one run per seed."""
+        table = protocol.multi_fashion_mnist(self.profile)
+        chosen = (results.search_of(table.name, self.profile) or {"rows": {}})["rows"]
+        rows = {}
+        for dose, (offset, model, options) in DOSES.items():
+            base = replace(table.base, problem_options={**table.base.problem_options, "offset": offset}, model=model,
+                           model_options=options)  # fmt: skip
+            for label, name, change in (
+                ("together", "equal", {"observe": {"thresholds": [0.0, -0.1], "every": 3}}),
+                ("digit", "single digit", {"tasks": [0]}),
+                ("garment", "single garment", {"tasks": [1]}),
+            ):
+                choice = chosen[name]["choice"] if name in chosen else {}
+                own = {key: choice[key] for key in ("learning_rate", "weight_decay") if key in choice}
+                schedule = base.schedule | own | {"epochs": max(1, base.schedule["epochs"] // 2)}
+                rows[f"{label}, {dose}"] = replace(base, schedule=schedule, **change).seeds(range(self.seeds))
+        return rows
+
+
+EXPERIMENTS = {"recon_multi_fashion_mnist": ReconExperiment, "task_pairs": TaskPairs, "conflict_dose": ConflictDose}

@@ -227,24 +227,26 @@ def complete_table(name, profile, seeds, workers, root: Path = ROOT, rows=None) 
 
 
 def complete_experiment(name, profile, seeds, workers, root: Path = ROOT) -> str:
-    """A paper's own protocol: its search run, then its grid."""
+    """An experiment's own grid: train what its plan names and runs.jsonl lacks, until the plan asks for no more."""
     from mtl_core.experiments import EXPERIMENTS
 
-    grid, file = EXPERIMENTS[name](profile=profile, seeds=seeds), folder(name, profile, root) / "runs.jsonl"
+    experiment, file = EXPERIMENTS[name](profile=profile, seeds=seeds), folder(name, profile, root) / "runs.jsonl"
+    count = 0
+    while True:
+        here = load(name, profile, root)
+        done = {record["identity"] for record in here}
+        missing = {run.identity: (row, run) for row, found in experiment.plan(here).items() for run in found
+                   if run.identity not in done}  # fmt: skip
+        if not missing:
+            return f"{len(here)} records, {count} trained now."
+        count += len(missing)
 
-    def trained(rows):
-        here = {r["identity"] for r in load(name, profile, root)}
-        missing = {run.identity: (row, run) for row, found in rows.items() for run in found if run.identity not in here}
-        runs.grid([run for _, run in missing.values()], workers,
-                  finished=lambda r: add(compact(r, missing[r["identity"]][0]), file))  # fmt: skip
-        return len(missing)
+        def keep(record, rows=missing):
+            add(compact(record, rows[record["identity"]][0]), file)
 
-    count = trained({"search": [grid.search()]})
-    (scored,) = [r for r in load(name, profile, root) if r["row"] == "search"]
-    rows = {"single-task": grid.single_task()}
-    rows |= {method + (" + Recon" if split else ""): found
-             for (method, split), found in grid.rows(grid.split(scored)).items()}  # fmt: skip
-    return f"{len(load(name, profile, root))} records, {count + trained(rows)} trained now."
+        # Seed by seed: what is cut off has whole seeds.
+        ordered = sorted((run for _, run in missing.values()), key=lambda run: run.seed)
+        runs.grid(ordered, workers, finished=keep)
 
 
 def main(arguments=None) -> int:

@@ -47,6 +47,21 @@ def test_log_agrees_with_scores_and_cosines_by_hand():
     assert "restricted" not in ConflictLog(3).summary()
 
 
+def test_log_of_every_third_step():
+    """Steps 0, 3, 6, …, also over a stop and a resumption; the engine's buffer is the same in all steps."""
+    sparse, chosen = ConflictLog(3, every=3), ConflictLog(3)
+    for step, (found, _) in enumerate(engine_steps(2, 20)):
+        if step == 10:
+            state, sparse = sparse.state_dict(), ConflictLog(3, every=3)
+            sparse.load_state_dict(state)
+        sparse.update(found)
+        if step % 3 == 0:
+            chosen.update(found)
+    assert sparse.summary() == chosen.summary() and sparse.summary()["iterations"] == 7
+    with pytest.raises(ValueError, match="every counts steps from 1, got 0"):
+        ConflictLog(3, every=0)
+
+
 def test_log_without_steps_or_without_shared_layers():
     assert ConflictLog(2).summary() == {"iterations": 0}
     log = ConflictLog(2)

@@ -1,0 +1,53 @@
+"""The grids behind `does_conflict_predict_harm`: what they contain, and that they train."""
+
+import pytest
+
+from mtl_core import runs
+from mtl_core.experiments import DOSES, ConflictDose, TaskPairs
+
+
+def test_pairs_of_targets_differ_in_nothing_but_their_tasks():
+    rows = TaskPairs("tiny", seeds=2).plan()
+    alone = [name for name in rows if name.startswith("alone")]
+    assert len(alone) == 11 and len(rows) == 11 + 55
+    assert all([run.seed for run in found] == [0, 1] for found in rows.values())
+    assert {tuple(found[0].tasks) for found in rows.values()} == {(i,) for i in range(11)} | {
+        (i, j) for i in range(11) for j in range(i + 1, 11)
+    }
+    (same,) = {runs.replace(found[0], tasks=None, observe=None).identity for found in rows.values()}
+    assert rows["alone mu"][0].observe is None and rows["mu + alpha"][0].observe["every"] == 5
+    assert same == runs.replace(rows["alone mu"][0], tasks=None).identity
+
+
+def test_doses_change_overlap_or_network_and_train_each_task_alone(monkeypatch):
+    monkeypatch.setattr("mtl_core.results.search_of", lambda *place: None)
+    rows = ConflictDose("tiny", seeds=1).plan()
+    assert len(rows) == 3 * len(DOSES) == 36
+    narrow = {label: rows[f"{label}, offset 0, width 4"][0] for label in ("together", "digit", "garment")}
+    assert [found.tasks for found in narrow.values()] == [None, [0], [1]]
+    assert {found.problem_options["offset"] for found in narrow.values()} == {0}
+    assert {found.model_options["width"] for found in narrow.values()} == {4}
+    assert rows["digit, LeNet"][0].model == "lenet" and rows["together, GroupNorm"][0].model_options["norm"] == "group"
+    assert len({found[0].identity for found in rows.values()}) == 36
+
+
+def test_doses_take_the_rates_that_the_table_searched(monkeypatch):
+    choices = {"equal": 0.031, "single digit": 0.032, "single garment": 0.033}
+    search = {
+        "rows": {name: {"choice": {"learning_rate": rate, "weight_decay": 1e-4}} for name, rate in choices.items()}
+    }
+    monkeypatch.setattr("mtl_core.results.search_of", lambda *place: search)
+    rows = ConflictDose("tiny", seeds=1).plan()
+    found = [rows[f"{label}, LeNet"][0].schedule for label in ("together", "digit", "garment")]
+    assert [schedule["learning_rate"] for schedule in found] == [0.031, 0.032, 0.033]
+    assert {schedule["weight_decay"] for schedule in found} == {1e-4}
+
+
+@pytest.mark.parametrize(("experiment", "row"), [(TaskPairs, "mu + alpha"), (ConflictDose, "together, LeNet")])
+def test_a_logged_run_of_each_grid_trains(experiment, row, tmp_path):
+    run = experiment("tiny", seeds=1).plan()[row][0]
+    record = runs.execute(runs.replace(run, schedule={**run.schedule, "epochs": 1}), runs.Store(tmp_path))
+    log = record["conflict"]
+    every = run.observe["every"]
+    assert record["diverged"] is None and log["iterations"] == -(-record["steps"] // every) > 0
+    assert 0 <= log["all"]["negative_share"] <= 1 and 0 < log["magnitude_similarity"] <= 1
