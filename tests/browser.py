@@ -1,27 +1,34 @@
-"""A headless Chromium for tests, over its DevTools protocol: open a file, evaluate JavaScript, press keys."""
+"""A headless Chromium for tests, over its DevTools protocol: open a file, evaluate JavaScript, press keys, listen."""
 
+import base64
 import contextlib
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
 import tempfile
 import time
 
-PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
+AXE = pathlib.Path(__file__).resolve().parents[1] / ".venv" / "axe" / "axe_playwright_python" / "axe.min.js"
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}  # as KeyboardEvent.key names them
+HERE = ("file:", "data:", "blob:", "about:", "chrome:", "devtools:")
 
 
 class Browser:
+    """`events` holds what Chromium has reported since the last `open`, once `listen` was called."""
+
     def __init__(self, socket):
-        self.socket, self.count = socket, 0
+        self.socket, self.count, self.events = socket, 0, []
 
     def send(self, method, **parameters):
         self.count += 1
         self.socket.send(json.dumps({"id": self.count, "method": method, "params": parameters}))
         while (answer := json.loads(self.socket.recv())).get("id") != self.count:
-            pass  # events
+            self.events.append(answer)
         assert "error" not in answer, answer
         return answer["result"]
 
@@ -32,12 +39,19 @@ class Browser:
         return answer["result"].get("value")
 
     def open(self, path, scripts=True):
+        """Load a file (or an address) and wait until it has loaded everything."""
+        address = path if isinstance(path, str) else path.as_uri()
+        self.events.clear()
         self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self.send("Page.navigate", url=path.as_uri())
-        there = f"location.href === {json.dumps(path.as_uri())} && document.readyState === 'complete'"
-        deadline = time.monotonic() + 20
-        while not self.run(there):
-            assert time.monotonic() < deadline, f"Chromium did not load {path} in 20 seconds"
+        self.send("Page.navigate", url=address)
+        there = f"location.href === {json.dumps(address)} && document.readyState === 'complete'"
+        self.wait(there, f"Chromium did not load {path} in 20 seconds")
+
+    def wait(self, condition, message, seconds=20):
+        """Until the JavaScript condition holds; AssertionError with the message after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not self.run(f"!!({condition})"):
+            assert time.monotonic() < deadline, message
             time.sleep(0.01)
 
     def press(self, key):
@@ -45,6 +59,45 @@ class Browser:
         event = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
         self.send("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
         self.send("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def listen(self):
+        for domain in ("Runtime", "Log", "Network", "Page"):
+            self.send(f"{domain}.enable")
+
+    def screen(self, width, height=900, dark=False):
+        """The size of the window, and what the reader's system prefers."""
+        phone = width < 600
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.send("Emulation.setEmulatedMedia", features=[scheme])
+
+    def complaints(self):
+        """Errors of scripts, of the console and of loading since the last `open`, and requests to outside."""
+        found = []
+        for event in self.events:
+            about = event.get("params", {})
+            match event.get("method"):
+                case "Runtime.exceptionThrown":
+                    thrown = about["exceptionDetails"]
+                    found.append("script: " + thrown.get("exception", {}).get("description", thrown["text"]))
+                case "Runtime.consoleAPICalled" if about["type"] in ("error", "assert"):
+                    words = (str(word.get("value", word.get("description"))) for word in about["args"])
+                    found.append("console: " + " ".join(words))
+                case "Log.entryAdded" if about["entry"]["level"] == "error":
+                    found.append(f"console: {about['entry']['text']} {about['entry'].get('url', '')}".strip())
+                case "Network.requestWillBeSent" if not about["request"]["url"].startswith(HERE):
+                    found.append(f"outside request: {about['request']['url']}")
+        return found
+
+    def picture(self, path, whole=True):
+        shot = self.send("Page.captureScreenshot", captureBeyondViewport=whole)
+        pathlib.Path(path).write_bytes(base64.b64decode(shot["data"]))
+
+    def pdf(self, path, **options):
+        done = self.send("Page.printToPDF", transferMode="ReturnAsStream", **options)
+        with open(path, "wb") as file:
+            while not (part := self.send("IO.read", handle=done["stream"], size=1 << 20))["eof"] or part["data"]:
+                file.write(base64.b64decode(part["data"]) if part["base64Encoded"] else part["data"].encode())
 
 
 @contextlib.contextmanager
@@ -82,4 +135,4 @@ def _page(websocket, port):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=20) as answer:
         targets = json.load(answer)
     address = next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
-    return websocket.create_connection(address, timeout=20, suppress_origin=True)
+    return websocket.create_connection(address, timeout=60, suppress_origin=True)

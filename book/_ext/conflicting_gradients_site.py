@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import re
 import shutil
 
 from docutils import nodes
@@ -16,7 +17,13 @@ ROWS = (
     ("Commit", "commit"),
     ("Versions", "versions"),
     ("Command that repeats it", "command"),
+    ("First cell in Colab", "colab"),
 )
+COLAB = """\
+!git clone -q --depth 1 {repository} book
+%cd book/notebooks
+%pip install -q -e ..
+import sys; sys.path.insert(0, "..")"""
 
 
 def copy_mathjax(app, error):
@@ -38,6 +45,33 @@ def point_at_sources(app, page, template, context, doctree):
     context["doc_path"] = top
 
 
+def repair_head(app, page, template, context, doctree):
+    """The theme's default mode is empty, which its own script reports as an error. Thebe, which Jupyter Book loads
+    unasked, declares a constant twice, and would fetch its code from outside."""
+    context["default_mode"] = "auto"
+    context["script_files"] = [s for s in context.get("script_files", []) if not _is_thebe(s)]
+    context["css_files"] = [s for s in context.get("css_files", []) if not _is_thebe(s)]
+
+
+def tidy_body(app, page, template, context, doctree):
+    """What screen readers stumble over: a role that WAI-ARIA 1.2 withdrew, table heads without a word."""
+    body = context.get("body", "")
+    body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    context["body"] = re.sub(r'<th class="([^"]*)"><p></p></th>', r'<td class="\1"></td>', body)
+
+
+def _is_thebe(file):
+    return "thebe" in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {}).get('body', '')}".lower()
+
+
+def mark_pictures(app, doctree, page):
+    """Drawings turn dark with the page (site.css); a photograph turned negative would show other data."""
+    for image in doctree.findall(nodes.image):
+        file = pathlib.Path(app.srcdir) / image["uri"]
+        if file.suffix != ".svg" or "<image" in file.read_text(encoding="utf-8"):
+            image["classes"].append("picture")
+
+
 def _entries(pairs):
     """`name=value` items, one code word each; a narrow screen breaks the line between them."""
     line = nodes.paragraph()
@@ -53,8 +87,8 @@ def _cell(key, value):
         return nodes.paragraph(text=", ".join(f"{name} {version}" for name, version in value))
     if key == "seconds":
         return nodes.paragraph(text=f"{value:.0f} seconds" if value < 100 else f"{value / 60:.1f} minutes")
-    if key == "command":
-        return nodes.literal_block(value, value, language="bash")
+    if key in ("command", "colab"):
+        return nodes.literal_block(value, value, language={"command": "bash", "colab": "ipython3"}[key])
     return nodes.paragraph(text=str(value))
 
 
@@ -82,12 +116,16 @@ def add_run_card(app, doctree):
     if card is None:
         raise ExtensionError(f"{source.name} has no run card: pages are made by notebooks/run.py (make book)")
     chapter = next(iter(doctree.findall(nodes.section)), doctree)
-    chapter += run_card(card)
+    repository = app.config.html_theme_options["repository_url"]
+    chapter += run_card(card | {"colab": COLAB.format(repository=repository)})
 
 
 def setup(app):
     app.config.mathjax_path = MATHJAX
     app.connect("doctree-read", add_run_card, priority=400)  # before the page's table of contents is read off
+    app.connect("doctree-resolved", mark_pictures)
     app.connect("html-page-context", point_at_sources, priority=400)  # before the theme makes the links
+    app.connect("html-page-context", repair_head, priority=900)
+    app.connect("html-page-context", tidy_body)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,6 +12,7 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
+import quotes
 from mtl_core import claims, papers, protocol, records, results, tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -30,6 +31,8 @@ class Ledger(SphinxDirective):
         for verdict in claims.verdicts(paper):
             if verdict.reasons:
                 print(f"ledger: {verdict.claim['id']} is {verdict.outcome}: {'; '.join(verdict.reasons)}", flush=True)
+            labels = self.env.get_domain("std").anonlabels
+            labels[quotes.label(verdict.claim["id"])] = (self.env.docname, verdict.claim["id"])
             found.append(entry(self.config.html_theme_options.get("repository_url", ""), paper, commit, verdict))
         return found
 
@@ -40,7 +43,6 @@ def entry(repository, paper, commit, verdict):
     failed = [check.text for check in verdict.checks if check.holds is not True]
     shown = failed if failed and claim["scope"] == "arithmetic" else [check.text for check in verdict.checks]
     rows = [
-        ("Outcome", f"{verdict.outcome} ({claim['scope']})"),
         ("Where", where(claim)),
         ("Rule", words(claim["rule"]) + ("" if claim["margin"] is None else f"; margin {claim['margin']}")),
         ("Records", records_of(claim)),
@@ -63,7 +65,8 @@ def entry(repository, paper, commit, verdict):
         links += [nodes.reference("", text, refuri=address), nodes.Text(" · ")]
     links += nodes.Text(f"rule last changed in {commit}")
     box = nodes.container(ids=[claim["id"]], classes=["claim"])
-    box += [nodes.paragraph("", "", nodes.strong(text=claim["id"]), nodes.Text(f". {claim['claim']}")), fields]
+    first = [nodes.strong(text=claim["id"]), nodes.Text(f". {claim['claim']} "), *quotes.badges(verdict)]
+    box += [nodes.paragraph("", "", *first), fields]
     if len(shown) > 12:
         shown = [*shown[:12], f"and {len(shown) - 12} more"]
     if shown:

@@ -1,0 +1,124 @@
+"""Numbers and verdicts in running text, read from committed records when the book is built; none is typed.
+
+    {record}`qm9 small sam_gs difference`   +5.6 [4.4, 6.8]: paired difference to the reference row, Holm interval
+    {record}`qm9 small sam_gs delta`        mean ± sd of Δm over the seeds; `WORD mean` leaves the spread out
+    {record}`qm9 small sam_gs outcome`      or seeds, diverged, core-seconds
+    {record}`qm9 small sam_gs HOMO MAE (meV)`   mean ± sd of a test metric
+    {record}`qm9 small margin`              or `count better`: how many rows have that outcome, of how many
+    {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
+    {tally}`recon sam_gs`                   how many claims of these papers have which outcome
+
+What is missing stops the build (`-W`) and is named. A row that is stale says so, of a void one no number is shown.
+"""
+
+from collections import Counter
+
+import numpy as np
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxRole
+
+from mtl_core import claims, tables
+
+log = logging.getLogger(__name__)
+
+
+class Quote(SphinxRole):
+    """A role whose function takes the words of the role's text and returns inline nodes, or raises LookupError."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.read = read
+
+    def run(self):
+        try:
+            return self.read(*self.text.split()), []
+        except (LookupError, TypeError, ValueError) as error:
+            log.warning("%s `%s`: %s", self.name, self.text, error, location=self.get_location())
+            return [nodes.inline(text=f"missing: {self.text}")], []
+
+
+def record(experiment, profile, *what):
+    """Inline nodes with one number of a judged table."""
+    verdict = tables.committed(experiment, profile)
+    if verdict is None:
+        raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
+    if what == ("margin",):
+        return [nodes.Text(f"{verdict.table.margin:g}")]
+    if what[:1] == ("count",):
+        others = [row for row in verdict.rows.values() if not row.control and row.difference]
+        same = sum(row.outcome == " ".join(what[1:]) for row in others)
+        return [nodes.Text(f"{same} of {len(others)}")]
+    name, *field = what or ("",)
+    if name not in verdict.rows:
+        raise LookupError(f"no row {name!r} in {experiment}, {profile}; there are: {', '.join(verdict.rows)}")
+    row = verdict.rows[name]
+    if row.state == "void":
+        return [badge("void", "outcome")]
+    text = _of_row(row, field).replace("-", "−")
+    return [nodes.Text(text + (" (stale)" if row.state == "stale" else ""))]
+
+
+def _of_row(row, field):
+    match field:
+        case ["difference", *mean] if row.difference and mean in ([], ["mean"]):
+            d = row.difference
+            return f"{d.mean:+.1f}" + ("" if mean else f" [{d.low:.1f}, {d.high:.1f}]")
+        case ["delta", *mean] if row.delta and mean in ([], ["mean"]):
+            values = list(row.delta.values())
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 and not mean else ""
+            return f"{np.mean(values):+.1f}" + spread
+        case ["outcome"]:
+            return row.outcome
+        case ["seeds"]:
+            return row.runs.split()[0]
+        case ["diverged"]:
+            return str(row.diverged)
+        case ["core-seconds"] if "core_seconds" in row.cost:
+            return f"{row.cost['core_seconds']:.0f}"
+        case [task, *metric] if " ".join(metric) in row.metrics.get(task, {}):
+            mean, sd = row.metrics[task][" ".join(metric)]
+            return f"{mean:.4g} ± {sd:.2g}"
+    known = ["difference", "delta", "outcome", "seeds", "diverged", "core-seconds"]
+    known += [f"{task} {metric}" for task, metrics in row.metrics.items() for metric in metrics if metric != "loss"]
+    raise LookupError(f"row {row.name!r} has no {' '.join(field)!r}; expected one of: {', '.join(known)}")
+
+
+def badge(text, axis):
+    """One word of a verdict: `axis` is "scope" or "outcome". Shape and words tell them apart, not colour alone."""
+    return nodes.inline(text=text, classes=["verdict-badge", axis, *nodes.make_id(text).split()])
+
+
+def badges(found):
+    """Scope and outcome of a claims.Verdict."""
+    return [badge(found.claim["scope"], "scope"), nodes.Text(" "), badge(found.outcome, "outcome")]
+
+
+def verdict(paper, name):
+    """The badges of a claim, as a link to its entry in the ledger."""
+    found = {one.claim["id"]: one for one in claims.verdicts(paper)}
+    if name not in found:
+        raise LookupError(f"no claim {name!r} of {paper}; there are: {', '.join(found)}")
+    link = pending_xref("", refdomain="std", reftype="ref", refexplicit=True, refwarn=True, reftarget=label(name))
+    return [link + nodes.inline("", "", *badges(found[name]), classes=["verdict-badges"])]
+
+
+def label(claim):
+    """The label under which the ledger registers a claim."""
+    return f"claim-{claim}".lower()
+
+
+def tally(*papers):
+    """How many claims have which outcome, in words, most frequent first."""
+    found = Counter(one.outcome for paper in papers for one in claims.verdicts(paper))
+    if not found:
+        raise LookupError("expected the names of papers that have claims")
+    parts = ", ".join(f"{count} “{outcome}”" for outcome, count in found.most_common())
+    return [nodes.Text(f"{found.total()} claims: {parts}")]
+
+
+def setup(app):
+    for read in (record, verdict, tally):
+        app.add_role(read.__name__, Quote(read))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
