@@ -105,6 +105,8 @@ def _from_results(claim, judged):
     if unknown := {name for pair in wanted for name in pair} - set(verdict.rows):
         raise ValueError(f"claim {claim['id']}: no rows {sorted(unknown)} in {where['experiment']}")
     chosen = list(dict.fromkeys(name for pair in wanted for name in pair))
+    if any(verdict.rows[name].state == "unfinished" for name in chosen):
+        return Verdict(claim, OPEN, reasons=(f"training goes on: {verdict.rows[chosen[0]].runs} seeds are here",))
     unsound = [verdict.rows[name] for name in chosen if verdict.rows[name].state != "judged"]
     if unsound:
         state = "void" if "void" in {row.state for row in unsound} else "stale"

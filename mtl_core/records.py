@@ -60,6 +60,17 @@ def expected_runs(table: Table, search: Mapping, seeds: int | Mapping = 10) -> d
     return {name: found[count][name] for name, count in counts.items()}
 
 
+def whole_seeds(table: Table, records: Sequence[Mapping], search: Mapping) -> int | None:
+    """n where every row consists of the runs of its first n seeds, 0 < n < 10: training goes on. Else None."""
+    if {row.follows or row.name for row in table.rows} - set(search.get("rows", {})):
+        return None
+    here = Counter(record["identity"] for record in records)
+    for n in range(1, len(protocol.SEEDS)):
+        if here == Counter(run.identity for found in expected_runs(table, search, n).values() for run in found):
+            return n
+    return None
+
+
 def seed_count(seeds: int | Mapping, row: str) -> int:
     return seeds if isinstance(seeds, int) else seeds.get(row, len(protocol.SEEDS))
 

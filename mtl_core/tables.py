@@ -6,7 +6,8 @@ prints the table and ends with 1 if anything in it is void or stale; `--fingerpr
 
 A row is `void` when its records are not exactly the runs that its rule names, or were changed; `stale` when its
 first training steps no longer give the numbers that they gave when the records were made. The table as a whole is
-void when its controls fail: the A/A row must not be called different, the broken row must be.
+void when its controls fail: the A/A row must not be called different, the broken row must be. A table all of whose
+rows have the same first seeds, fewer than ten, is `unfinished`: it shows numbers and has no outcomes.
 """
 
 import argparse
@@ -29,8 +30,9 @@ NO_EVIDENCE = (1.0, -1.0)  # differences with p = 1: a row that cannot be compar
 
 @dataclass(frozen=True)
 class RowVerdict:
-    """One row. `state` is "judged", "void" or "stale", with the reasons; then what was measured, as far as it can be.
+    """One row: its `state`, the reasons for it, then what was measured, as far as it can be.
 
+    state       "judged", "void", "stale" or "unfinished".
     outcome     `evaluation.outcome`; "reference", "single-task"; or the state of a row that cannot be judged.
     runs        "n of N": how many of the runs that the rule names are here.
     delta       seed -> Δm in percent against the mean of the single-task networks.
@@ -81,7 +83,8 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
     stored  row -> fingerprint as committed, None to leave the code out of the judgement (simulations, tests).
     now     row -> fingerprint of the code as it is; None computes them, some seconds.
     """
-    why = records.check(table, found, search, seeds)
+    unfinished = records.whole_seeds(table, found, search) if seeds == len(protocol.SEEDS) else None
+    why = records.check(table, found, search, unfinished or seeds)
     whole, stale = why.pop(""), {}
     runnable = not set(row.follows or row.name for row in table.rows) - set(search.get("rows", {}))
     if stored is not None and runnable:
@@ -103,7 +106,7 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
     usable = {} if whole else {name: grouped[name] for name in why if not why[name]}
     delta = deltas(table, usable)
     differences, outcomes = compare(table, delta)
-    controls = controls_pass(outcomes)
+    controls = None if unfinished else controls_pass(outcomes)
     if bad := [name for name in ("a_a", "broken", REFERENCE) if why[name] or stale.get(name)]:
         controls = None
         whole.append(f"its controls cannot be judged: see {', '.join(bad)}")
@@ -111,9 +114,9 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
         words = f"the A/A row is called {outcomes['a_a']}, the broken row {outcomes['broken']}"
         whole.append(f"its controls fail: {words}")
     expected = records.expected_runs(table, search, seeds) if runnable else {}
-    rows = {}
+    rows, sound = {}, "unfinished" if unfinished else "judged"
     for row in table.rows:
-        state = "void" if why[row.name] else "stale" if stale.get(row.name) else "void" if whole else "judged"
+        state = "void" if why[row.name] else "stale" if stale.get(row.name) else "void" if whole else sound
         word = "reference" if row.name == REFERENCE else "single-task" if row.tasks else outcomes.get(row.name)
         wanted = {run.identity for run in expected.get(row.name, [])}
         d, entry = differences.get(row.name), search.get("rows", {}).get(row.follows or row.name, {})
@@ -193,7 +196,7 @@ def compare(table: Table, delta: Mapping) -> tuple[dict, dict]:
 
     Holm's family is all rows but the reference: a row that drops out does not make it easier for the others.
     """
-    if REFERENCE not in delta:
+    if REFERENCE not in delta or len(delta[REFERENCE]) < 2:
         return {}, {}
     names = [row.name for row in table.shared() if row.name != REFERENCE]
     found = evaluation.holm_intervals({n: paired(delta, n) if n in delta else NO_EVIDENCE for n in names})

@@ -116,6 +116,36 @@ def test_a_missing_run_prints_how_many_are_here():
     assert judge(remove).rows["sam_gs"].runs == "9 of 10"
 
 
+def first(n):
+    return lambda found: [r for r in found if r["config"]["seed"] % protocol.OTHER_SEEDS < n]
+
+
+def test_a_table_with_the_same_first_seeds_everywhere_is_unfinished():
+    """It has numbers and no outcomes, breaks no build, and the reason to call it void is a run out of step."""
+    verdict = judge(first(4))
+    assert not verdict.complaints() and verdict.controls_pass is None
+    assert {row.state for row in verdict.rows.values()} == {"unfinished"} == {r.outcome for r in verdict.rows.values()}
+    row = verdict.rows["sam_gs"]
+    assert row.runs == "4 of 10" and row.difference.n == 4 and len(row.delta) == 4
+    assert judge(first(1)).rows["sam_gs"].difference is None, "one seed has no interval"
+
+    def out_of_step(found):
+        return [r for r in first(4)(found) if (r["row"], r["config"]["seed"]) != ("sam_gs", 3)]
+
+    found = judge(out_of_step)
+    assert found.rows["sam_gs"].state == "void" and found.rows["sam_gs"].runs == "3 of 10"
+
+
+def test_an_edited_record_voids_its_row_in_an_unfinished_table_too():
+    def edited(found):
+        edit_metric(found)
+        return first(4)(found)
+
+    verdict = judge(edited)
+    assert {n: row.state for n, row in verdict.rows.items() if row.state != "unfinished"} == {"sam_gs": "void"}
+    assert any("row sam_gs: void: seed 3: the record was edited" in line for line in verdict.complaints())
+
+
 def test_a_row_that_drops_out_makes_it_no_easier_for_the_others():
     before, after = (judge(change).rows for change in (None, remove))
     for name in ("equal", "mgda", "a_a", "broken"):
