@@ -1,0 +1,68 @@
+"""Rank correlation between measurements of pairs of tasks: right by hand, and honest where pairs share tasks."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mtl_core.association import between_pairs, rank_correlation
+
+PAIRS = list(combinations(range(9), 2))
+
+
+def test_rank_correlation_is_spearmans():
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        x, y = random.integers(0, 6, 20), random.standard_normal(20)  # x with ties
+        assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+def test_a_monotone_relation_is_seen_in_both_directions():
+    random = np.random.default_rng(1)
+    x = random.standard_normal(len(PAIRS))
+    for sign in (1, -1):
+        found = between_pairs(x, sign * np.exp(x), PAIRS, permutations=200)
+        assert found.rho == pytest.approx(sign) and found.p == pytest.approx(1 / 201)
+        assert found.pairs == 36 and found.tasks == 9
+
+
+def test_order_of_pairs_and_of_their_ends_does_not_matter():
+    random = np.random.default_rng(2)
+    x, y = random.standard_normal((2, len(PAIRS)))
+    order = random.permutation(len(PAIRS))
+    turned = [PAIRS[place][::-1] for place in order]
+    first, second = between_pairs(x, y, PAIRS), between_pairs(x[order], y[order], turned)
+    assert (first.rho, first.low, first.high) == pytest.approx((second.rho, second.low, second.high))
+    assert first.p == pytest.approx(second.p, abs=0.05)
+
+
+def test_effects_of_single_tasks_do_not_pass_for_evidence():
+    """Both measurements are sums of unrelated effects of the two tasks, so pairs are far from independent.
+
+    The p value for independent pairs is below 0.05 in about a third of such draws; ours may be in about a twentieth.
+    """
+    random, ours, naive, covered, draws = np.random.default_rng(3), 0, 0, 0, 150
+    for _ in range(draws):
+        a, b = random.standard_normal((2, 9))
+        x, y = (np.array([effect[i] + effect[j] for i, j in PAIRS]) for effect in (a, b))
+        found = between_pairs(x, y, PAIRS, permutations=99, seed=int(random.integers(1 << 30)))
+        ours, naive = ours + (found.p <= 0.05), naive + (stats.spearmanr(x, y).pvalue <= 0.05)
+        covered += found.low <= 0 <= found.high
+    assert naive > 0.2 * draws, "the trap is there"
+    assert ours < 0.12 * draws and covered > 0.85 * draws
+
+
+@pytest.mark.parametrize(
+    ("x", "pairs", "message"),
+    [
+        (np.zeros(35), PAIRS, "36 numbers in x and y"),
+        (np.zeros(36), PAIRS[:-1] + PAIRS[:1], "each pair of 9 tasks once"),
+        (np.full(36, np.nan), PAIRS, "finite"),
+        (np.zeros(3), list(combinations(range(3), 2)), "four tasks or more"),
+    ],
+)
+def test_wrong_input_is_named(x, pairs, message):
+    with pytest.raises(ValueError, match=message):
+        between_pairs(x, np.zeros(len(x)), pairs)
