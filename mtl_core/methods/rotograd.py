@@ -1,0 +1,277 @@
+r"""RotoGrad: make the tasks' gradients at the features equally long and let rotations make them agree.
+
+Javaloy, Valera: *RotoGrad: Gradient Homogenization in Multitask Learning*, ICLR 2022, arXiv 2103.02631. Task k sees
+$r_k = R_k z$ of the shared features z. With $\tilde G_k = \partial L_k/\partial r_k$, $G_k = R_k^\top \tilde G_k$ over
+the whole batch and $U_k = G_k/\|G_k\|_F$, the trunk gets (equations 1 and 2)
+
+$$C \sum_k U_k, \quad C = \sum_k \alpha_k \|G_k\|, \quad
+\alpha_k \propto \|G_k\| / \|G_k^0\|,$$
+
+and R_k descends $-\langle R_k^\top \tilde G_k, V\rangle$, $V = \frac1K \sum_k U_k$ (equation 3), in which the
+gradients are constants. Each head gets the plain gradient of its own loss. One trunk backward pass per step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mtl_core.gradients import NonFiniteGradientError
+from mtl_core.models.rotations import Rotations, rotate
+
+OBJECTIVES = ("code", "paper")
+TINY = 1e-8  # a loss below is too small to divide by
+RESET_SHARE = 1e-4  # of the first loss, below which the burn-in leaves the divisor as it is
+
+
+class _FeatureRotation(nn.Module):
+    """What the family shares; `rotates` and `scales` say which halves of RotoGrad a variant has."""
+
+    rotates, scales = True, True
+
+    def __init__(self, trunk: nn.Module, heads: Sequence[nn.Module], rotation_size: int, *, post_shape=(),
+                 burn_in: int = 20, normalize_losses: bool = False, objective: str = "code", init: str = "identity",
+                 orthogonal_map: str | None = None, rotation_rate: float = 0.5, generator=None):  # fmt: skip
+        super().__init__()
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective is one of {', '.join(OBJECTIVES)}; got {objective!r}")
+        if not rotation_rate > 0:
+            raise ValueError(f"rotation_rate is positive, got {rotation_rate}")
+        self.trunk, self.heads = trunk, nn.ModuleList(heads)
+        self.post_shape, self.burn_in, self.normalize_losses = tuple(post_shape), burn_in, normalize_losses
+        self.objective, self.rotation_rate = objective, rotation_rate
+        like = next(self.parameters(), torch.zeros(()))
+        self.rotation = Rotations(len(self.heads), rotation_size, post=len(self.post_shape), init=init,
+                                  orthogonal_map=orthogonal_map, generator=generator, dtype=like.dtype,
+                                  device=like.device)  # fmt: skip
+        self.rotation.skew.requires_grad_(self.rotates)
+        for name in ("initial_losses", "first_losses", "initial_norms"):  # 0: none seen yet
+            self.register_buffer(name, torch.zeros(len(self.heads), dtype=torch.float64, device=like.device))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=like.device))
+        self._forward: tuple[Tensor, Tensor, Tensor] | None = None
+        self.feature_gradients: Tensor | None = None
+
+    @property
+    def rotations(self) -> list[Tensor]:
+        """K detached matrices (m, m) in SO(m)."""
+        with torch.no_grad():
+            return list(self.rotation.matrices().clone())
+
+    def set_rotations(self, rotations: Sequence) -> None:
+        """Start from these K matrices. ValueError where one has the wrong shape or is not in SO(m)."""
+        self.rotation.set(rotations)
+
+    def rotation_parameters(self) -> Iterator[nn.Parameter]:
+        """What the rotations' own optimizer holds; nothing where the variant does not rotate."""
+        return iter([self.rotation.skew] if self.rotates else [])
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of trunk and heads."""
+        yield from self.trunk.parameters()
+        yield from self.heads.parameters()
+
+    def forward(self, inputs) -> list[Tensor]:
+        """The K outputs. In training mode the graph is cut at the features, for `backward`."""
+        features = self.trunk(inputs)
+        if not isinstance(features, Tensor):
+            raise ValueError(f"the trunk must return one tensor that all tasks share, got {type(features).__name__}")
+        self._forward = None
+        R = self.rotation.matrices()
+        if not (self.training and torch.is_grad_enabled()):
+            return [head(r) for head, r in zip(self.heads, rotate(features, R, len(self.post_shape)), strict=True)]
+        if tuple(features.shape[features.ndim - len(self.post_shape) :]) != self.post_shape:
+            raise ValueError(f"features of shape {tuple(features.shape)} do not end in post_shape {self.post_shape}")
+        rotated = rotate(features.detach(), R.detach(), len(self.post_shape)).requires_grad_()
+        self._forward = features, R, rotated
+        return [head(r) for head, r in zip(self.heads, rotated.unbind(), strict=True)]
+
+    def backward(self, losses: Sequence[Tensor] | Tensor, *, join: Callable[[Tensor], Tensor] | None = None,
+                 retain_graph: bool = False) -> Tensor:  # fmt: skip
+        r"""Add the step's gradients to every `.grad`: heads, trunk, rotations (and RotoGradNorm's weights).
+
+        losses        K scalars, listed or stacked, of the outputs of the last `forward`. Not scaled for mixed
+                      precision: the method remembers its first losses and norms.
+        join          adds a tensor up over processes, each of which has a part of the batch and passes its part of
+                      the mean losses; the `.grad` are then parts as well and still to be added up.
+        retain_graph  keep the trunk's graph, and the G_k as `feature_gradients` (K, B, d, *post).
+
+        Returns the losses (K,), detached. A task without gradient takes no part. ValueError: another number of
+        losses, no forward pass in training mode before; NonFiniteGradientError: NaN or infinity, with the tasks.
+        """
+        losses, join = list(losses), join or (lambda tensor: tensor)
+        if self._forward is None:
+            raise ValueError("backward() needs a forward pass in training mode before it, one for each")
+        if len(losses) != len(self.heads):
+            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {len(losses)}")
+        features, R, rotated = self._forward
+        self._forward = None
+        values = torch.stack(losses)
+        seen = join(values.detach().double())
+        normalised = values * self._loss_weights(seen).to(values)  # also RotoGradNorm's L / L0
+        (normalised if self.normalize_losses else values).sum().backward()
+        if rotated.grad is None:
+            raise ValueError("the losses do not depend on the outputs of the last forward pass")
+        with torch.no_grad():
+            self._homogenise(features, R, rotated.grad.to(R), seen, join, retain_graph)
+        self.steps += 1
+        return seen.to(values)
+
+    def _loss_weights(self, seen: Tensor) -> Tensor:
+        """1/|L_k(t0)|, (K,); t0 is the first step with a loss that is not tiny, then the end of the burn-in."""
+        large = seen.abs() > TINY
+        self.first_losses.copy_(torch.where(self.first_losses == 0, torch.where(large, seen, 0), self.first_losses))
+        again = (self.steps == self.burn_in) & (seen.abs() > RESET_SHARE * self.first_losses.abs())
+        fresh = large & ((self.initial_losses == 0) | again)
+        self.initial_losses.copy_(torch.where(fresh, seen, self.initial_losses))
+        return torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
+
+    def _homogenise(self, features, R, task_side, seen, join, retain_graph) -> None:
+        """From the gradients at r_k, (K, B, d, *post), to those of trunk, rotations and weights."""
+        K, batch = len(R), join(seen.new_tensor(float(len(features))))
+        flat = self._flat(task_side)  # the features last, all else in rows: (K, N, d)
+        m = R.shape[-1]
+        back = flat[..., :m] @ R.detach()  # G_k
+        if m < flat.shape[-1]:
+            back = torch.cat([back, flat[..., m:]], -1)
+        total = back.sum(0)
+        weighted = self._weighted(back, total)
+        squares = [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=torch.float64) ** 2
+                   for t in (back, total[None], weighted[None])]  # fmt: skip
+        norms = join(torch.cat(squares)).sqrt()
+        norms, total_norm, weighted_norm = norms[:K], norms[K], norms[K + 1]
+        _check_finite(seen, norms)
+        inverse = torch.where(norms > 0, 1 / norms, 0.0)
+        V = torch.tensordot(inverse.to(back), back, 1) / K  # (N, d)
+        update = self._update(total, V, weighted, norms)
+        self._weights_backward(norms, weighted_norm / K, seen)
+        if self.rotates:
+            # R's gradient of -sum <R v, g~>; the code's sum ||R v - g~||^2 has v = m_0 V: 2 m_0 times that
+            factor = seen.new_ones(())
+            if self.objective == "code":
+                factor = 2 * total_norm / K / (batch if self.post_shape else 1)
+            pull = -factor.to(V) * (flat[..., :m].mT @ V[:, :m])
+            with torch.enable_grad():
+                torch.autograd.backward(R, pull)
+        if retain_graph:
+            self.feature_gradients = torch.stack([self._shaped(g, features) for g in back])
+        if features.requires_grad:
+            features.backward(self._shaped(update, features).to(features.dtype), retain_graph=retain_graph)
+
+    def _flat(self, gradients: Tensor) -> Tensor:
+        return gradients.movedim(gradients.ndim - 1 - len(self.post_shape), -1).flatten(1, -2)
+
+    def _shaped(self, flat: Tensor, features: Tensor) -> Tensor:
+        axis = features.ndim - 1 - len(self.post_shape)
+        return flat.view(features.movedim(axis, -1).shape).movedim(-1, axis)
+
+    def _update(self, total: Tensor, V: Tensor, weighted: Tensor, norms: Tensor) -> Tensor:
+        if not self.scales:
+            return total
+        now = self.steps == self.burn_in
+        fresh = ((self.initial_norms == 0) | now) & (norms > 0)
+        self.initial_norms.copy_(torch.where(fresh, norms, self.initial_norms))
+        shares, C = magnitudes(norms, self.initial_norms)
+        return (C * len(norms)).to(V) * V  # C sum U_k
+
+    def _weighted(self, back: Tensor, total: Tensor) -> Tensor:
+        return total
+
+    def _weights_backward(self, norms, mean_norm, seen) -> None:
+        pass
+
+
+class RotoGrad(_FeatureRotation):
+    r"""Both halves: the trunk gets $C\sum_k U_k$, rotations are trained. An nn.Module around trunk and heads.
+
+    trunk, heads      modules; the heads' list is not changed. All is registered: `.to()`, `state_dict`.
+    rotation_size     m: the first m features are rotated.
+    post_shape        shape that follows the features, (H, W) for maps (B, d, H, W).
+    burn_in           the step (0 is the first) at which L_k(t0) and the norms of G^0 are taken anew; 0 for never.
+    normalize_losses  gradients of L_k / |L_k(t0)|, also for the heads.
+    objective         "code": the rotation loss of the released package 0.1.6, $\|R_k \bar v - \tilde g\|^2$ summed over
+                      the batch (averaged where post_shape is given) with $\bar v = \|\frac1K\sum_i G_i\| V$;
+                      "paper": equation 3.
+    init              "identity" or "haar" (uniform on SO(m), as the released package starts), from `generator`.
+    orthogonal_map    see `mtl_core.models.rotations.Rotations`.
+    rotation_rate     for `training.fit`: learning rate of the rotations, as a multiple of the network's.
+
+    Differs from the released package: the start is the identity unless asked; a loss or gradient that is zero gives
+    a defined step, a tiny loss is not divided by at the end of the burn-in, and losses are divided by their
+    absolute value; stacked losses give the same as listed ones.
+    """
+
+
+class RotateOnly(_FeatureRotation):
+    r"""RotoGrad without its scaling: the trunk gets $\sum_k G_k$, rotations are trained. Arguments as `RotoGrad`."""
+
+    scales = False
+
+
+class ScaleOnly(_FeatureRotation):
+    r"""RotoGrad without training rotations: the trunk gets $C\sum_k U_k$. Arguments as `RotoGrad`; R_k stay put."""
+
+    rotates = False
+
+
+class RotoGradNorm(_FeatureRotation):
+    r"""RotateOnly with trained task weights: the trunk gets $\sum_k w_k G_k$. Arguments as `RotoGrad`.
+
+    $w = K\,\mathrm{softmax}(a)$ descends $\sum_k |w_k\|G_k\| - \|\frac1K\sum_i w_i G_i\|\,(\hat L_k/\bar L)^\alpha|$,
+    the target held constant, $\hat L_k = L_k/L_k(t_0)$, $\bar L$ their mean.
+
+    alpha  $\alpha$; 1.5 is GradNorm's value for NYUv2 (Chen et al. 2018, arXiv 1711.02257).
+
+    As the released package, it takes the norm of the mean gradient, where GradNorm takes the mean of the norms.
+    ValueError for losses that are not positive: their ratio has no power.
+    """
+
+    scales = False
+
+    def __init__(self, trunk, heads, rotation_size: int, *, alpha: float = 1.5, **options):
+        super().__init__(trunk, heads, rotation_size, **options)
+        self.alpha = alpha
+        self.log_weights = nn.Parameter(torch.ones_like(self.rotation.skew[:, 0, 0]))
+
+    @property
+    def weights(self) -> Tensor:
+        """w, (K,), summing to K."""
+        return len(self.log_weights) * self.log_weights.softmax(0)
+
+    def weight_parameters(self) -> Iterator[nn.Parameter]:
+        """What the optimizer of the task weights holds."""
+        return iter([self.log_weights])
+
+    def _weighted(self, back: Tensor, total: Tensor) -> Tensor:
+        return torch.tensordot(self.weights.detach().to(back), back, 1)
+
+    def _update(self, total, V, weighted, norms) -> Tensor:
+        return weighted
+
+    def _weights_backward(self, norms, mean_norm, seen) -> None:
+        if (seen <= 0).any():
+            bad = ", ".join(map(str, (seen <= 0).nonzero().flatten().tolist()))
+            raise ValueError(f"RotoGradNorm needs positive losses; not positive: task {bad}")
+        ratios = seen * torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
+        target = mean_norm * (ratios / ratios.mean()) ** self.alpha
+        with torch.enable_grad():
+            (norms.detach() * self.weights - target).abs().sum().backward()
+
+
+def magnitudes(norms: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+    r"""$\alpha_k = \rho_k/\sum_i\rho_i$ with $\rho_k = \|G_k\|/\|G^0_k\|$, (K,), and $C = \sum_k\alpha_k\|G_k\|$.
+
+    A task without a gradient so far has rho = 0; all alpha are 0 where all gradients are.
+    """
+    ratios = torch.where(initial > 0, norms / initial, 0.0)
+    shares = ratios / ratios.sum().clamp_min(torch.finfo(ratios.dtype).tiny)
+    return shares, (shares * norms).sum()
+
+
+def _check_finite(losses: Tensor, norms: Tensor) -> None:
+    if torch.isfinite(losses.sum() + norms.sum()):
+        return
+    bad = [f"loss of task {k}" for k, x in enumerate(losses.tolist()) if not torch.isfinite(torch.tensor(x))]
+    bad += [f"gradient of task {k} at the features" for k, x in enumerate(norms.tolist())
+            if not torch.isfinite(torch.tensor(x))]  # fmt: skip
+    raise NonFiniteGradientError(f"expected finite losses and gradients, got NaN or infinity in: {'; '.join(bad)}. "
+                                 "Lower the learning rates, or look at the inputs of that task.")  # fmt: skip

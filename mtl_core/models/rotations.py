@@ -1,0 +1,147 @@
+r"""Rotations of features: K matrices in SO(m) that ordinary optimisers can train, and the layer that applies them."""
+
+import torch
+from torch import Tensor, nn
+
+from mtl_core.models.multi_task import MultiTaskModel
+
+MAPS = ("matrix_exp", "cayley", "householder")
+EXPONENTIAL_UP_TO = 64  # largest size whose default map is the matrix exponential
+TOLERANCE = 1e-5  # largest entry of |RᵀR - I| that passes for rounding
+
+
+class Rotations(nn.Module):
+    r"""K rotations $R_k = B_k\,\varphi(S_k - S_k^\top)$: features (..., d, *post) -> K tensors of that shape.
+
+    tasks, size     K and m; the first m of the d features are rotated, the others pass.
+    post            how many dimensions follow that of the features: 0 for (B, d), 2 for maps (B, d, H, W).
+    orthogonal_map  $\varphi$: "matrix_exp", "cayley" or "householder"; None chooses by size, see below.
+    init            "identity", or "haar": uniform on SO(m), from `generator` (None: torch's own).
+
+    `skew` (K, m, m) is the parameter; of S_k only what lies below the diagonal counts. It starts at zero. `base`
+    (K, m, m) is a buffer, B_k. The maps are those of torch.nn.utils.parametrizations.orthogonal, which this class
+    does not use: it solves K linear systems in one batched call, which has deadlocked on a CPU, while the batched
+    exponential takes 3/4 of the time of a loop at m = 50.
+
+    Forward and backward together, one CPU thread, float32: K = 5, m = 50: exponential 2.5 ms, Cayley 0.6,
+    Householder 3.8; K = 10, m = 512: 3140, 166, 2380 ms (benchmarks/rotograd_step.py measures it again). So
+    Cayley is always fastest; the default is the exponential, the published map, up to m = 64 and Cayley above.
+    ValueError: a size below 1, an unknown map or start, features with fewer than m entries.
+    """
+
+    def __init__(self, tasks: int, size: int, *, post: int = 0, orthogonal_map: str | None = None,
+                 init: str = "identity", generator=None, dtype=None, device=None):  # fmt: skip
+        super().__init__()
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"the size of a rotation is a whole number of features, at least 1, got {size!r}")
+        if orthogonal_map not in (None, *MAPS):
+            raise ValueError(f"orthogonal_map is None or one of {', '.join(MAPS)}; got {orthogonal_map!r}")
+        if init not in ("identity", "haar"):
+            raise ValueError(f"init is 'identity' or 'haar', got {init!r}")
+        self.size, self.post = size, post
+        self.orthogonal_map = orthogonal_map or ("matrix_exp" if size <= EXPONENTIAL_UP_TO else "cayley")
+        self.skew = nn.Parameter(torch.zeros(tasks, size, size, dtype=dtype, device=device))
+        start = torch.eye(size).expand(tasks, size, size) if init == "identity" else haar(tasks, size, generator)
+        self.register_buffer("base", start.to(self.skew).clone())
+        self._kept = None
+
+    def matrices(self) -> Tensor:
+        """(K, m, m), differentiable with respect to `skew`; where no graph is recorded, computed once per value."""
+        key = (self.skew._version, self.base._version, self.skew.dtype, self.skew.device, self.skew.data_ptr())
+        if not torch.is_grad_enabled() and self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        with torch.autocast(self.skew.device.type, enabled=False):
+            # maps of half precision are not orthogonal enough: they compute in float32
+            skew, base = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (self.skew, self.base))
+            found = base @ orthogonal(skew, self.orthogonal_map)
+        if not torch.is_grad_enabled():
+            self._kept = key, found
+        return found
+
+    def set(self, rotations) -> None:
+        """Make R_k = rotations[k]; `skew` goes back to zero. ValueError for what is not in SO(m)."""
+        wanted = [torch.as_tensor(R).to(self.base) for R in rotations]
+        if len(wanted) != len(self.base):
+            raise ValueError(f"expected {len(self.base)} rotations, one per task, got {len(wanted)}")
+        for k, R in enumerate(wanted):
+            if R.shape != (self.size, self.size):
+                raise ValueError(f"rotation {k} must have shape {(self.size, self.size)}, got {tuple(R.shape)}")
+            exact = R.double()
+            error = (exact.mT @ exact - torch.eye(self.size).to(exact)).abs().max().item()
+            if not error <= TOLERANCE:  # NaN too
+                raise ValueError(f"rotation {k} is not orthogonal: an entry of RᵀR - I is {error:.2g}")
+            if torch.linalg.det(exact) < 0:
+                raise ValueError(f"rotation {k} has determinant -1: a reflection; change the sign of one column")
+        with torch.no_grad():
+            self.base.copy_(torch.stack(wanted))
+            self.skew.zero_()
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        return rotate(features, self.matrices(), self.post).unbind()
+
+    def __getstate__(self):
+        return {**self.__dict__, "_kept": None}
+
+    def extra_repr(self) -> str:
+        return f"tasks={len(self.base)}, size={self.size}, post={self.post}, orthogonal_map={self.orthogonal_map!r}"
+
+
+def orthogonal(skew: Tensor, name: str) -> Tensor:
+    r"""(K, m, m) -> K matrices in SO(m), of what lies below the diagonal of each S; the identity for S = 0.
+
+    "matrix_exp"  $\exp A$, A = S - S^T;  "cayley"  $(I - A/2)^{-1}(I + A/2)$, one solve after the other;
+    "householder"  minus the product of the m reflections at the columns of S with ones on the diagonal.
+    """
+    lower = skew.tril(-1)
+    if name == "householder":
+        scale = 2 / (1 + (lower * lower).sum(-2))
+        return -torch.linalg.householder_product(lower, scale)
+    A = lower - lower.mT
+    if name == "matrix_exp":
+        return torch.matrix_exp(A)
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return torch.stack([torch.linalg.solve(eye - a / 2, eye + a / 2) for a in A])
+
+
+def haar(count: int, size: int, generator=None) -> Tensor:
+    """(count, size, size) matrices uniform on SO(size), float64: QR of normal draws, signs as the measure wants."""
+    Q, upper = torch.linalg.qr(torch.randn(count, size, size, dtype=torch.float64, generator=generator))
+    Q = Q * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
+    Q[:, :, 0] *= torch.linalg.det(Q).sign()[:, None]
+    return Q
+
+
+def rotate(features: Tensor, R: Tensor, post: int = 0) -> Tensor:
+    """(..., d, *post) features, (K, m, m) matrices -> (K, ..., d, *post): the first m features of each, rotated."""
+    m, axis = R.shape[-1], features.ndim - 1 - post
+    if axis < 0 or features.shape[axis] < m:
+        raise ValueError(f"rotations of {m} features need as many; features of shape {tuple(features.shape)} have "
+                         f"{features.shape[axis] if axis >= 0 else 0} in dimension {axis}")  # fmt: skip
+    last = features.movedim(axis, -1)
+    turned = (last[..., :m].reshape(-1, m) @ R.mT.to(last.dtype)).view(len(R), *last.shape[:-1], m)
+    if last.shape[-1] > m:
+        turned = torch.cat([turned, last[..., m:].to(turned.dtype).expand(len(R), *last.shape[:-1], -1)], -1)
+    return turned.movedim(-1, axis + 1)
+
+
+class RotationLayer(nn.Module):
+    """One trainable rotation in front of a head: features (..., d, *post) -> the same shape."""
+
+    def __init__(self, size: int, **options):
+        super().__init__()
+        self.rotation = Rotations(1, size, **options)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.rotation(features)[0]
+
+
+def with_rotation_layers(model: MultiTaskModel, rotation_size: int, **options) -> MultiTaskModel:
+    """The same trunk and heads with a rotation R_k as an extra layer before head k: the baseline "method + R_k".
+
+    R_k belongs to its head: it gets the gradient of its own task's loss, whatever the method does to the trunk.
+    options  those of `Rotations`. The modules of `model` are used, not copied.
+    """
+    like = next(model.parameters())
+    options = {"dtype": like.dtype, "device": like.device} | options
+    heads = [nn.Sequential(RotationLayer(rotation_size, **options), head) for head in model.heads]
+    return MultiTaskModel(model.trunk, heads)

@@ -1,0 +1,189 @@
+"""What holds for RotoGrad's family whatever the problem: who gets which gradient, Proposition 3.1, the rotations."""
+
+import pytest
+import torch
+from rotograd_problems import FAMILY, gradients, losses_of, small
+from torch import nn
+from torch.nn import functional as F
+
+from mtl_core.methods.rotograd import RotateOnly, RotoGrad, ScaleOnly, magnitudes
+from mtl_core.models.rotations import MAPS, Rotations, orthogonal
+
+
+@pytest.mark.parametrize("make", FAMILY)
+def test_listed_and_stacked_losses_give_the_same(make):
+    found = []
+    for wrap in (list, torch.stack, tuple):
+        model, x, y = small(make, init="haar", generator=torch.Generator().manual_seed(1))
+        model.backward(wrap(losses_of(model, x, y)))
+        found.append(gradients(model))
+    assert set(found[0]) >= {"trunk.0.weight", "heads.2.bias"}
+    assert all(g.norm() > 1e-6 for name, g in found[0].items() if name != "log_weights")
+    for other in found[1:]:
+        assert found[0].keys() == other.keys() and all(torch.equal(found[0][n], other[n]) for n in other)
+
+
+def test_heads_get_their_own_plain_gradient_and_rotations_none_of_the_task_losses():
+    model, x, y = small(RotoGrad, init="haar")
+    losses = losses_of(model, x, y)
+    wanted = [torch.autograd.grad(losses[k], list(head.parameters()), retain_graph=True)
+              for k, head in enumerate(model.heads)]  # fmt: skip
+    model.backward(losses)
+    for head, plain in zip(model.heads, wanted, strict=True):
+        for p, g in zip(head.parameters(), plain, strict=True):
+            assert torch.equal(p.grad, g)
+    assert model.rotation.skew.grad.norm() > 1e-3
+    alone, x, y = small(RotateOnly, K=1, init="haar")  # one task is aligned with the mean, whatever its loss
+    alone.backward(losses_of(alone, x, y))
+    assert alone.rotation.skew.grad.abs().max() < 1e-12
+
+
+def test_rotate_only_gives_the_trunk_the_true_gradient_of_the_sum():
+    model, x, y = small(RotateOnly, init="haar")
+    model.backward(losses_of(model, x, y))
+    found = [p.grad.clone() for p in model.trunk.parameters()]
+    model.eval()
+    wanted = torch.autograd.grad(sum(losses_of(model, x, y)), list(model.trunk.parameters()))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+def test_gradients_add_up_like_any_backward():
+    model, x, y = small(RotateOnly)
+    model.backward(losses_of(model, x, y))
+    once = gradients(model)
+    model.backward(losses_of(model, x, y))
+    assert all(torch.allclose(p.grad, 2 * once[n]) for n, p in model.named_parameters())
+
+
+def test_scaling_sends_equally_long_gradients_of_the_weighted_mean_length():
+    model, x, y = small(ScaleOnly, burn_in=0)
+    for _ in range(2):  # at the second step the alphas differ
+        model.zero_grad()
+        model.backward([(1 + 9 * k) * loss for k, loss in enumerate(losses_of(model, x, y))], retain_graph=True)
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.02 * (p.grad if p.grad is not None else 0)
+    G = model.feature_gradients
+    norms = G.flatten(1).norm(dim=1)
+    shares, C = magnitudes(norms, model.initial_norms)
+    assert shares.sum() == pytest.approx(1) and shares.std() > 1e-3
+    assert C.item() == pytest.approx((shares * norms).sum().item())
+    update = (C / norms)[:, None, None] * G
+    torch.testing.assert_close(model.trunk[2].bias.grad, update.sum((0, 1)), rtol=1e-10, atol=1e-12)
+
+
+class Free(nn.Module):
+    """Features that are parameters: the trunk's gradient is the feature gradient."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.z = nn.Parameter(features)
+
+    def forward(self, x):
+        return self.z
+
+
+def test_a_small_step_on_the_features_lowers_both_losses_of_two_tasks():
+    """Proposition 3.1 for K = 2; with exactly opposite gradients the step is zero, not a descent."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        trunk = Free(torch.randn(6, 4, dtype=torch.float64))
+        heads = [nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)).double() for _ in range(2)]
+        model = ScaleOnly(trunk, heads, 4)
+        factors, y = (1.0, 30.0), torch.randn(2, 6, 1, dtype=torch.float64)
+
+        def losses(model=model, y=y, factors=factors):
+            return [f * F.mse_loss(o, t) for f, o, t in zip(factors, model(None), y, strict=True)]
+
+        before = model.backward(losses())
+        trunk.z.data -= 1e-4 * trunk.z.grad
+        assert (torch.stack(losses()) < before).all()
+    model = ScaleOnly(Free(torch.ones(2, 3)), [nn.Identity()] * 2, 3)
+    one, other = model(None)
+    model.backward([one.square().sum(), -3 * other.square().sum()])
+    assert model.trunk.z.grad.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("orthogonal_map", ["matrix_exp", "cayley", "householder"])
+def test_training_rotations_brings_the_gradients_together(orthogonal_map):
+    model, x, y = small(RotateOnly, orthogonal_map=orthogonal_map, objective="paper")
+    optimizer = torch.optim.Adam(model.rotation_parameters(), lr=0.02)
+    cosines = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.backward(losses_of(model, x, y), retain_graph=True)
+        U = F.normalize(model.feature_gradients.flatten(1), dim=1)
+        cosines.append(((U @ U.T).sum() - 3).item() / 6)
+        optimizer.step()
+    assert cosines[-1] > cosines[0] + 0.2
+    for R in model.rotations:
+        torch.testing.assert_close(R @ R.T, torch.eye(4, dtype=torch.float64), rtol=0, atol=1e-12)
+        assert torch.linalg.det(R) > 0
+
+
+def test_feature_maps_rotate_their_channels():
+    torch.manual_seed(0)
+    trunk, heads = nn.Conv2d(1, 6, 3).double(), [nn.Sequential(nn.Flatten(), nn.Linear(54, 1)).double() for _ in "ab"]
+    model = RotoGrad(trunk, heads, 4, post_shape=(3, 3), init="haar")
+    x = torch.randn(5, 1, 5, 5, dtype=torch.float64)
+    outputs = model(x)
+    z = trunk(x)
+    for k, R in enumerate(model.rotations):
+        r = torch.cat([torch.einsum("ij,bjhw->bihw", R, z[:, :4]), z[:, 4:]], 1)
+        torch.testing.assert_close(outputs[k], heads[k](r), rtol=1e-12, atol=1e-13)
+    results = {}
+    for objective in ("code", "paper"):
+        model.objective = objective
+        model.zero_grad()
+        model.backward([o.square().mean() for o in model(x)], retain_graph=True)
+        results[objective] = model.rotation.skew.grad.clone()
+    mean_norm = (model.feature_gradients.sum(0) / 2).norm()
+    wanted = 2 * mean_norm / 5 * results["paper"]  # the package's mean over the batch where post_shape is given
+    torch.testing.assert_close(results["code"], wanted, rtol=1e-9, atol=1e-14)
+    norms = model.feature_gradients.flatten(1).norm(dim=1)
+    _, C = magnitudes(norms, model.initial_norms)
+    update = torch.tensordot(C / norms, model.feature_gradients, 1)
+    wanted = torch.autograd.grad(trunk(x), trunk.weight, update)[0]
+    torch.testing.assert_close(trunk.weight.grad, wanted, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match=r"do not end in post_shape \(9,\)"):
+        RotoGrad(trunk, heads, 4, post_shape=(9,))(x)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_maps_start_at_the_identity_and_stay_in_the_rotations(name, size):
+    zero = torch.zeros(2, size, size, dtype=torch.float64)
+    assert torch.allclose(orthogonal(zero, name), torch.eye(size, dtype=torch.float64))
+    S = torch.randn(2, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(size))
+    Q = orthogonal(S, name)
+    torch.testing.assert_close(Q @ Q.mT, torch.eye(size, dtype=torch.float64).expand(2, size, size))
+    assert (torch.linalg.det(Q) > 0).all()
+    assert torch.equal(orthogonal(S.tril(-1), name), Q), "what lies above the diagonal does not count"
+    if size > 1:
+        assert (orthogonal(S, name) - orthogonal(S.flip(0), name)).abs().max() > 0.1
+    if name != "householder":  # near zero a step of S along A is one along A, for both maps
+        small = 1e-4 * S.tril(-1)
+        torch.testing.assert_close(orthogonal(small, name), torch.eye(size) + small - small.mT, rtol=0, atol=1e-6)
+
+
+def test_the_default_map_is_the_published_one_where_it_is_cheap():
+    assert Rotations(2, 64).orthogonal_map == "matrix_exp" and Rotations(2, 65).orthogonal_map == "cayley"
+    assert Rotations(2, 512, orthogonal_map="matrix_exp").orthogonal_map == "matrix_exp"
+
+
+def test_matrices_are_computed_once_per_value_where_no_graph_is_kept(monkeypatch):
+    from mtl_core.models import rotations
+
+    calls = []
+    monkeypatch.setattr(rotations, "orthogonal", lambda *a: calls.append(1) or orthogonal(*a))
+    made = Rotations(2, 3)
+    with torch.no_grad():
+        first = made.matrices()
+        assert made.matrices() is first and len(calls) == 1
+        made.skew.add_(0.1)
+        assert not torch.equal(made.matrices(), first) and len(calls) == 2
+        made.set([torch.eye(3)] * 2)
+        assert torch.equal(made.matrices(), torch.eye(3).expand(2, 3, 3)) and len(calls) == 3
+        made.double()
+        assert made.matrices().dtype == torch.float64
