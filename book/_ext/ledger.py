@@ -8,11 +8,11 @@ import pathlib
 import subprocess
 from urllib.parse import urlencode
 
+import quotes
 from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-import quotes
 from mtl_core import claims, papers, protocol, records, results, tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
