@@ -1,0 +1,100 @@
+"""Conflict and harm of networks that share, beside the networks that do not: what `does_conflict_predict_harm` reads.
+
+Harm is -Δm: by how many percent the tasks together are worse than each alone, averaged over tasks. Conflict is read off
+the log of the shared network's task gradients over its training (`conflict.ConflictLog`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtl_core import evaluation
+from mtl_core.conflict import ConflictLog
+from mtl_core.records import directions
+
+TAIL = 0.1  # cosines beyond ± this count for the excess
+MEASURES = {
+    "negative": "share of steps with a negative cosine",
+    "excess": f"share below −{TAIL} minus share above {TAIL}",
+    "dissimilarity": "1 − magnitude similarity",
+}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One network that tasks share, over seeds: harm in percent and the measures of conflict, one number per seed."""
+
+    name: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    harm: np.ndarray
+    negative: np.ndarray
+    excess: np.ndarray
+    dissimilarity: np.ndarray
+
+
+def conflict_measures(log: Mapping) -> dict[str, float]:
+    """The measures of `MEASURES` from the `conflict` field of a record."""
+    counts = {int(place): count for place, count in log["all"]["histogram"].items()}
+    total = sum(counts.values())
+    centre, reach = ConflictLog.BINS // 2, round(TAIL * ConflictLog.BINS / 2)
+    low = sum(count for place, count in counts.items() if place < centre - reach)
+    high = sum(count for place, count in counts.items() if place >= centre + reach)
+    return {
+        "negative": log["all"]["negative_share"],
+        "excess": (low - high) / total,
+        "dissimilarity": 1 - log["magnitude_similarity"],
+    }
+
+
+def read(records: Sequence[Mapping], alone, paired: bool = False) -> list[Shared]:
+    """Every shared network among the records, in the order of the file.
+
+    alone   function of a shared row's name and a task's name: the row of that task's own network.
+    paired  each seed against the single-task networks of the same seed; otherwise against their mean over seeds.
+    Rows whose single-task networks are not all there are left out, as are seeds that one of them lacks.
+    """
+    rows = {}
+    for record in records:
+        rows.setdefault(record["row"], {})[record["config"]["seed"]] = record
+    up = directions(records[0]["config"]["problem"]) if records else {}
+    found = []
+    for name, together in rows.items():
+        if any(record["conflict"] is None for record in together.values()):
+            continue
+        tasks = tuple(next(iter(together.values()))["final"]["test"])
+        own = {task: rows.get(alone(name, task), {}) for task in tasks}
+        seeds = sorted(set(together).intersection(*own.values()))
+        if not seeds:
+            continue
+        zero = {task: _mean([own[task][seed] for seed in seeds], task) for task in tasks}
+        harm, measured = [], []
+        for seed in seeds:
+            against = {task: own[task][seed]["final"]["test"][task] for task in tasks} if paired else zero
+            harm.append(-_delta(together[seed]["final"]["test"], against, {task: up[task] for task in tasks}))
+            measured.append(conflict_measures(together[seed]["conflict"]))
+        columns = {key: np.array([m[key] for m in measured]) for key in MEASURES}
+        found.append(Shared(name, tasks, tuple(seeds), np.array(harm), **columns))
+    return found
+
+
+def pairs(records) -> list[Shared]:
+    """The pairs of targets of `experiments.TaskPairs`."""
+    return read(records, lambda name, task: f"alone {task}")
+
+
+def doses(records) -> list[Shared]:
+    """The doses of `experiments.ConflictDose`, each seed against the single-task networks of that seed."""
+    return read(records, lambda name, task: f"{task}, {name.partition(', ')[2]}", paired=True)
+
+
+def _mean(records, task):
+    tests = [record["final"]["test"][task] for record in records]
+    return {metric: float(np.mean([test[metric] for test in tests])) for metric in tests[0]}
+
+
+def _delta(values, baseline, up):
+    names = [(task, metric) for task, metrics in up.items() for metric in metrics]
+    return evaluation.delta_m([values[t][m] for t, m in names], [baseline[t][m] for t, m in names],
+                              [up[t][m] for t, m in names], [t for t, _ in names])  # fmt: skip

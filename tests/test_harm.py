@@ -1,0 +1,63 @@
+"""Harm and conflict read off records: signs, pairing and what is left out."""
+
+import numpy as np
+import pytest
+
+from mtl_core import harm
+
+
+def record(row, seed, test, log=None, problem="multi_fashion_mnist"):
+    return {"row": row, "config": {"seed": seed, "problem": problem}, "final": {"test": test}, "conflict": log}
+
+
+def logged(negative, low=0, high=0, middle=1, similarity=0.75):
+    histogram = {"850": low, "1150": high, "1000": middle}
+    return {"all": {"negative_share": negative, "histogram": histogram}, "magnitude_similarity": similarity}
+
+
+def accuracies(digit=None, garment=None):
+    given = {"digit": digit, "garment": garment}
+    return {task: {"loss": 0.1, "accuracy": value} for task, value in given.items() if value is not None}
+
+
+def dose(seeds=(0, 1), name="offset 8, width 4"):
+    made = []
+    for seed in seeds:
+        made.append(record(f"together, {name}", seed, accuracies(90 - seed, 80), logged(0.3, 2, 1, 1)))
+        made.append(record(f"digit, {name}", seed, accuracies(digit=100)))
+        made.append(record(f"garment, {name}", seed, accuracies(garment=80 + 20 * seed)))
+    return made
+
+
+def test_harm_is_the_loss_against_networks_of_the_same_seed():
+    (found,) = harm.doses(dose())
+    assert found.name == "together, offset 8, width 4" and found.tasks == ("digit", "garment")
+    assert found.harm == pytest.approx([(10 + 0) / 2, (11 + 20) / 2])  # percent of the own accuracy, mean over tasks
+    assert found.negative == pytest.approx([0.3, 0.3]) and found.dissimilarity == pytest.approx([0.25, 0.25])
+
+
+def test_pairs_are_measured_against_the_mean_over_seeds():
+    made = []
+    for seed, error in ((0, 1.0), (1, 3.0)):
+        both = {"mu": {"loss": 1, "MAE (D)": 2.2}, "alpha": {"loss": 1, "MAE (bohr³)": 3.0}}
+        made.append(record("mu + alpha", seed, both, logged(0.5), "qm9"))
+        made.append(record("alone mu", seed, {"mu": {"loss": 1, "MAE (D)": error}}, None, "qm9"))
+        made.append(record("alone alpha", seed, {"alpha": {"loss": 1, "MAE (bohr³)": 4.0}}, None, "qm9"))
+    (found,) = harm.pairs(made)
+    assert found.harm == pytest.approx([(10 - 25) / 2] * 2)  # mu 10 % worse than 2.0, alpha a quarter better
+
+
+def test_excess_counts_both_tails_and_not_the_middle():
+    measures = harm.conflict_measures(logged(0.5, low=3, high=1, middle=4))
+    assert measures["excess"] == pytest.approx((3 - 1) / 8)
+    edges = {"899": 1, "900": 10, "1099": 100, "1100": 1000}  # bins of cosines just below -0.1, just above it, …
+    found = harm.conflict_measures({"all": {"negative_share": 0, "histogram": edges}, "magnitude_similarity": 1})
+    assert found["excess"] == pytest.approx((1 - 1000) / 1111)
+
+
+def test_what_has_no_companions_is_left_out():
+    made = dose((0, 1, 2))
+    (found,) = harm.doses([r for r in made if not (r["row"].startswith("garment") and r["config"]["seed"] == 1)])
+    assert found.seeds == (0, 2) and len(found.harm) == 2
+    assert harm.doses([r for r in made if not r["row"].startswith("digit")]) == [] == harm.doses([])
+    assert np.isfinite(harm.doses(made)[0].harm).all()
