@@ -1,165 +1,92 @@
-"""Methods by name: what each is, where it comes from, what scale it returns, its defaults.
+"""Methods by name: what each is, where it comes from, what it reads, what scale it returns, its defaults.
 
-Three kinds: *loss weighting* (losses -> scalar, a TorchJD `Scalarizer`), *gradient aggregation*
-((K, D) -> (D,), a TorchJD `Aggregator`), *feature rotation*. Recon is none of them: it changes the
-architecture, then any method trains the result (`mtl_core.methods.recon`).
+Three kinds: *loss weighting* (K losses -> scalar), *gradient aggregation* ((K, D) -> (D,), any TorchJD `Aggregator`),
+*feature rotation* (RotoGrad). Recon is none of them: it changes the architecture, then any method trains the result
+(`mtl_core.methods.recon`). `METHODS` is the registry, `make` gives an instance, `combine` a step's gradients.
 """
 
-import difflib
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor, nn
 from torchjd import aggregation, scalarization
 
 from mtl_core.methods import recon
+from mtl_core.methods.averaging import DBMTL, MoCo
+from mtl_core.methods.bargaining import fairgrad, nash_mtl
 from mtl_core.methods.baselines import Broken, CAGrad, LogSum, NormEqualised, Static
+from mtl_core.methods.by_gram import aligned_mtl, gradvac, imtl_g, mgda, mgda_ub, upgrad
+from mtl_core.methods.combination import combine
 from mtl_core.methods.conventions import CONVENTIONS, Convention
+from mtl_core.methods.registry import ALIASES, KINDS, METHODS, Method, find, make, register
 from mtl_core.methods.sam_gs import SAMGS
+from mtl_core.methods.weighting import DWA, FAMO, IMTLL, STCH, GeometricMean, GradNorm, Uncertainty
 
-__all__ = ["CONVENTIONS", "METHODS", "SAMGS", "Convention", "Method", "make", "recon", "register"]
+__all__ = [
+    "ALIASES", "CONVENTIONS", "KINDS", "METHODS", "SAMGS", "Convention", "Method",
+    "combine", "find", "make", "recon", "register",
+]  # fmt: skip
 
-KINDS = ("loss weighting", "gradient aggregation")
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the registry.
-
-    make          class or function that makes a fresh instance from keyword arguments.
-    native_scale  "sum" or "mean": what K equal gradients g come back as, K g or g.
-    paper         where the method comes from.
-    defaults      argument -> (value, where the value comes from).
-    presets       repository -> arguments as that repository runs the method.
-    random        it draws from torch's generator.
-    """
-
-    name: str
-    title: str
-    kind: str
-    make: Callable[..., nn.Module]
-    native_scale: str
-    paper: str
-    defaults: Mapping = field(default_factory=dict)
-    presets: Mapping = field(default_factory=dict)
-    random: bool = False
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"kind is one of {', '.join(KINDS)}; got {self.kind!r}")
-        if self.native_scale not in ("sum", "mean"):
-            raise ValueError(f"native_scale is 'sum' or 'mean', got {self.native_scale!r}")
-
-
-METHODS: dict[str, Method] = {}
-
-
-def register(method: Method, replace: bool = False) -> Method:
-    """Add a row: from then on the method appears wherever methods are named. ValueError if the name is taken."""
-    if method.name in METHODS and not replace:
-        raise ValueError(f"there is a method {method.name!r} already; pass replace=True to take its place")
-    METHODS[method.name] = method
-    return method
-
-
-def find(name: str) -> Method:
-    """The registry row `name`; ValueError with a suggestion where there is none."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown method {name!r}{hint} There are: {', '.join(METHODS)}")
-    return METHODS[name]
-
-
-def make(name: str, **arguments) -> nn.Module:
-    """A fresh instance of the method, its defaults overridden by `arguments` (unknown ones are a ValueError)."""
-    row = find(name)
-    known = list(inspect.signature(row.make).parameters)
-    for argument in arguments:
-        if argument not in known:
-            near = difflib.get_close_matches(argument, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{name} has no argument {argument!r}{hint} It takes: {', '.join(known) or 'none'}")
-    return row.make(**{**{key: value for key, (value, _) in row.defaults.items()}, **arguments})
+WEIGHTING, AGGREGATION = KINDS[:2]
 
 
 def _row(name, title, kind, make, native_scale, paper, **more):
     register(Method(name, title, kind, make, native_scale, paper, **more))
 
 
-_row("equal", "Equal weights", "loss weighting", scalarization.Sum, "sum", "sum of the losses (joint training)")
-_row(
-    "static",
-    "Static weights",
-    "loss weighting",
-    Static,
-    "sum",
-    "weighted sum of the losses, weights searched",
-)
-_row("log_sum", "Sum of logs", "loss weighting", LogSum, "sum", "Navon et al. 2022, arXiv 2202.01017")
-_row("norm_equalised", "Norm-equalised sum", "gradient aggregation", NormEqualised, "sum", "control")
-_row("mgda", "MGDA", "gradient aggregation", aggregation.MGDA, "mean", "Sener & Koltun 2018, arXiv 1810.04650")
-_row(
-    "pcgrad",
-    "PCGrad",
-    "gradient aggregation",
-    aggregation.PCGrad,
-    "sum",
-    "Yu et al. 2020, arXiv 2001.06782",
-    random=True,
-)
-_row("graddrop", "GradDrop", "gradient aggregation", aggregation.GradDrop, "sum", "Chen et al. 2020, arXiv 2010.06808",
+# --- loss weightings
+
+_row("equal", "Equal weights", WEIGHTING, scalarization.Sum, "sum", "sum of the losses (joint training)")
+_row("static", "Static weights", WEIGHTING, Static, "sum", "weighted sum of the losses, weights searched")
+_row("log_sum", "Sum of logs", WEIGHTING, LogSum, "sum", "Navon et al. 2022, arXiv 2202.01017")
+_row("geometric_mean", "Geometric mean", WEIGHTING, GeometricMean, "mean", "Chennupati et al. 2019, arXiv 1904.08492")
+_row("rlw", "Random weights (RLW)", WEIGHTING, scalarization.Random, "mean", "Lin et al. 2022, arXiv 2111.10603",
      random=True)  # fmt: skip
-_row("cagrad", "CAGrad", "gradient aggregation", CAGrad, "mean", "Liu et al. 2021, arXiv 2110.14048",
-     defaults={"c": (0.4, "run scripts of github.com/Cranial-XIX/CAGrad")},
-     presets={"recon": {"c": 0.2, "rescale": True}})  # fmt: skip
-_row("sam_gs", "SAM-GS", "gradient aggregation", SAMGS, "sum", "Borsani et al. 2025, arXiv 2506.06130",
+_row("dwa", "DWA", WEIGHTING, DWA, "sum", "Liu et al. 2019, arXiv 1803.10704",
+     defaults={"temperature": (2.0, "section 3.2 of the paper"), "window": (25, "github.com/AvivNavon/nash-mtl")},
+     presets={"nash-mtl": {"window": 25}, "famo": {"window": 25}})  # fmt: skip
+_row("uncertainty", "Uncertainty weights", WEIGHTING, Uncertainty, "sum", "Kendall et al. 2018, arXiv 1705.07115",
+     own=True)  # fmt: skip
+_row("gradnorm", "GradNorm", WEIGHTING, GradNorm, "sum", "Chen et al. 2018, arXiv 1711.02257",
+     level="last layer", needs=("gradients", "losses"), own=True,
+     defaults={"alpha": (1.5, "section 5 of the paper, NYUv2")})  # fmt: skip
+_row("imtl_l", "IMTL-L", WEIGHTING, IMTLL, "sum", "Liu et al. 2021, ICLR", own=True)
+_row("famo", "FAMO", WEIGHTING, FAMO, "mean", "Liu et al. 2023, arXiv 2306.03792",
+     needs=("losses", "losses after the step"),
+     defaults={"rate": (0.025, "section 4 of the paper"), "decay": (1e-3, "section 4 of the paper")},
+     presets={"famo": {"decay": 0.01}, "samgs": {"decay": 1e-3}})  # fmt: skip
+_row("stch", "Smooth Tchebycheff", WEIGHTING, STCH, "mean", "Lin et al. 2024, arXiv 2402.19078",
+     defaults={"mu": (0.1, "one of the four values that the paper tries")})  # fmt: skip
+
+# --- gradient aggregations
+
+_row("norm_equalised", "Norm-equalised sum", AGGREGATION, NormEqualised, "sum", "control")
+_row("mgda", "MGDA", AGGREGATION, mgda, "mean", "Sener & Koltun 2018, arXiv 1810.04650", needs=("Gram matrix",))
+_row("mgda_ub", "MGDA-UB", AGGREGATION, mgda_ub, "mean", "Sener & Koltun 2018, arXiv 1810.04650, section 3.3",
+     level="features", needs=("Gram matrix",))  # fmt: skip
+_row("pcgrad", "PCGrad", AGGREGATION, aggregation.PCGrad, "sum", "Yu et al. 2020, arXiv 2001.06782",
+     needs=("Gram matrix",), random=True)  # fmt: skip
+_row("gradvac", "GradVac", AGGREGATION, gradvac, "sum", "Wang et al. 2021, arXiv 2010.05874",
+     needs=("Gram matrix",), random=True, defaults={"beta": (0.5, "TorchJD and LibMTL")})  # fmt: skip
+_row("graddrop", "GradDrop", AGGREGATION, aggregation.GradDrop, "sum", "Chen et al. 2020, arXiv 2010.06808",
+     random=True)  # fmt: skip
+_row("cagrad", "CAGrad", AGGREGATION, CAGrad, "mean", "Liu et al. 2021, arXiv 2110.14048",
+     needs=("Gram matrix",), defaults={"c": (0.4, "run scripts of github.com/Cranial-XIX/CAGrad")},
+     presets={"recon": {"c": 0.2, "rescale": True}, "nash-mtl": {"c": 0.4, "rescale": True},
+              "famo": {"c": 0.4, "rescale": True}})  # fmt: skip
+_row("imtl_g", "IMTL-G", AGGREGATION, imtl_g, "mean", "Liu et al. 2021, ICLR", needs=("Gram matrix",))
+_row("imtl_g_features", "IMTL-G at the features", AGGREGATION, imtl_g, "mean", "Liu et al. 2021, ICLR",
+     level="features", needs=("Gram matrix",))  # fmt: skip
+_row("nash_mtl", "Nash-MTL", AGGREGATION, nash_mtl, "sum", "Navon et al. 2022, arXiv 2202.01017",
+     needs=("Gram matrix",))  # fmt: skip
+_row("fairgrad", "FairGrad", AGGREGATION, fairgrad, "sum", "Ban & Ji 2024, arXiv 2402.15638",
+     needs=("Gram matrix",), defaults={"alpha": (2.0, "run scripts of github.com/OptMN-Lab/fairgrad")})  # fmt: skip
+_row("aligned_mtl", "Aligned-MTL", AGGREGATION, aligned_mtl, "mean", "Senushkin et al. 2023, CVPR",
+     needs=("Gram matrix",))  # fmt: skip
+_row("aligned_mtl_ub", "Aligned-MTL-UB", AGGREGATION, aligned_mtl, "mean", "Senushkin et al. 2023, CVPR",
+     level="features", needs=("Gram matrix",))  # fmt: skip
+_row("moco", "MoCo", AGGREGATION, MoCo, "mean", "Fernando et al. 2023, arXiv 2210.12624",
+     defaults={"beta": (0.5, "LibMTL"), "gamma": (0.1, "LibMTL"), "rho": (0.0, "LibMTL")})  # fmt: skip
+_row("db_mtl", "DB-MTL", AGGREGATION, DBMTL, "sum", "Lin et al. 2023, arXiv 2308.12029",
+     needs=("gradients", "losses"), defaults={"beta": (0.9, "LibMTL")})  # fmt: skip
+_row("upgrad", "UPGrad", AGGREGATION, upgrad, "mean", "Quinton & Rey 2024, arXiv 2406.16232", needs=("Gram matrix",))
+_row("sam_gs", "SAM-GS", AGGREGATION, SAMGS, "sum", "Borsani et al. 2025, arXiv 2506.06130",
      defaults={"gamma": (0.1, "Algorithm 1"), "beta1": (0.9, "Algorithm 1"), "beta2": (0.99, "Algorithm 1")},
      presets={"samgs": {"gamma": 0.7, "beta2": 0.99}})  # fmt: skip
-_row(
-    "broken",
-    "Sum, one task × 0.1",
-    "gradient aggregation",
-    Broken,
-    "sum",
-    "control: a table must call it different",
-)
-
-
-def combine(method: nn.Module, row: Method, convention: Convention, gradients, losses: Tensor, heads) -> None:
-    """One step of `method` on the task gradients: sets every `.grad` as `convention` says.
-
-    gradients  `TaskGradients` with the raw gradients of heads and task-specific layers already set.
-    losses     (K,) detached.
-    heads      the K heads, whose gradients are weighted where the convention (or a loss weighting) says so.
-
-    Methods that are a weighted sum of the rows write it into a reused vector: a fresh one of the size
-    of ResNet18 costs the operating system's page faults, three times the product itself.
-    """
-    matrix, weights = gradients.matrix, None
-    factor = convention.factor(row.native_scale, len(matrix))
-    if row.kind == "loss weighting":
-        with torch.enable_grad():
-            values = losses.detach().requires_grad_()
-            (weights,) = torch.autograd.grad(method(values), values)
-    elif type(method).forward is aggregation.GramianWeightedAggregator.forward and matrix.shape[1]:
-        weights = method.weighting(matrix)
-    if matrix.shape[1]:
-        update = method(matrix) if weights is None else gradients.combine(weights)
-        total = factor
-        if convention.clip is not None:
-            total *= convention.clip_factor(factor * torch.linalg.vector_norm(update).item())
-        kept = {tensor.untyped_storage().data_ptr() for tensor in (matrix, *method.buffers())}
-        if update.untyped_storage().data_ptr() in kept:  # J or the method's own state: not ours to write
-            update = update * total
-        elif total != 1:
-            update.mul_(total)
-        gradients.assign(update)
-    if weights is not None and (row.kind == "loss weighting" or convention.heads == "weighted"):
-        for k, weight in enumerate((weights * factor).tolist()):
-            if weight != 1:
-                for p in [*heads[k].parameters(), *gradients.own_parameters[k]]:
-                    if p.grad is not None:
-                        p.grad.mul_(weight)
+_row("broken", "Sum, one task × 0.1", AGGREGATION, Broken, "sum", "control: a table must call it different")

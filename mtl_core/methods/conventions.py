@@ -1,11 +1,16 @@
 """What published codes do silently around a method, as named fields."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a method's output becomes gradients.
+    """How a method's output becomes gradients, and how the method's own parameters learn.
 
     heads  "unit": each head and each task-specific layer gets its own task's raw gradient;
            "weighted": that gradient times the method's weight of the task, where it has weights.
@@ -14,6 +19,12 @@ class Convention:
            registry's `native_scale` says which it returns by itself); "K times": its own output times
            K, whatever it is; "raw": its own output.
     clip   largest L2 norm of the shared gradient, after scaling, by PyTorch's formula; None for none.
+    own_optimizer  (name in `OPTIMIZERS`, learning rate) for the parameters that a method learns (uncertainty
+           weights, IMTL-L, GradNorm); None: nothing steps them, they stay as they start.
+    probe  the forward pass after the step that FAMO learns from. "frozen": running statistics and torch's random
+           state are put back, dropout draws the same masks as before the step; "training": an ordinary forward
+           pass, which updates the statistics of BatchNorm a second time; "evaluation": the model in eval().
+    exceptions  method -> fields that differ for it.
     """
 
     name: str
@@ -21,13 +32,28 @@ class Convention:
     scale: str = "sum"
     clip: float | None = None
     source: str = ""
+    own_optimizer: tuple[str, float] | None = ("adam", 0.025)
+    probe: str = "frozen"
+    exceptions: Mapping[str, Mapping] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name, allowed in (("heads", ("unit", "weighted")), ("scale", ("sum", "mean", "K times", "raw"))):
+        for name, allowed in (
+            ("heads", ("unit", "weighted")),
+            ("scale", ("sum", "mean", "K times", "raw")),
+            ("probe", ("frozen", "training", "evaluation")),
+        ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip is a positive norm or None, got {self.clip}")
+        if self.own_optimizer is not None and self.own_optimizer[0] not in OPTIMIZERS:
+            raise ValueError(f"own_optimizer is (one of {', '.join(OPTIMIZERS)}; rate), got {self.own_optimizer}")
+        for method in self.exceptions:
+            self.of(method)  # its fields are checked
+
+    def of(self, method: str) -> "Convention":
+        """This convention as it applies to that method."""
+        return replace(self, **self.exceptions.get(method, {}), exceptions={})
 
     def factor(self, native_scale: str, tasks: int) -> float:
         """What a method's output is multiplied by."""
@@ -42,6 +68,8 @@ class Convention:
         return 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))
 
 
+UNIT = {"heads": "unit"}
+
 CONVENTIONS = {
     c.name: c
     for c in (
@@ -52,7 +80,40 @@ CONVENTIONS = {
             "samgs",
             scale="K times",
             clip=1.0,
-            source="github.com/ThomBors/samgs: any update times K, then clip 1",
+            own_optimizer=None,
+            source="github.com/ThomBors/samgs: any update times K, then clip 1; the log-variances of the uncertainty "
+            "weights are in no optimizer",
+        ),
+        Convention(
+            "nash-mtl",
+            heads="weighted",
+            scale="raw",
+            exceptions={
+                "nash_mtl": {"clip": 1.0},
+                "mgda": {"scale": "K times"},
+                "cagrad": UNIT | {"scale": "K times"},
+                "pcgrad": UNIT,
+                "dwa": {"scale": "mean"},
+            },
+            source="github.com/AvivNavon/nash-mtl, commit cce1840: heads minimise the weighted sum too; Nash-MTL alone "
+            "is clipped to 1; MGDA and CAGrad times K; PCGrad and CAGrad leave the heads the plain sum; DWA is a mean; "
+            "own parameters learn with Adam at 0.025",
+        ),
+        Convention(
+            "famo",
+            heads="weighted",
+            scale="raw",
+            probe="training",
+            exceptions={
+                "mgda": {"scale": "K times"},
+                "cagrad": UNIT | {"scale": "K times", "clip": 1.0},
+                "graddrop": UNIT | {"clip": 1.0},
+                "pcgrad": UNIT | {"clip": 1.0},
+                "dwa": {"scale": "mean"},
+            },
+            source="github.com/Cranial-XIX/FAMO, commit 0a6ad06: as nash-mtl, but PCGrad, CAGrad and GradDrop are "
+            "clipped to 1 and the others, whose clip stands before their backward pass, are not; FAMO's second forward "
+            "pass is one in training mode",
         ),
     )
 }

@@ -100,7 +100,12 @@ def _finite_norms(matrix: Tensor) -> Tensor:
 
 
 def _equalised(matrix: Tensor, norms: Tensor) -> Tensor:
-    weights = torch.where(norms > 0, norms.mean() / norms, 0.0)
+    return _equalised_to(matrix, norms, norms.mean())
+
+
+def _equalised_to(matrix: Tensor, norms: Tensor, length: Tensor) -> Tensor:
+    """The sum of the rows, each brought to `length`; a zero row takes no part."""
+    weights = torch.where(norms > 0, length / norms, 0.0)
     if weights.max() > torch.finfo(matrix.dtype).max:  # norms that differ by more than float32 can hold
         return (weights.to(matrix.device) @ matrix.double()).to(matrix.dtype)
     return weights.to(matrix) @ matrix

@@ -1,0 +1,58 @@
+"""What methods with K numbers of their own share: they are made at the first call, learnt, saved and loaded."""
+
+import torch
+from torch import Tensor, nn
+
+from mtl_core.methods.conventions import OPTIMIZERS
+
+
+class OwnParameters(nn.Module):
+    """Mixin for a method that learns K numbers, the parameter named `own`, which starts at `start`.
+
+    The number of tasks is not known before the first call of `begin`. `learn(rule)` takes one step of the
+    convention's `own_optimizer` from the parameter's gradient; the optimizer's state is part of `state_dict()`.
+    """
+
+    own = "weights"
+    start = 0.0
+    optimizer: torch.optim.Optimizer | None = None
+    saved: dict | None = None
+
+    def begin(self, losses: Tensor) -> None:
+        numbers = getattr(self, self.own)
+        if not numbers.numel():
+            setattr(self, self.own, nn.Parameter(torch.full_like(losses, self.start)))
+        elif numbers.shape != losses.shape:
+            raise ValueError(
+                f"{type(self).__name__} has learnt for {len(numbers)} tasks, got {len(losses)} losses: "
+                "make a new instance for another problem"
+            )
+
+    def learn(self, rule: tuple[str, float] | None) -> None:
+        """One step of `rule`, (optimizer, learning rate); None leaves the numbers as they are."""
+        numbers = getattr(self, self.own)
+        if rule is not None:
+            if self.optimizer is None:
+                self.optimizer = OPTIMIZERS[rule[0]]([numbers], lr=rule[1])
+                if self.saved is not None:
+                    self.optimizer.load_state_dict(self.saved)
+            self.optimizer.step()
+        numbers.grad = None
+
+    def get_extra_state(self) -> dict | None:
+        return self.saved if self.optimizer is None else self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict | None) -> None:
+        self.saved, self.optimizer = state, None
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if prefix + self.own in state_dict:  # a fresh instance does not know K yet
+            setattr(self, self.own, nn.Parameter(torch.empty_like(state_dict[prefix + self.own])))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def positive(losses: Tensor, what: str) -> None:
+    """ValueError where `what` needs positive losses and some are not; it names the tasks."""
+    if not (losses > 0).all():
+        bad = (~(losses > 0)).nonzero().flatten().tolist()
+        raise ValueError(f"{what} needs positive losses; not positive: task {', '.join(map(str, bad))}")
