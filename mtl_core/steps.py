@@ -17,7 +17,8 @@ class Step:
 
     row, method  registry row and instance; convention as in `methods.conventions`.
     observed     always compute the matrix of task gradients, also for methods that need one pass through the trunk:
-                 loss weightings (of their scalar) and methods that read the gradients at the features.
+                 loss weightings (of their scalar, times the convention's factor) and methods that read the gradients
+                 at the features.
 
     A method that learns from the losses after the step (FAMO) gets them behind the next `step()` of whichever torch
     optimizer holds the model's parameters: there is no call that a loop could forget.
@@ -27,9 +28,9 @@ class Step:
         self.model, self.tasks, self.row, self.method = model, tasks, row, method
         self.convention = convention = convention.of(row.name)
         self.factor = convention.factor(row.native_scale, len(tasks))
-        weighting = row.kind == "loss weighting" and row.level == "losses"
-        self.scalar = weighting and convention.clip is None and not observed
-        self.at_features = row.level in ("last layer", "features") and not observed
+        weighting = row.kind == "loss weighting" and row.level == "losses" and convention.clip is None and not observed
+        self.scalar = weighting and self.factor == 1
+        self.at_features = (weighting and not self.scalar) or (row.level in ("last layer", "features") and not observed)
         self.gradients: TaskGradients | None = None
         self.backward_passes = 1 if self.scalar or self.at_features else len(tasks)
         self.follows, self.pending = "losses after the step" in row.needs, None
@@ -46,13 +47,14 @@ class Step:
         if self.scalar:
             self._check(values, "the loss of")
             self.model.zero_grad(set_to_none=True)
-            if self.factor == 1:
-                self.method(values).backward()
-                if self.row.own:
-                    self.method.learn(self.convention.own_optimizer)
-            else:  # the method's own parameters learn from its scalar as it is
-                weights = combination.task_weights(self.method, self.row, self.convention, None, values.detach())
-                values.backward(weights * self.factor)
+            self.method(values).backward()
+            if self.row.own:
+                self.method.learn(self.convention.own_optimizer)
+        elif self.at_features and self.row.level == "losses":
+            self._check(values, "the loss of")
+            self.model.zero_grad(set_to_none=True)
+            weights = combination.task_weights(self.method, self.row, self.convention, None, values.detach())
+            values.backward(weights * self.factor)
         elif self.at_features:
             self._through_features(losses, features)
         else:
@@ -109,7 +111,7 @@ class Step:
         training = model.training
         model.train(training and mode != "evaluation")
         before, kept = _random_state(inputs), [buffer.clone() for buffer in model.buffers()]
-        if mode == "frozen":
+        if mode == "frozen" and random is not None:
             _set_random_state(random)
         losses = torch.stack(self._losses(model(inputs), targets))
         if mode == "frozen":
