@@ -4,7 +4,7 @@
 # `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site pages test lint format run results lab serve bench lock clean
+.PHONY: help setup book site pages pdf test lint format run results lab serve bench lock clean
 
 # PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.
 BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
@@ -37,9 +37,15 @@ site: setup
 	@$(VENV)/jupyter-book build book --all --quiet -W --keep-going
 	@echo "The book: file://$(CURDIR)/_build/html/index.html   (or: make serve)"
 
+pdf: pages  ## the whole book in one file, printed by Chromium
+	@$(VENV)/python .ci/browser.py
+	@$(VENV)/jupyter-book build book --all --quiet -W --keep-going --builder singlehtml >/dev/null
+	@$(VENV)/python tests/browser.py _build/singlehtml/index.html _build/conflicting_gradients.pdf
+
 test: setup  ## ruff, unit tests, nbval on the notebooks, the site and its checks
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
+	@$(VENV)/python .ci/browser.py
 	@$(MAKE) --no-print-directory book
 	@$(VENV)/pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 

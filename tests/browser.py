@@ -1,4 +1,9 @@
-"""A headless Chromium for tests, over its DevTools protocol: open a file, evaluate JavaScript, press keys, listen."""
+"""A headless Chromium for tests, over its DevTools protocol: open a file, evaluate JavaScript, press keys, listen.
+
+python tests/browser.py PAGE.html FILE.pdf
+
+prints a page, formulas set and figures in the colours of paper.
+"""
 
 import base64
 import contextlib
@@ -8,6 +13,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -15,6 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 AXE = pathlib.Path(__file__).resolve().parents[1] / ".venv" / "axe" / "axe_playwright_python" / "axe.min.js"
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}  # as KeyboardEvent.key names them
+FORMULAS_SET = "Promise.resolve(window.MathJax?.startup?.promise).then(() => true)"
 HERE = ("file:", "data:", "blob:", "about:", "chrome:", "devtools:")
 
 
@@ -136,3 +143,18 @@ def _page(websocket, port):
         targets = json.load(answer)
     address = next(target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page")
     return websocket.create_connection(address, timeout=60, suppress_origin=True)
+
+
+def main(page, file):
+    with browser() as found:
+        found.open(pathlib.Path(page).resolve())
+        found.run(FORMULAS_SET)
+        found.run("document.querySelectorAll('details:not(.hide)').forEach((box) => box.open = true)")
+        where = '<p style="font-size: 7pt; width: 100%; text-align: center"><span class="pageNumber"></span></p>'
+        paper = {"paperWidth": 8.27, "paperHeight": 11.69, "displayHeaderFooter": True, "headerTemplate": "<p></p>"}
+        found.pdf(file, **paper, footerTemplate=where, generateTaggedPDF=True, generateDocumentOutline=True)
+    print(f"The book in one file: {pathlib.Path(file).resolve().as_uri()}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

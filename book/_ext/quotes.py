@@ -8,7 +8,8 @@
     {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
     {tally}`recon sam_gs`                   how many claims of these papers have which outcome
 
-What is missing stops the build (`-W`) and is named. A row that is stale says so, of a void one no number is shown.
+What is missing stops the build (`-W`) and is named. A row that is stale or unfinished says so; of a void one no number
+is shown.
 """
 
 from collections import Counter
@@ -57,7 +58,7 @@ def record(experiment, profile, *what):
     if row.state == "void":
         return [badge("void", "outcome")]
     text = _of_row(row, field).replace("-", "−")
-    return [nodes.Text(text + (" (stale)" if row.state == "stale" else ""))]
+    return [nodes.Text(text if row.state in ("judged", text) else f"{text} ({row.state})")]
 
 
 def _of_row(row, field):
