@@ -23,6 +23,11 @@ class SAMGS(Aggregator):
     beta1  decay of the first moments m_k, one vector per task.
     beta2  decay of h, the second moment of the dissimilarity, one scalar.
     epsilon  added to h in every step.
+    variant  "released": the class that trains the vision experiments. "printed": Algorithm 1 to the letter: $\Psi$ is
+           the mean over all K² pairs, the diagonal included; the equalised branch multiplies by g_k once more,
+           $\bar n \sum_k g_k \odot g_k / n_k$; $\epsilon$ is added to $\sqrt{\hat h}$ too. "reinforcement": the
+           function of the MT10 experiments: the gate looks at the smallest $\psi_{ij}$, h at the mean; m starts as ones
+           but for a zero in the first column, and matrices of any width share it, cut or filled up with ones.
 
     State (buffers): `momentum` (K, D), `dissimilarity` (), `steps` (). It loads into a fresh instance.
 
@@ -31,13 +36,15 @@ class SAMGS(Aggregator):
     infinity, and where the momentum branch, quadratic in the gradients' scale, leaves the range of the dtype;
     ValueError on a matrix of another shape than the first one.
 
-    Differs from the paper's text, as the released class does: $\Psi$ is the mean over distinct pairs
-    (printed: over all K² pairs, the diagonal included); the equalised gradient is not multiplied by
-    g_k once more; $\epsilon$ stands in the recursion of h only.
+    Differs from the paper's text, as the released class does: see `variant`.
     """
 
-    def __init__(self, gamma: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8):
+    def __init__(self, gamma: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8,
+                 variant: str = "released"):  # fmt: skip
         super().__init__()
+        if variant not in ("released", "printed", "reinforcement"):
+            raise ValueError(f"variant is 'released', 'printed' or 'reinforcement', got {variant!r}")
+        self.variant = variant
         for name, value, top in (("gamma", gamma, True), ("beta1", beta1, False), ("beta2", beta2, False)):
             if not 0 <= value <= 1 or (value == 1 and not top):
                 raise ValueError(f"{name} must lie in [0, 1{']' if top else ')'}, got {value}")
@@ -50,7 +57,9 @@ class SAMGS(Aggregator):
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
-        if self.steps == 0:
+        if self.variant == "reinforcement":
+            self.momentum = self._ones_beyond(matrix)
+        elif self.steps == 0:
             self.momentum = torch.zeros_like(matrix)
         if matrix.shape != self.momentum.shape:
             raise ValueError(f"SAM-GS has state for a matrix of shape {tuple(self.momentum.shape)}, got "
@@ -58,21 +67,26 @@ class SAMGS(Aggregator):
         norms = _finite_norms(matrix)  # n_k = ||g_k||, (K,)
 
         # \Psi = mean_{i<j} 2 n_i n_j / (n_i^2 + n_j^2)
-        similarity = magnitude_similarity(norms).mean().item() if len(norms) > 1 else 1.0
+        pairs = magnitude_similarity(norms) if len(norms) > 1 else norms.new_ones(1)
+        similarity = pairs.mean().item()
+        if self.variant == "printed":  # the mean over i and j, with \psi_{ii} = 1
+            similarity = (1 + (len(norms) - 1) * similarity) / len(norms)
+        gate = pairs.min().item() if self.variant == "reinforcement" else similarity
 
         # t <- t + 1;  m_k <- \beta_1 m_k + (1 - \beta_1) g_k;  h <- \beta_2 h + (1 - \beta_2)(1 - \Psi)^2 + \epsilon
         self.steps += 1
         self.momentum.lerp_(matrix, 1 - self.beta1)
         self.dissimilarity.mul_(self.beta2).add_((1 - self.beta2) * (1 - similarity) ** 2 + self.epsilon)
 
-        if similarity < self.gamma:
-            # u = \bar n \sum_k g_k / n_k
-            return _equalised(matrix, norms)
+        if gate < self.gamma:
+            # u = \bar n \sum_k g_k / n_k;  printed: \bar n \sum_k g_k \odot g_k / n_k
+            return _equalised(matrix * matrix if self.variant == "printed" else matrix, norms)
         # \hat m_k = m_k / (1 - \beta_1^t);  \hat h = h / (1 - \beta_2^t)
         # u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h}
         step = self.steps.item()
         second = self.dissimilarity.item() / (1 - self.beta2**step)
-        gain = 1 / ((1 - self.beta1**step) * math.sqrt(second))
+        root = math.sqrt(second) + (self.epsilon if self.variant == "printed" else 0)
+        gain = 1 / ((1 - self.beta1**step) * root)
         update = torch.empty_like(matrix[0])
         for columns in zip(matrix.split(CHUNK, 1), self.momentum.split(CHUNK, 1), update.split(CHUNK), strict=True):
             gradients, moments, place = columns
@@ -81,6 +95,14 @@ class SAMGS(Aggregator):
             raise NonFiniteGradientError(f"SAM-GS's momentum branch is quadratic in the gradients and overflowed: the "
                                          f"largest norm is {norms.max():.1e}. Scale the losses down.")  # fmt: skip
         return update
+
+    def _ones_beyond(self, matrix: Tensor) -> Tensor:
+        """The reinforcement variant's momentum for a matrix of another width: cut, or filled up with ones."""
+        kept = self.momentum if self.steps else matrix.new_zeros(len(matrix), 1)
+        new = torch.ones_like(matrix)
+        width = min(kept.shape[1], matrix.shape[1])
+        new[:, :width] = kept[:, :width]
+        return new
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         if f"{prefix}momentum" in state_dict:  # a fresh instance does not know the shape yet
