@@ -107,6 +107,18 @@ class Browser:
                 file.write(base64.b64decode(part["data"]) if part["base64Encoded"] else part["data"].encode())
 
 
+def needed():
+    """Skip the test where Chromium, axe or the package that speaks with them is missing; in CI, fail."""
+    import importlib.util
+
+    import pytest
+
+    there = {"Chromium": PROGRAM, "axe-core": AXE.exists(), "websocket-client": importlib.util.find_spec("websocket")}
+    if absent := [name for name, found in there.items() if not found]:
+        end = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        end(f"not on this machine: {', '.join(absent)}; make test tries to install them (.ci/browser.py)")
+
+
 @contextlib.contextmanager
 def browser():
     """A page of a fresh Chromium, which sees no network."""

@@ -1,12 +1,17 @@
-// What scrolls inside itself can be reached by keyboard, and the sidebar is a landmark for screen readers.
+// Small repairs on every page. What scrolls inside itself can be reached by keyboard; the sidebar is a landmark for
+// screen readers; a site that is opened from a disk shows search results without excerpts, which it may not fetch.
 (() => {
+  const boxes = ".bd-article :is(figure, div.cell_output, div.math, pre, .pst-scrollable-table-container)";
   const reach = () => {
-    for (const box of document.querySelectorAll(".bd-article :is(figure, div.cell_output, div.math, pre, .pst-scrollable-table-container)")) {
+    for (const box of document.querySelectorAll(boxes)) {
       const scrolls = box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === "auto";
       if (scrolls) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     }
   };
+  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") {
+    DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+  }
   addEventListener("load", () => {
     const bar = document.querySelector(".bd-sidebar-primary .sidebar-primary-items__start");
     bar?.setAttribute("role", "navigation");

@@ -1,0 +1,161 @@
+"""Every page of the built site in a headless Chromium: on a desk, in dark mode, on a phone.
+
+No error in the console, no request to outside, nothing wider than the window, formulas set, images there, nothing
+that axe finds. The faults at the end show that each of these is seen.
+"""
+
+import json
+
+import pytest
+from browser import AXE, FORMULAS_SET, browser, needed
+from site_pages import SITE, pages  # noqa: F401 (a fixture)
+
+CALM = "document.head.insertAdjacentHTML('beforeend', '<style>* {transition: none !important}</style>')"
+# What axe runs: everything on a desk; in the dark what colours change; on a phone what sizes change.
+VIEWS = {
+    "desk": ((1280, 900, False), {}),
+    "dark": ((1280, 900, True), {"runOnly": ["color-contrast"]}),
+    "phone": ((390, 844, False), {"rules": {"color-contrast": {"enabled": False}}}),
+}
+SEEN = """(() => {
+  const page = document.documentElement, found = [], start = (text) => text.trim().slice(0, 90);
+  if (page.scrollWidth > page.clientWidth) {
+    const reach = (box) => box.getBoundingClientRect().right > page.clientWidth;
+    const widest = [...document.body.querySelectorAll("*")].find(reach);
+    found.push(`wider than the window: ${page.scrollWidth} > ${page.clientWidth}: ${start(widest?.outerHTML ?? "")}`);
+  }
+  for (const math of document.querySelectorAll(".math")) {
+    if (!math.querySelector("mjx-container")) found.push(`formula not set: ${start(math.textContent)}`);
+    if (math.querySelector("[data-mjx-error], mjx-merror")) found.push(`formula error: ${start(math.innerHTML)}`);
+  }
+  for (const image of document.images) {
+    if (!image.complete || !image.naturalWidth) found.push(`image not loaded: ${image.getAttribute("src")}`);
+  }
+  return found;
+})()"""
+SPEED = "performance.timing.domInteractive - performance.timing.navigationStart"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    needed()
+    with browser() as found:
+        found.listen()
+        yield found
+
+
+def accessibility(chromium, options):
+    """What axe finds, a line each."""
+    chromium.send("Runtime.evaluate", expression=AXE.read_text(encoding="utf-8"))
+    given = {"preload": False, "resultTypes": ["violations"], **options}
+    found = chromium.run(f"axe.run(document, {json.dumps(given)}).then((done) => done.violations)")
+    return [f"axe {one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
+
+
+def faults(chromium, path, view):
+    """Everything that is wrong with one page in one view, as sentences."""
+    screen, options = VIEWS[view]
+    chromium.screen(*screen)
+    chromium.open(path)
+    chromium.run(FORMULAS_SET)
+    chromium.run(CALM)
+    return chromium.run(SEEN) + accessibility(chromium, options) + chromium.complaints()
+
+
+PAGES = sorted(p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if "_static" not in p.parts)
+
+
+def test_there_are_pages(pages):  # noqa: F811
+    assert len(PAGES) == len(pages) > 5
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(chromium, pages, name):  # noqa: F811
+    found, times = {}, []
+    for view in VIEWS:
+        found[view] = faults(chromium, SITE / name, view)
+        assert chromium.run("document.documentElement.dataset.theme") == ("dark" if view == "dark" else "light")
+        times.append(chromium.run(SPEED))
+    assert found == {view: [] for view in VIEWS}
+    assert min(times) < 1000, f"interactive after {times} ms, expected less than a second"
+
+
+def test_search_works_from_a_disk(chromium, pages):  # noqa: F811
+    chromium.open((SITE / "search.html").as_uri() + "?q=conflict")
+    chromium.wait("document.querySelectorAll('#search-results li').length > 2", "the search found nothing")
+    assert "Glossary" in chromium.run("document.querySelector('#search-results').textContent")
+    assert chromium.complaints() == []
+
+
+def test_drawings_turn_dark_and_pictures_do_not(chromium, pages):  # noqa: F811
+    chromium.screen(1280, 900, True)
+    chromium.open(SITE / "notebooks" / "recon_multi_fashion_mnist.html")
+    found = chromium.run(
+        "[...document.querySelectorAll('figure img')].map((i) =>"
+        " [i.classList.contains('picture'), getComputedStyle(i).filter])"
+    )
+    assert {tuple(one) for one in found} == {(True, "none"), (False, "invert(1) hue-rotate(180deg)")}
+
+
+# --- the checks themselves, on a page with one fault each
+
+BODY = """<main><h1>A page</h1><p>Text</p><p class="math"><mjx-container>x</mjx-container></p>
+<img src="i.svg" alt="a square"></main>"""
+GOOD = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">\
+<title>A page</title><script src="s.js"></script></head><body>{BODY}</body></html>'
+FAULTS = {
+    "script error": ("Text", "<script>absent()</script>", "absent is not defined"),
+    "console": ("Text", "<script>console.error('this')</script>", "console: this"),
+    "outside": ("Text", '<img src="http://outside.example/a.png" alt="a picture">', "outside request"),
+    "no script": ("s.js", "t.js", "ERR_FILE_NOT_FOUND"),
+    "no image": ("i.svg", "j.svg", "image not loaded: j.svg"),
+    "wide": ("<p>Text", '<p style="width: 1400px">Text', "wider than the window"),
+    "formula": ("<mjx-container>x</mjx-container>", "x", "formula not set: x"),
+    "no alt": (' alt="a square"', "", "axe image-alt"),
+    "contrast": ("<p>Text", '<p style="color: #aaa">Text', "axe color-contrast"),
+    "no title": ("<title>A page</title>", "", "axe document-title"),
+}
+
+
+def page_with(folder, name=None):
+    (folder / "s.js").write_text("")
+    (folder / "i.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+    old, new, _ = FAULTS.get(name, ("", "", ""))
+    assert old in GOOD
+    (folder / "page.html").write_text(GOOD.replace(old, new, 1))
+    return folder / "page.html"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_good_page_passes(chromium, tmp_path, view):
+    assert faults(chromium, page_with(tmp_path), view) == []
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_seen(chromium, tmp_path, name):
+    found = faults(chromium, page_with(tmp_path, name), "desk")
+    assert [one for one in found if FAULTS[name][2] in one], found
+
+
+def test_a_page_too_wide_for_a_phone_is_seen(chromium, tmp_path):
+    page = page_with(tmp_path)
+    page.write_text(page.read_text().replace("<p>Text", '<p style="width: 600px">Text'))
+    assert faults(chromium, page, "desk") == []
+    assert any(one.startswith("wider than the window") for one in faults(chromium, page, "phone"))
+
+
+def test_printed_as_one_file(chromium, tmp_path):
+    chromium.open(page_with(tmp_path))
+    chromium.pdf(tmp_path / "page.pdf")
+    data = (tmp_path / "page.pdf").read_bytes()
+    assert data.startswith(b"%PDF") and data.rstrip().endswith(b"%%EOF") and len(data) > 3000
+
+
+def test_absence_is_an_error_in_ci(monkeypatch):
+    monkeypatch.setattr("browser.PROGRAM", None)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="Chromium"):
+        needed()
+    monkeypatch.setenv("CI", "")
+    with pytest.raises(pytest.skip.Exception, match="Chromium"):
+        needed()
