@@ -135,6 +135,46 @@ def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tup
     return figure
 
 
+PATHS = [("black", "-"), *((COLOURS[name], "-") for name in ("blue", "red", "green")), ("#AA4499", "-"),
+         (COLOURS["orange"], "-"), *((COLOURS[name], "--") for name in ("blue", "red", "green"))]  # fmt: skip
+
+
+def level_lines(axis, landscape, losses=None, cells: int = 80, colour: str = "#999999"):
+    """Level lines of one function of the losses (their sum, unless given), at even shares of the area shown."""
+    import torch
+
+    (x0, x1), (y0, y1) = landscape.limits
+    x, y = (torch.linspace(low, high, cells, dtype=torch.float64) for low, high in ((x0, x1), (y0, y1)))
+    found = landscape.losses(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1))
+    values = (found.sum(0) if losses is None else losses(found)).numpy()
+    shares = np.quantile(values, [0.02, 0.07, 0.15, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87, 0.95])
+    axis.contour(
+        x.numpy(), y.numpy(), values, np.unique(shares), colors=colour, linewidths=0.6, negative_linestyles="-"
+    )
+    axis.set(xlim=landscape.limits[0], ylim=landscape.limits[1], xlabel="θ₁", ylabel="θ₂")
+
+
+def two_spaces(landscape, paths: Mapping):
+    """Paths {label: Paths} of one landscape: in the plane of its parameters (left) and of its losses (right)."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5))
+    level_lines(left, landscape)
+    if landscape.pareto is not None:
+        look = {"color": COLOURS["green"], "lw": 5, "alpha": 0.35, "solid_capstyle": "round", "label": "Pareto set"}
+        left.plot(*landscape.pareto.T.numpy(), **look)
+        right.plot(*landscape.losses(landscape.pareto).numpy(), **look)
+    for (label, path), (colour, line) in zip(paths.items(), PATHS, strict=False):
+        for axis, found in ((left, path.points), (right, path.losses)):
+            for one in found.reshape(len(found), -1, 2).transpose(0, 1).numpy():
+                axis.plot(*one.T, color=colour, ls=line, lw=1.3, label=label)
+                axis.plot(*one[-1], "o", color=colour, ms=4)
+                axis.plot(*one[0], "o", mfc="white", mec="black", ms=5, zorder=3)
+    right.set(xlabel="L₁", ylabel="L₂")
+    handles, labels = left.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique, loc="outside upper center", ncols=4, fontsize=8)
+    return figure
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence], align: str = ""):
     """A Markdown table as an IPython object: readable in dark mode and on a phone, unlike raw HTML."""
     from IPython.display import Markdown

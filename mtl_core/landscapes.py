@@ -130,7 +130,7 @@ LANDSCAPES = {
     landscape.name: landscape
     for landscape in (
         bowls(
-            "bowls", "Two bowls", ((-2.0, 0.0), (2.0, 0.0)), (((1.0, 0.0), (0.0, 0.5)), ((0.5, 0.0), (0.0, 1.0))),
+            "bowls", "Two bowls", ((-2.0, -1.0), (2.0, 1.0)), (((1.0, 0.0), (0.0, 0.2)), ((0.4, 0.0), (0.0, 1.2))),
             ((-3.5, 3.0), (0.5, 3.5), (3.5, -2.5)), ((-5.0, 5.0), (-4.0, 4.0)),
         ),
         bowls(
@@ -205,8 +205,10 @@ def trajectories(
     if starts.shape[-1:] != (2,):
         raise ValueError(f"starts have shape (..., 2), got {tuple(starts.shape)}")
     row, convention = methods.find(method), CONVENTIONS[training["convention"]]
+    if row.kind == "feature rotation":
+        raise ValueError(f"{method} rotates the features of a network; a landscape has none")
     kept = sorted({*range(0, training["steps"] + 1, every), training["steps"]})
-    if one_by_one or not two_tasks.knows(method, options):
+    if one_by_one or not two_tasks.knows(row.name, options):
         flat = [_alone(landscape, start, row, options, convention, training, kept, seed)
                 for seed, start in enumerate(starts.reshape(-1, 2))]  # fmt: skip
         points = torch.stack(flat, 1).reshape(len(kept), *starts.shape)
@@ -224,6 +226,7 @@ def _together(landscape, starts, row, options, convention: Convention, training,
     point = nn.Parameter(starts.reshape(-1, 2).clone())
     optimizer = _OPTIMIZERS[training["optimizer"]]([point], lr=training["learning_rate"])
     rule = two_tasks.rule(row.name, methods.make(row.name, **options))
+    convention = convention.of(row.name)
     factor, wanted, found = convention.factor(row.native_scale, 2), set(kept), []
     for step in range(training["steps"] + 1):
         if step in wanted:
@@ -258,7 +261,7 @@ def _alone(landscape, start, row, options, convention, training, kept, seed):
     model = MultiTaskModel(_Point(start), [nn.Identity(), nn.Identity()])
     tasks = [Task(f"L{k + 1}", 2, lambda output, target, k=k: landscape.losses(output[0])[k]) for k in range(2)]
     optimizer = _OPTIMIZERS[training["optimizer"]](model.trunk.parameters(), lr=training["learning_rate"])
-    found, wanted = [], set(kept)
+    found, wanted, inputs = [], set(kept), torch.empty(0)  # nothing is read
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.torch_seed(seed, "method"))
         step = Step(model, tasks, row, methods.make(row.name, **options), convention)
@@ -266,6 +269,6 @@ def _alone(landscape, start, row, options, convention, training, kept, seed):
             if done in wanted:
                 found.append(model.trunk.point.detach().clone())
             if done < training["steps"]:
-                step(None, [None, None])
+                step(inputs, [None, None])
                 optimizer.step()
     return torch.stack(found)

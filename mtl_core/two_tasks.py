@@ -46,10 +46,20 @@ def _mix(weight, J):
     return weight[:, None] * J[:, 0] + (1 - weight[:, None]) * J[:, 1]
 
 
+def _norms_and_cosine(J):
+    norms = vector_norm(J, dim=-1)
+    lengths = norms.prod(-1)
+    return norms, _dot(J[:, 0], J[:, 1]) / lengths.masked_fill(lengths == 0, 1)
+
+
+def _in_lengths(lengths, J, norms):
+    """The sum of the two gradients brought to these lengths (B, 1 or 2); a zero gradient takes no part."""
+    return (torch.where(norms > 0, lengths / norms, 0.0)[..., None] * J).sum(1)
+
+
 def _equalised(J):
     norms = vector_norm(J, dim=-1)  # (B, 2)
-    weights = torch.where(norms > 0, norms.mean(-1, keepdim=True) / norms, 0.0)
-    return (weights[..., None] * J).sum(1)
+    return _in_lengths(norms.mean(-1, keepdim=True), J, norms)
 
 
 @_closed_form("equal")
@@ -77,7 +87,7 @@ def _norm_equalised(method):
     return lambda J, losses: _equalised(J)
 
 
-@_closed_form("mgda")
+@_closed_form("mgda", "solver")
 def _mgda(method):
     r"""The min-norm point of a segment: $w = \mathrm{clip}(g_2\cdot(g_2-g_1)/\|g_1-g_2\|^2, 0, 1)$."""
 
@@ -98,6 +108,56 @@ def _pcgrad(method):
         squares = _dot(J, J)
         overlap = _dot(J[:, 0], J[:, 1]).clamp(max=0)[:, None]
         return ((1 - overlap / squares.masked_fill(squares == 0, 1))[..., None] * J).sum(1)
+
+    return update
+
+
+@_closed_form("upgrad")
+def _upgrad(method):
+    """With two tasks, each projected gradient is PCGrad's; UPGrad is their mean."""
+    projected = _pcgrad(method)
+    return lambda J, losses: projected(J, losses) / 2
+
+
+@_closed_form("nash_mtl")
+def _nash_mtl(method):
+    r"""$G w = \|G\|/w$ has $w_k = \sqrt{\|G\|/(1+\cos\varphi)}\,/\,\|g_k\|$: the two gradients get one length."""
+
+    def update(J, losses):
+        norms, cosine = _norms_and_cosine(J)
+        size = torch.linalg.matrix_norm(J @ J.mT)
+        free = 1 + cosine > 2e-13  # else no direction improves both
+        length = torch.where(free, size / (1 + cosine).masked_fill(~free, 1), 0.0).sqrt()
+        return _in_lengths(length[:, None], J, norms)
+
+    return update
+
+
+@_closed_form("imtl_g")
+def _imtl_g(method):
+    r"""Equal projections and weights that add up to one: $w_k \propto 1/\|g_k\|$."""
+
+    def update(J, losses):
+        norms, cosine = _norms_and_cosine(J)
+        inverse = torch.where(norms > 0, 1 / norms, 0.0)
+        total = inverse.sum(-1)
+        apart = (1 + cosine > 1e-12) & (total > 0)
+        return _in_lengths(torch.where(apart, 1 / total, 0.0)[:, None], J, norms)
+
+    return update
+
+
+@_closed_form("aligned_mtl")
+def _aligned_mtl(method):
+    r"""$\sqrt{\lambda_\min}\,V\Lambda^{-1/2}V^\top\,1/2$ on the numerical rank of $G = V\Lambda V^\top$."""
+
+    def update(J, losses):
+        values, vectors = torch.linalg.eigh(J @ J.mT)  # ascending
+        kept = values > 2 * torch.finfo(values.dtype).eps * values[:, 1:]
+        least = torch.where(kept[:, 0], values[:, 0], values[:, 1])[:, None]
+        shrink = torch.where(kept, (least / values.masked_fill(~kept, 1)).sqrt(), 0.0)
+        weights = (vectors @ (shrink * vectors.sum(1) / 2)[..., None]).squeeze(-1)
+        return (weights[..., None] * J).sum(1)
 
     return update
 
