@@ -86,17 +86,46 @@ def task_gradients(
         out = _layout(model, streams if forked else [features], len(losses))
 
     out.features = [_head(loss, model.heads[k], streams[k], k) for k, loss in enumerate(losses)]
-    last = len(losses) - 1
+    _walk_trunk(streams, out)
+    if check_finite:
+        _check_finite(losses, out)
+    return out
+
+
+def trunk_gradients(model: nn.Module, features: Tensor, gradients, out: TaskGradients | None = None) -> TaskGradients:
+    """J from K gradients at the features, each of the features' shape; no `.grad` is set, the trunk's graph is freed.
+
+    For methods that walk the heads themselves. Arguments else, and `out`, as in `task_gradients`.
+    """
+    if out is None:
+        out = _layout(model, [features], len(gradients))
+    out.features = list(gradients)
+    _walk_trunk([features] * len(gradients), out)
+    return out
+
+
+def _walk_trunk(streams: Sequence[Tensor], out: TaskGradients) -> None:
+    """Pull each task's gradient at its features through the trunk, into its row; the last pass frees the graph."""
+    last = len(streams) - 1
     for k, (stream, gradient) in enumerate(zip(streams, out.features, strict=True)):
         own = out.own_parameters[k]
-        found = torch.autograd.grad(stream, out._shared + own, gradient, retain_graph=k < last, allow_unused=True)
+        found = _pull(stream, out._shared + own, gradient, k < last)
         _write(out._rows[k], found[: len(out._shared)])
         for p, g in zip(own, found[len(out._shared) :], strict=True):
             p.grad = g
         del found  # before the next pass: its memory is used again
-    if check_finite:
-        _check_finite(losses, out)
-    return out
+
+
+def _pull(stream: Tensor, parameters: list, gradient: Tensor, again: bool) -> tuple:
+    try:
+        return torch.autograd.grad(stream, parameters, gradient, retain_graph=again, allow_unused=True)
+    except RuntimeError as error:
+        if "donated buffer" not in str(error):
+            raise
+        raise ValueError(
+            "torch.compile has made a backward pass of the trunk that runs once; per-task gradients need K. Compile "
+            "with torch._functorch.config.donated_buffer = False, or take a method of the level 'losses' or 'features'"
+        ) from error
 
 
 def _head(loss: Tensor, head: nn.Module, stream: Tensor, k: int) -> Tensor:

@@ -30,6 +30,7 @@ from mtl_core.tasks import Problem
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 DECISIVE = ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "steps.py", "training.py")
+DECISIVE += ("rotation_step.py", "processes.py", "checkpoints.py")
 DECISIVE += ("data", "models", "methods")
 
 

@@ -3,7 +3,6 @@
 import math
 import os
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,8 +10,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mtl_core import methods
+from mtl_core import checkpoints, methods
+from mtl_core.checkpoints import save_atomically
 from mtl_core.gradients import NonFiniteGradientError
+from mtl_core.processes import Autocast, JoinedStep, processes
+from mtl_core.rotation_step import RotationStep, parameter_groups
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.steps import Step
 from mtl_core.tasks import Problem, Split, Task
@@ -125,10 +127,13 @@ def fit(
     checkpoint: str | os.PathLike | None = None,
     after_epoch=None,
     device: str = "cpu",
+    precision: str = "float32",
 ) -> History:
     """Train `model` in place; the History of it.
 
     method       name in the registry, with `method_options`; or an instance, with its registry `row`.
+                 A feature rotation is made around the model's trunk and heads; what it trains becomes
+                 the model's `rotations`.
     convention   name in `methods.CONVENTIONS`, or a Convention.
     seed         batches come from its stream "batch order"; torch's generator, which a method may
                  draw from, starts at its stream "method" and is put back at the end.
@@ -137,33 +142,57 @@ def fit(
     checkpoint   file written after each epoch, atomically. If it exists, training goes on from there
                  and ends bit for bit where the undisturbed run ends (same machine, same versions).
     after_epoch  called with the list of epoch entries so far.
+    precision    "bfloat16": forward passes of training run under torch.autocast; evaluation does not.
 
+    Started by `torchrun`, each process trains on its part of every batch (`mtl_core.processes`).
     Non-finite gradients or losses end the run: History.diverged says where.
     """
+    options = dict(method_options or {})
     if isinstance(method, str):
-        row, method = methods.find(method), methods.make(method, **(method_options or {}))
+        row = methods.find(method)
+        if row.kind == "feature rotation":
+            options |= {"trunk": model.trunk, "heads": model.heads}
+        else:
+            method = methods.make(method, **options)
     elif row is None:
         raise ValueError("a method instance needs its registry row: fit(..., row=methods.METHODS[name])")
     if isinstance(convention, str):
         convention = methods.CONVENTIONS[convention]
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is 'float32' or 'bfloat16', got {precision!r}")
     if len(problem.train) < schedule.batch_size:
         raise ValueError(f"a batch of {schedule.batch_size} needs as many examples; there are {len(problem.train)}")
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(seed, "method"))
-        loop = _Loop(model.to(device), problem, row, method.to(device), schedule, convention, seed, observers, device)
+        model = model.to(device)
+        if isinstance(method, str):  # a feature rotation: its start may be drawn
+            method = methods.make(method, **options)
+        loop = _Loop(model, problem, row, method.to(device), schedule, convention, seed, observers, device, precision)
         return loop.run(test, Path(checkpoint) if checkpoint else None, after_epoch)
 
 
 class _Loop:
     """The state of a fit, and its way to and from a checkpoint."""
 
-    def __init__(self, model, problem, row, method, schedule, convention, seed, observers, device):
+    def __init__(self, model, problem, row, method, schedule, convention, seed, observers, device, precision):
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
         self.problem, self.device = problem, device
         self.train = problem.train.to(device)
         self.validation = problem.validation.to(device)
-        self.step = Step(model, problem.tasks, row, method, convention, observed=bool(observers))
-        self.optimizer, self.scheduler = schedule.make(model.parameters())
+        self.processes = joined = processes()
+        if joined is not None and schedule.batch_size < joined.world:
+            raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {joined.world} processes")
+        half, parameters = precision == "bfloat16", model.parameters()
+        walked = Autocast(model, device) if half else model
+        if row.kind == "feature rotation":
+            context = walked.context if half else None
+            self.step = RotationStep(model, problem.tasks, row, method, convention, bool(observers), context, joined)
+            parameters = parameter_groups(method, schedule.learning_rate)
+        elif joined is None:
+            self.step = Step(walked, problem.tasks, row, method, convention, observed=bool(observers))
+        else:
+            self.step = JoinedStep(walked, problem.tasks, row, method, convention, joined, observed=bool(observers))
+        self.optimizer, self.scheduler = schedule.make(parameters)
         self.order = torch_generator(seed, "batch order")
         self.history = History()
         self.last = self.weights()  # of the last epoch that ended with finite numbers
@@ -174,13 +203,13 @@ class _Loop:
 
     def run(self, test, checkpoint, after_epoch) -> History:
         if checkpoint is not None and checkpoint.exists():
-            state = _read(checkpoint, self.device)
+            state = checkpoints.read(checkpoint, self.device)
             if state is not None:
                 self.load(state)
         history = self.history
         while len(history.epochs) < self.schedule.epochs and history.diverged is None:
             self.epoch()
-            if checkpoint is not None:
+            if checkpoint is not None and (self.processes is None or self.processes.rank == 0):
                 save_atomically(self.state(), checkpoint)
             if after_epoch is not None:
                 after_epoch(history.epochs)
@@ -196,7 +225,8 @@ class _Loop:
         batches = [batch for batch in permutation.split(size) if len(batch) == size]
         for number, batch in enumerate(batches):
             try:
-                total += self.step(*self.train.batch(batch))
+                mine = batch if self.processes is None else self.processes.share(batch)
+                total += self.step(*self.train.batch(mine))
             except NonFiniteGradientError as error:
                 history.diverged = {"epoch": len(history.epochs), "step": number, "message": str(error)}
                 break
@@ -207,6 +237,8 @@ class _Loop:
             history.trunk_backward_passes += self.step.backward_passes
         if history.diverged is None:
             self.scheduler.step()
+            if self.processes is not None:
+                self.processes.average_buffers(self.model)
             values = evaluate(self.model, self.problem.tasks, self.validation)
             losses = dict(zip([t.name for t in self.problem.tasks], (total / len(batches)).tolist(), strict=True))
             history.epochs.append({"train_loss": losses, "validation": values, "seconds": time.perf_counter() - clock})
@@ -233,7 +265,7 @@ class _Loop:
         return {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(), "method": self.method.state_dict(),
-            "order": self.order.get_state(), "random": _random_state(), "best": self.best, "last": self.last,
+            "order": self.order.get_state(), "random": checkpoints.random_state(), "best": self.best, "last": self.last,
             "observers": [observer.state_dict() for observer in self.observers], "history": asdict(self.history),
         }  # fmt: skip
 
@@ -243,41 +275,7 @@ class _Loop:
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state_dict(state["method"])
         self.order.set_state(state["order"].cpu())
-        _set_random_state(state["random"])
+        checkpoints.set_random_state(state["random"])
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
         self.best, self.last, self.history = state["best"], state["last"], History(**state["history"])
-
-
-def _random_state() -> dict:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def save_atomically(state, path: Path) -> None:
-    """torch.save that a kill at any moment leaves either done or not begun.
-
-    The file is not forced onto the disk: that took as long as a short epoch. After a power failure a checkpoint may be
-    damaged; `_read` then says so and training starts over.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    torch.save(state, part)
-    os.replace(part, path)
-
-
-def _read(checkpoint: Path, device: str) -> dict | None:
-    """The state in a checkpoint; None, with a warning, where the file is damaged."""
-    try:
-        return torch.load(checkpoint, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load meets garbage with errors of any type
-        warnings.warn(f"the checkpoint {checkpoint.name} cannot be read ({error}); training starts over", stacklevel=2)
-        return None

@@ -15,11 +15,13 @@ from mtl_core.methods.by_gram import aligned_mtl, gradvac, imtl_g, mgda, mgda_ub
 from mtl_core.methods.combination import combine
 from mtl_core.methods.conventions import CONVENTIONS, Convention
 from mtl_core.methods.registry import ALIASES, KINDS, METHODS, Method, find, make, register
+from mtl_core.methods.rotograd import RotateOnly, RotoGrad, RotoGradNorm, ScaleOnly
 from mtl_core.methods.sam_gs import SAMGS
 from mtl_core.methods.weighting import DWA, FAMO, IMTLL, STCH, GeometricMean, GradNorm, Uncertainty
 
 __all__ = [
     "ALIASES", "CONVENTIONS", "KINDS", "METHODS", "SAMGS", "Convention", "Method",
+    "RotateOnly", "RotoGrad", "RotoGradNorm", "ScaleOnly",
     "combine", "find", "make", "recon", "register",
 ]  # fmt: skip
 
@@ -90,3 +92,13 @@ _row("sam_gs", "SAM-GS", AGGREGATION, SAMGS, "sum", "Borsani et al. 2025, arXiv 
      defaults={"gamma": (0.1, "Algorithm 1"), "beta1": (0.9, "Algorithm 1"), "beta2": (0.99, "Algorithm 1")},
      presets={"samgs": {"gamma": 0.7, "beta2": 0.99}})  # fmt: skip
 _row("broken", "Sum, one task × 0.1", AGGREGATION, Broken, "sum", "control: a table must call it different")
+
+# --- feature rotations: made around a model's trunk and heads, with a rotation_size
+
+for _name, _title, _make in (
+    ("rotate_only", "RotateOnly", RotateOnly), ("scale_only", "ScaleOnly", ScaleOnly),
+    ("rotograd", "RotoGrad", RotoGrad), ("rotograd_norm", "RotoGradNorm", RotoGradNorm),
+):  # fmt: skip
+    _row(_name, _title, KINDS[2], _make, "sum", "Javaloy & Valera 2022, arXiv 2103.02631", level="features",
+         defaults={"rotation_rate": (0.5, "the paper's text: below the network's, such as half of it"),
+                   "burn_in": (20, "github.com/adrianjav/rotograd 0.1.6")})  # fmt: skip

@@ -49,7 +49,12 @@ class _FeatureRotation(nn.Module):
             self.register_buffer(name, torch.zeros(len(self.heads), dtype=torch.float64, device=like.device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=like.device))
         self._forward: tuple[Tensor, Tensor, Tensor] | None = None
+        self.features: Tensor | None = None
         self.feature_gradients: Tensor | None = None
+
+    def __getstate__(self):
+        """Copies and files hold no graph of a step in progress."""
+        return {**self.__dict__, "_forward": None, "features": None, "feature_gradients": None}
 
     @property
     def rotations(self) -> list[Tensor]:
@@ -93,7 +98,7 @@ class _FeatureRotation(nn.Module):
                       precision: the method remembers its first losses and norms.
         join          adds a tensor up over processes, each of which has a part of the batch and passes its part of
                       the mean losses; the `.grad` are then parts as well and still to be added up.
-        retain_graph  keep the trunk's graph, and the G_k as `feature_gradients` (K, B, d, *post).
+        retain_graph  keep the trunk's graph from `features` on, and the G_k as `feature_gradients` (K, B, d, *post).
 
         Returns the losses (K,), detached. A task without gradient takes no part. ValueError: another number of
         losses, no forward pass in training mode before; NonFiniteGradientError: NaN or infinity, with the tasks.
@@ -153,7 +158,7 @@ class _FeatureRotation(nn.Module):
             with torch.enable_grad():
                 torch.autograd.backward(R, pull)
         if retain_graph:
-            self.feature_gradients = torch.stack([self._shaped(g, features) for g in back])
+            self.features, self.feature_gradients = features, torch.stack([self._shaped(g, features) for g in back])
         if features.requires_grad:
             features.backward(self._shaped(update, features).to(features.dtype), retain_graph=retain_graph)
 
@@ -227,8 +232,13 @@ class RotoGradNorm(_FeatureRotation):
 
     scales = False
 
-    def __init__(self, trunk, heads, rotation_size: int, *, alpha: float = 1.5, **options):
-        super().__init__(trunk, heads, rotation_size, **options)
+    def __init__(self, trunk: nn.Module, heads: Sequence[nn.Module], rotation_size: int, *, alpha: float = 1.5,
+                 post_shape=(), burn_in: int = 20, normalize_losses: bool = False, objective: str = "code",
+                 init: str = "identity", orthogonal_map: str | None = None, rotation_rate: float = 0.5,
+                 generator=None):  # fmt: skip
+        super().__init__(trunk, heads, rotation_size, post_shape=post_shape, burn_in=burn_in,
+                         normalize_losses=normalize_losses, objective=objective, init=init,
+                         orthogonal_map=orthogonal_map, rotation_rate=rotation_rate, generator=generator)  # fmt: skip
         self.alpha = alpha
         self.log_weights = nn.Parameter(torch.ones_like(self.rotation.skew[:, 0, 0]))
 

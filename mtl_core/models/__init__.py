@@ -2,9 +2,11 @@
 
 from mtl_core.models.multi_task import MultiTaskModel, initialise
 from mtl_core.models.resnet import ResNet, resnet18
+from mtl_core.models.rotations import with_rotation_layers
 from mtl_core.models.small import lenet, mlp
 
-__all__ = ["MODELS", "MultiTaskModel", "ResNet", "build", "initialise", "lenet", "mlp", "resnet18"]
+__all__ = ["MODELS", "MultiTaskModel", "ResNet", "build", "initialise", "lenet", "mlp", "resnet18",
+           "with_rotation_layers"]  # fmt: skip
 
 MODELS = {"resnet18": resnet18, "lenet": lenet, "mlp": mlp}
 
@@ -13,7 +15,8 @@ def build(name: str, tasks, seed: int = 0, **options) -> MultiTaskModel:
     """The model `name` with one head per task, initialised from stream "initialisation" of `seed`.
 
     The state of torch's own generator is left as it was. Unknown names are a ValueError that lists
-    what exists; options are those of the builder (`MODELS[name]`).
+    what exists; options are those of the builder (`MODELS[name]`), and `rotation_size`, which puts a
+    trainable rotation of so many features in front of each head (`with_rotation_layers`).
     """
     import torch
 
@@ -23,4 +26,6 @@ def build(name: str, tasks, seed: int = 0, **options) -> MultiTaskModel:
         raise ValueError(f"unknown model {name!r}; there are {', '.join(sorted(MODELS))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "initialisation"))
-        return MODELS[name]([task.outputs for task in tasks], **options)
+        rotation_size = options.pop("rotation_size", None)
+        model = MODELS[name]([task.outputs for task in tasks], **options)
+    return model if rotation_size is None else with_rotation_layers(model, rotation_size)

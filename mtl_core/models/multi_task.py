@@ -9,19 +9,23 @@ class MultiTaskModel(nn.Module):
 
     The trunk maps a batch (B, ...) to features: one tensor that all heads read, or a sequence of K
     tensors, one per task, where the trunk has task-specific layers. Head k maps its features to
-    the output of task k.
+    the output of task k. `rotations`, where a feature rotation has trained some, turns the features
+    (B, d) into K tensors, one for each head; else it is None.
     """
 
     def __init__(self, trunk: nn.Module, heads):
         super().__init__()
         self.trunk = trunk
         self.heads = nn.ModuleList(heads)
+        self.register_module("rotations", None)
 
     def features(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         return self.trunk(inputs)
 
     def outputs(self, features) -> list[Tensor]:
         """The K task outputs of `features`, as `features()` returned them."""
+        if self.rotations is not None:
+            features = self.rotations(features)
         if isinstance(features, Tensor):
             return [head(features) for head in self.heads]
         if len(features) != len(self.heads):

@@ -1,0 +1,42 @@
+"""Checkpoints: written atomically, read without running code from the file."""
+
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+
+def random_state() -> dict:
+    """Torch's random state, of the CPU and of the GPU where there is one in use."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def save_atomically(state, path: Path) -> None:
+    """torch.save that a kill at any moment leaves either done or not begun.
+
+    The file is not forced onto the disk: that took as long as a short epoch. After a power failure a checkpoint may be
+    damaged; `read` then says so and training starts over.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    torch.save(state, part)
+    os.replace(part, path)
+
+
+def read(checkpoint: Path, device: str) -> dict | None:
+    """The state in a checkpoint; None, with a warning, where the file is damaged."""
+    try:
+        return torch.load(checkpoint, map_location=device, weights_only=True)
+    except Exception as error:  # torch.load meets garbage with errors of any type
+        warnings.warn(f"the checkpoint {checkpoint.name} cannot be read ({error}); training starts over", stacklevel=2)
+        return None
