@@ -62,8 +62,8 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 	@$(VENV)/python notebooks/run.py --absent
 	@$(MAKE) --no-print-directory site
 
-results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper
-	@$(VENV)/python -m mtl_core.results "$$EXPERIMENT" --profile "$$PROFILE"
+results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
+	@$(VENV)/python -m mtl_core.results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
 
 lab: setup  ## JupyterLab in notebooks/
 	@IPYTHONDIR=$(CURDIR)/notebooks/.ipython $(VENV)/jupyter lab --notebook-dir=notebooks

@@ -294,6 +294,8 @@ def multi_fashion_mnist(profile: str = "small") -> Table:
         Row("split_convolutions", "Equal weights, only the ranking's convolutions split", split="convolutions"),
         Row("split_random", "Equal weights, random layers of equal size split", split="random"),
         Row("equal_twice", "Equal weights at equal forward cost (twice the epochs)", epochs=2),
+        # A method that needs both tasks' gradients costs less than twice a step of the weighted sum.
+        Row("static_twice", "Static weights, twice the epochs", "static", follows="static", control=True, epochs=2),
     ]
     return Table("multi_fashion_mnist", base, rows, margin=0.3, rate=(5e-3, 5e-1), thresholds=(-0.15, -0.1, -0.05, 0.0))
 
