@@ -76,7 +76,8 @@ _row("imtl_g", "IMTL-G", AGGREGATION, imtl_g, "mean", "Liu et al. 2021, ICLR", n
 _row("imtl_g_features", "IMTL-G at the features", AGGREGATION, imtl_g, "mean", "Liu et al. 2021, ICLR",
      level="features", needs=("Gram matrix",))  # fmt: skip
 _row("nash_mtl", "Nash-MTL", AGGREGATION, nash_mtl, "sum", "Navon et al. 2022, arXiv 2202.01017",
-     needs=("Gram matrix",))  # fmt: skip
+     needs=("Gram matrix",),
+     presets={name: {"normalise": False} for name in ("nash-mtl", "famo", "samgs")})  # fmt: skip
 _row("fairgrad", "FairGrad", AGGREGATION, fairgrad, "sum", "Ban & Ji 2024, arXiv 2402.15638",
      needs=("Gram matrix",), defaults={"alpha": (2.0, "run scripts of github.com/OptMN-Lab/fairgrad")})  # fmt: skip
 _row("aligned_mtl", "Aligned-MTL", AGGREGATION, aligned_mtl, "mean", "Senushkin et al. 2023, CVPR",
@@ -90,7 +91,7 @@ _row("db_mtl", "DB-MTL", AGGREGATION, DBMTL, "sum", "Lin et al. 2023, arXiv 2308
 _row("upgrad", "UPGrad", AGGREGATION, upgrad, "mean", "Quinton & Rey 2024, arXiv 2406.16232", needs=("Gram matrix",))
 _row("sam_gs", "SAM-GS", AGGREGATION, SAMGS, "sum", "Borsani et al. 2025, arXiv 2506.06130",
      defaults={"gamma": (0.1, "Algorithm 1"), "beta1": (0.9, "Algorithm 1"), "beta2": (0.99, "Algorithm 1")},
-     presets={"samgs": {"gamma": 0.7, "beta2": 0.99}})  # fmt: skip
+     presets={"samgs": {"gamma": 0.7, "beta2": 0.99}, "mtrl": {"gamma": 0.9, "variant": "reinforcement"}})  # fmt: skip
 _row("broken", "Sum, one task × 0.1", AGGREGATION, Broken, "sum", "control: a table must call it different")
 
 # --- feature rotations: made around a model's trunk and heads, with a rotation_size

@@ -6,7 +6,8 @@ from scipy.linalg import lapack
 from torch import Tensor
 from torchjd import aggregation
 
-from mtl_core.methods.by_gram import ByGram, SolverError, cosine_form
+from mtl_core.conflict import gram
+from mtl_core.methods.by_gram import SolverError, cosine_form, unit_gram
 
 STATIONARY = 1e-13  # squared length of the shortest convex combination of unit gradients that counts as zero
 
@@ -62,26 +63,42 @@ def _newton(product: np.ndarray, right: np.ndarray, p: float) -> np.ndarray | No
     return None
 
 
-def nash_mtl() -> aggregation.WeightedAggregator:
-    r"""Nash-MTL: $J^\top w$ with w > 0 and $G w = \|G\|/w$, G = J Jᵀ; (K, D) -> (D,).
+class _Bargain(aggregation.Weighting):
+    def __init__(self, alpha, normalise):
+        super().__init__()
+        self.alpha, self.normalise = alpha, normalise
 
-    The bargaining solution: every task gains in proportion to its own scale, $\Delta \cdot g_k = \|G\| / w_k$. The
-    factor $\|G\|$ is the released code's division of G by its Frobenius norm; with it, $J^\top w$ is a sum.
+    @torch.no_grad()
+    def forward(self, matrix: Tensor, /) -> Tensor:
+        weights = alpha_fair_weights(unit_gram(matrix), self.alpha)
+        if not self.normalise:  # v = |G|^(-1 / (1 + p)) w has G v = v^(-p)
+            size = torch.linalg.norm(gram(matrix)).item()
+            weights *= size ** (-self.alpha / (1 + self.alpha)) if size else 0.0
+        return weights.to(matrix)
+
+
+def nash_mtl(normalise: bool = True) -> aggregation.WeightedAggregator:
+    r"""Nash-MTL: the bargaining solution, $J^\top w$ with w > 0 and $G w = \|G\|/w$, G = J Jᵀ; (K, D) -> (D,).
+
+    Every task gains the same in proportion to its weight: $w_k\, g_k\cdot\Delta$ is one number for all k.
+
+    normalise  with the factor $\|G\|$ (Frobenius), by which the update has the size of a sum of gradients. False:
+               $G w = 1/w$, as printed and released; then the update has length $\sqrt K$, whatever the gradients'.
 
     Solved exactly in every step. Differs from the released code and TorchJD, which linearise 20 times with the
     solver ECOS and, where that is not installed or fails, keep the old weights, at the start equal ones; and from
     the paper's option of solving in every n-th step. A Pareto-stationary point gives no step, a failure an error.
     Clipping to 1 is part of the convention `nash-mtl`. Source: Navon et al., ICML 2022, arXiv 2202.01017, Claim 3.1.
     """
-    return ByGram(lambda gramian: alpha_fair_weights(gramian, 1.0))
+    return aggregation.WeightedAggregator(_Bargain(1.0, normalise))
 
 
 def fairgrad(alpha: float = 2.0, normalise: bool = True) -> aggregation.WeightedAggregator:
-    r"""FairGrad: $J^\top w$ with w > 0 and $G w = w^{-1/\alpha}$; (K, D) -> (D,).
+    r"""FairGrad: $J^\top w$ with w > 0 and $G w = \|G\|\, w^{-1/\alpha}$, G = J Jᵀ; (K, D) -> (D,).
 
-    alpha      1 is Nash-MTL, 0 the plain sum, infinity max-min fairness.
-    normalise  divide G by its Frobenius norm first, as Nash-MTL does: the direction is the same, and the update
-               is linear in the gradients' scale. False: as printed; then the update proportional to the gradients'
+    alpha      1 is Nash-MTL, 0 (excluded) the plain sum, infinity max-min fairness.
+    normalise  with the factor $\|G\|$: the direction is the same, and the update has the size of a sum. False:
+               $G w = w^{-1/\alpha}$, as printed and released; then the update is proportional to the gradients'
                scale to the power $(1 - \alpha)/(1 + \alpha)$, for alpha = 2 the power -1/3.
 
     Solved as a convex problem; the released code and TorchJD use a general least-squares solver.
@@ -89,25 +106,4 @@ def fairgrad(alpha: float = 2.0, normalise: bool = True) -> aggregation.Weighted
     """
     if not alpha > 0:
         raise ValueError(f"alpha is positive, got {alpha}")
-    if normalise:
-        return ByGram(lambda gramian: alpha_fair_weights(gramian, alpha))
-    return _AsPrinted(alpha)
-
-
-class _AsPrinted(aggregation.WeightedAggregator):
-    def __init__(self, alpha):
-        super().__init__(_PrintedWeighting(alpha))
-
-
-class _PrintedWeighting(aggregation.Weighting):
-    def __init__(self, alpha):
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, matrix: Tensor, /) -> Tensor:
-        from mtl_core.conflict import gram
-
-        product = gram(matrix)
-        weights = alpha_fair_weights(product.cpu(), self.alpha)
-        # G w = |G| w^(-p) becomes G v = v^(-p) with v = |G|^(-1 / (1 + p)) w
-        return (weights * float(torch.linalg.norm(product)) ** (-1 / (1 + 1 / self.alpha))).to(matrix)
+    return aggregation.WeightedAggregator(_Bargain(alpha, normalise))

@@ -1,0 +1,118 @@
+"""The parity table: each method of the registry against a restatement that shares nothing with it.
+
+    python tests/parity_table.py
+
+prints JSON, one entry a method: name, title, what supplies it, the reference, the largest relative difference over
+all steps and numbers of tasks, the solver or reason where it is above 1e-6. `tests/test_parity.py` holds it to that.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from engine import fresh  # noqa: E402
+from references import REFERENCES  # noqa: E402
+
+from mtl_core.methods import CONVENTIONS, METHODS  # noqa: E402
+from mtl_core.methods.combination import task_weights  # noqa: E402
+
+STEPS, TASKS = 6, (2, 3, 4)
+LIMIT = 1e-6
+RESTATED = "restatement in numpy, float64, from the definition"
+TRIED = "restatement in numpy, float64; every set of active constraints is tried"
+NOTES = {  # method -> (reference, reason where the difference may be above the limit)
+    "mgda": (TRIED, "TorchJD's Frank-Wolfe method stops after 100 iterations or at a short step"),
+    "mgda_ub": (TRIED, ""),
+    "upgrad": (TRIED, ""),
+    "cagrad": (TRIED, "TorchJD solves the problem with Clarabel at its default accuracy"),
+    "nash_mtl": ("restatement in numpy, float64; a general root finder", ""),
+    "fairgrad": ("restatement in numpy, float64; a general root finder", ""),
+    "sam_gs": (RESTATED + "; 7 recorded traces of the official class in tests/parity/samgs", ""),
+}
+
+OPTIONS = [("mgda", {"solver": "exact"})]
+
+
+class Draws:
+    """Random numbers of torch's generator, as the definitions of the random methods ask for them."""
+
+    def normal(self, count):
+        return torch.randn(count, dtype=torch.float64).numpy()
+
+    def uniform(self, count):
+        return torch.rand(count, dtype=torch.float64).numpy()
+
+    def permutation(self, count):
+        return torch.randperm(count).tolist()
+
+
+def steps_of(K, seed=0):
+    """(J, L, losses after the step) of some steps in which all tasks conflict and their norms differ."""
+    random = np.random.default_rng(seed + K)
+    found = []
+    for _ in range(STEPS):
+        J = random.normal(size=(K, 12))
+        J = (J - 1.2 * J.mean(0)) * np.exp(random.normal(size=(K, 1)))  # rows pushed apart, norms of all sizes
+        L = np.exp(random.normal(size=K))
+        found.append((J, L, L * np.exp(0.1 * random.normal(size=K))))
+    return found
+
+
+def ours(name, steps, **options):
+    """The updates of the registered method, before any convention, for the same steps."""
+    row, K, found = METHODS[name], len(steps[0][0]), []
+    method = fresh(name, K, **({"window": 2} if name == "dwa" else {}), **options)
+    for J, L, after in (map(torch.from_numpy, step) for step in steps):
+        weights = task_weights(method, row, CONVENTIONS["plain"], J, L)
+        if weights is not None:
+            found.append(weights @ J)
+        else:
+            found.append(method(J, L) if "losses" in row.needs else method(J))
+        if "losses after the step" in row.needs:
+            method.update(after)
+    return [update.numpy() for update in found]
+
+
+def difference(name, K, reference=None, **options) -> float:
+    """The largest ‖ours − reference‖ / ‖reference‖ over the steps; `reference` names another method's, for a test."""
+    steps = steps_of(K)
+    torch.manual_seed(K)
+    found = ours(name, steps, **options)
+    torch.manual_seed(K)
+    expected = REFERENCES[reference or name](steps, Draws())
+    return max(float(np.linalg.norm(f - e) / np.linalg.norm(e)) for f, e in zip(found, expected, strict=True))
+
+
+def supplier(name, **options) -> str:
+    """Which package holds the method's rule: "torchjd", also where a thin subclass adds state or errors, or ours."""
+    method = fresh(name, 2, **options)
+    modules = {base.__module__ for part in method.modules() for base in type(part).__mro__}
+    rules = {m for m in modules if m.startswith("torchjd.") and not m.endswith(("_base", "_bases", "_mixins"))}
+    return "torchjd" if rules else "mtl_core"
+
+
+def rows() -> list[dict]:
+    """One entry for each method, and one for each named option that is a solver or rule of its own."""
+    found = []
+    for name, options in [*((name, {}) for name in METHODS), *OPTIONS]:
+        row = METHODS[name]
+        entry = {"method": name, "options": options, "title": row.title, "kind": row.kind, "paper": row.paper}
+        if name in REFERENCES:
+            reference, reason = NOTES.get(name, (RESTATED, ""))
+            largest = max(difference(name, K, **options) for K in TASKS)
+            entry |= {"supplier": supplier(name, **options), "reference": reference, "difference": largest,
+                      "below": largest < LIMIT, "reason": "" if largest < LIMIT else reason}  # fmt: skip
+        else:
+            entry |= {"supplier": "mtl_core", "reference": f"tests of its own (tests/test_{name.split('_')[0]}*.py)",
+                      "difference": None, "below": None, "reason": "needs a trunk and heads, not a matrix"}  # fmt: skip
+        found.append(entry)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(rows(), indent=1))

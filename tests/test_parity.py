@@ -1,0 +1,80 @@
+"""Every method agrees with a restatement that shares nothing with it, or the table gives a reason; official numbers."""
+
+import inspect
+import json
+
+import parity_table
+import pytest
+import references
+import torch
+from engine import combined
+from parity_table import LIMIT, NOTES, OPTIONS, TASKS, difference
+
+from mtl_core import methods
+from mtl_core.methods import METHODS
+
+MATRIX = [name for name, row in METHODS.items() if row.kind != "feature rotation"]
+SAME_RULE = [{"imtl_g", "imtl_g_features"}, {"aligned_mtl", "aligned_mtl_ub"}]  # of another matrix
+NAMES = [n for n in MATRIX if n not in ("mgda", "cagrad")]
+
+
+def test_every_method_has_a_reference_that_shares_nothing_with_it():
+    assert set(references.REFERENCES) == set(MATRIX)
+    source = inspect.getsource(references)
+    assert not any(f"{word} {name}" in source for word in ("import", "from") for name in ("torch", "mtl_core"))
+
+
+@pytest.mark.parametrize("K", TASKS)
+@pytest.mark.parametrize("name", NAMES)
+def test_parity(name, K):
+    assert difference(name, K) < LIMIT
+    other = NAMES[NAMES.index(name) - 1]  # so that agreement means something
+    assert {name, other} in SAME_RULE or difference(name, K, reference=other) > 1e-3
+
+
+@pytest.mark.parametrize("name, options", OPTIONS)
+@pytest.mark.parametrize("K", TASKS)
+def test_parity_of_options(name, options, K):
+    assert difference(name, K, **options) < LIMIT
+
+
+@pytest.mark.parametrize("name, largest", [("mgda", 0.6), ("cagrad", 1e-3)])
+def test_what_is_above_the_limit_has_a_reason_and_needs_it(name, largest):
+    found = max(difference(name, K) for K in TASKS)
+    assert LIMIT < found < largest and NOTES[name][1]
+
+
+def test_an_entry_of_the_table(monkeypatch):
+    few = {name: METHODS[name] for name in ("famo", "mgda", "db_mtl")} | {"turn": methods.Method(
+        "turn", "Turn", "feature rotation", object, "sum", "here")}  # fmt: skip
+    monkeypatch.setattr(parity_table, "METHODS", few)
+    famo, mgda, db_mtl, turn, exact = parity_table.rows()
+    assert famo["supplier"] == "torchjd" and famo["below"] and famo["difference"] < 1e-12 and not famo["reason"]
+    assert mgda["below"] is False and "Frank-Wolfe" in mgda["reason"] and db_mtl["supplier"] == "mtl_core"
+    assert turn["difference"] is None and "test_turn*.py" in turn["reference"]
+    assert exact["options"] == {"solver": "exact"} and exact["supplier"] == "mtl_core" and exact["below"]
+    json.dumps([famo, mgda, turn, exact], allow_nan=False)
+
+
+# --- numbers of official classes: one step of the code that comes with SAM-GS (github.com/ThomBors/samgs, commit
+# 7eee6a2), on the gradients (3, -4, 1) and (2, 5, -3) at the losses 45 and 67, printed with five digits
+
+OFFICIAL = {
+    "equal": (5, 1, -2), "uncertainty": (2.5, 0.5, -1), "log_sum": (0.09652, -0.01426, -0.02255),
+    "famo": (2.59821, -0.38393, -0.60714), "imtl_g": (2.54729, 0.07435, -0.81082),
+    "nash_mtl": (1.3471, 0.0393, -0.4288),
+}  # fmt: skip
+CLIPPED = {
+    "pcgrad": (0.9435, 0.07463, -0.32285), "cagrad": (0.95901, -0.01913, -0.28272),
+    "aligned_mtl": (0.94798, 0.05304, -0.31388), "sam_gs": (0.73363, 0.5079, -0.45147),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*OFFICIAL, *CLIPPED])
+def test_one_step_of_official_classes(name):
+    rows = [[3.0, -4, 1], [2, 5, -3]] if name != "sam_gs" else [[0.3, -0.4, 0.1], [0.2, 0.5, -0.3]]
+    convention = methods.Convention("x", scale="raw") if name in OFFICIAL else "samgs"
+    method = methods.make(name, **({"normalise": False} if name == "nash_mtl" else {}))
+    shared, _ = combined(name, rows, convention, offsets=[45.0, 67.0], method=method)
+    expected = torch.tensor((OFFICIAL | CLIPPED)[name], dtype=torch.float64)
+    torch.testing.assert_close(shared, expected, rtol=0, atol=6e-5 if name in ("nash_mtl", "cagrad") else 1.2e-5)
