@@ -101,8 +101,9 @@ def verdict(paper, name):
     found = {one.claim["id"]: one for one in claims.verdicts(paper)}
     if name not in found:
         raise LookupError(f"no claim {name!r} of {paper}; there are: {', '.join(found)}")
-    link = pending_xref("", refdomain="std", reftype="ref", refexplicit=True, refwarn=True, reftarget=label(name))
-    return [link + nodes.inline("", "", *badges(found[name]), classes=["verdict-badges"])]
+    words = nodes.inline("", "", *badges(found[name]))
+    target = {"refdomain": "std", "reftype": "ref", "reftarget": label(name)}
+    return [pending_xref("", words, refexplicit=True, refwarn=True, **target)]
 
 
 def label(claim):
