@@ -63,10 +63,10 @@ def steps_of(K, seed=0):
     return found
 
 
-def ours(name, steps, **options):
-    """The updates of the registered method, before any convention, for the same steps."""
+def ours(name, steps, method=None, **options):
+    """The updates of the registered method, or of an instance of it, before any convention, for the same steps."""
     row, K, found = METHODS[name], len(steps[0][0]), []
-    method = fresh(name, K, **({"window": 2} if name == "dwa" else {}), **options)
+    method = method or fresh(name, K, **({"window": 2} if name == "dwa" else {}), **options)
     for J, L, after in (map(torch.from_numpy, step) for step in steps):
         weights = task_weights(method, row, CONVENTIONS["plain"], J, L)
         if weights is not None:
