@@ -71,5 +71,19 @@ def between_pairs(x, y, pairs, permutations: int = 2000, seed: int = 0, level: f
     return Association(rho, float(np.tanh(_z(rho) - half)), float(np.tanh(_z(rho) + half)), float(p), len(pairs), K)
 
 
+def over_items(x, y, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
+    """Rank correlation of two measurements of N separate things, and its percentile bootstrap interval over them.
+
+    Draws in which one of the two does not vary are left out. ValueError: lengths that differ, fewer than four things.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(x) != len(y) or len(x) < 4:
+        raise ValueError(f"expected two lists of one length, four or more, got {len(x)} and {len(y)}")
+    random = np.random.default_rng(seed)
+    found = np.array([rank_correlation(x[i], y[i]) for i in random.integers(len(x), size=(draws, len(x)))])
+    low, high = np.quantile(found[np.isfinite(found)], [0.5 - level / 2, 0.5 + level / 2])
+    return rank_correlation(x, y), float(low), float(high)
+
+
 def _z(rho):
     return np.arctanh(np.clip(rho, -0.999999, 0.999999))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtl_core.association import between_pairs, rank_correlation
+from mtl_core.association import between_pairs, over_items, rank_correlation
 
 PAIRS = list(combinations(range(9), 2))
 
@@ -66,3 +66,20 @@ def test_effects_of_single_tasks_do_not_pass_for_evidence():
 def test_wrong_input_is_named(x, pairs, message):
     with pytest.raises(ValueError, match=message):
         between_pairs(x, np.zeros(len(x)), pairs)
+
+
+def test_interval_over_things_covers_and_narrows():
+    random, covered, widths = np.random.default_rng(4), 0, {}
+    for n in (20, 80):
+        wide = []
+        for draw in range(60):
+            x, y = random.standard_normal((2, n))
+            rho, low, high = over_items(x, y, draws=200, seed=draw)
+            assert low <= rho <= high
+            covered += low <= 0 <= high
+            wide.append(high - low)
+        widths[n] = np.mean(wide)
+    assert covered >= 0.88 * 120 and widths[80] < 0.6 * widths[20]
+    assert over_items([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])[:2] == (pytest.approx(1), pytest.approx(1))
+    with pytest.raises(ValueError, match="four or more, got 3 and 3"):
+        over_items([1, 2, 3], [1, 2, 3])

@@ -3,6 +3,7 @@
 Clone github.com/moukamisama/Recon and name the folder in MTL_RECON; without it these tests are skipped.
 """
 
+import csv
 import json
 import os
 import pathlib
@@ -45,3 +46,31 @@ def test_the_released_order_is_that_of_our_ranking():
     scores = ConflictScores(names, 2, thresholds=(-0.1,))
     scores.scores = lambda threshold: counts
     assert scores.ranking(-0.1) == list(counts)
+
+
+def test_the_summary_by_counts_is_that_of_the_released_file():
+    """book/papers/recon/released_ranking.csv: counts and correlations alone, not the ranking."""
+    from scipy.stats import spearmanr
+
+    from mtl_core import figures, models, papers
+
+    (file,) = (LOGS / "multiFashion+MNIST_Recon").glob("*.json")
+    counts, trunk = json.loads(file.read_text()), models.resnet18([10, 10]).trunk
+    kind = {name: figures.layer_kind(trunk.get_submodule(name)) for name in counts}
+    size = {name: sum(p.numel() for p in trunk.get_submodule(name).parameters()) for name in counts}
+    first = list(counts)[:25]
+    with open(papers.ROOT / "recon" / "released_ranking.csv", encoding="utf-8") as text:
+        rows = list(csv.DictReader(text))
+    assert [row["kind"] for row in rows] == ["all", "normalisation", "convolution", "linear"]
+    for row in rows:
+        mine = [name for name in counts if row["kind"] in ("all", kind[name])]
+        found = [
+            len(mine),
+            sum(name in first for name in mine),
+            min(counts[n] for n in mine),
+            max(counts[n] for n in mine),
+        ]
+        assert [int(row[c]) for c in ("layers", "in_first_25", "least_count", "most_count")] == found
+        if row["rank_correlation_with_small_size"]:
+            rho = spearmanr([counts[n] for n in mine], [-size[n] for n in mine]).statistic
+            assert float(row["rank_correlation_with_small_size"]) == pytest.approx(rho, abs=5e-5)
