@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import conflicting_gradients_site as furniture  # noqa: E402
 import feed  # noqa: E402
+import ledger  # noqa: E402
 import module_code  # noqa: E402
 import quotes  # noqa: E402
 
@@ -37,6 +38,7 @@ def judged():
 @pytest.fixture(autouse=True)
 def committed(judged, monkeypatch):
     monkeypatch.setattr(tables, "committed", lambda *name: {("qm9", "small"): judged}.get(name))
+    monkeypatch.setattr(ledger, "judged", list)
 
 
 @pytest.fixture
@@ -98,9 +100,11 @@ def test_what_is_missing_is_named(record, what, named):
 
 def test_verdicts_show_both_axes_and_lead_to_the_ledger():
     found = claims.verdicts("recon")[0]
-    (link,) = quotes.verdict("recon", found.claim["id"])
-    assert link.astext() == f"{found.claim['scope']} {found.outcome}"
-    assert link["reftarget"] == quotes.label(found.claim["id"])
+    (box,) = quotes.verdict("recon", found.claim["id"])
+    assert box.astext() == f"{found.claim['scope']} {found.outcome}"
+    assert [badge["classes"][:2] for badge in box.children[::2]] == [
+        ["verdict-badge", axis] for axis in ("scope", "outcome")
+    ]
     with pytest.raises(LookupError, match="no claim 'recon-x' of recon; there are: recon-"):
         quotes.verdict("recon", "recon-x")
 
@@ -124,7 +128,7 @@ def build(tmp_path):
     def built(text):
         source = tmp_path / "source"
         source.mkdir(exist_ok=True)
-        (source / "conf.py").write_text('extensions = ["myst_parser", "quotes", "module_code"]\n')
+        (source / "conf.py").write_text('extensions = ["myst_parser", "quotes", "module_code", "ledger"]\n')
         (source / "index.md").write_text(f"# A page\n\n{text}\n", encoding="utf-8")
         said = io.StringIO()
         with patch_docutils(str(source)), docutils_namespace():
@@ -153,6 +157,14 @@ def test_code_is_that_of_the_module(build):
     line = file[: file.index("def mean_rank")].count("\n") + 1
     assert f"https://code.example/book/blob/main/mtl_core/evaluation.py#L{line}-" in html
     assert "mean_rank" in html and "RowVerdict" in html and "controls_pass" not in html
+
+
+def test_a_verdict_links_to_its_entry(build):
+    name = claims.load("recon")[0]["id"]
+    _, said = build(f"{{verdict}}`recon {name}`")
+    assert f"WARNING: verdict: no page has the ledger entry of {name}" in said
+    html, said = build(f"{{verdict}}`recon {name}`\n\n```{{ledger}} recon\n```")
+    assert "WARNING: verdict" not in said and f'<a class="verdict-badges reference internal" href="#{name}">' in html
 
 
 @pytest.mark.parametrize("name, named", [

@@ -16,7 +16,6 @@ from collections import Counter
 
 import numpy as np
 from docutils import nodes
-from sphinx.addnodes import pending_xref
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
@@ -101,14 +100,22 @@ def verdict(paper, name):
     found = {one.claim["id"]: one for one in claims.verdicts(paper)}
     if name not in found:
         raise LookupError(f"no claim {name!r} of {paper}; there are: {', '.join(found)}")
-    words = nodes.inline("", "", *badges(found[name]))
-    target = {"refdomain": "std", "reftype": "ref", "reftarget": label(name)}
-    return [pending_xref("", words, refexplicit=True, refwarn=True, **target)]
+    return [nodes.inline("", "", *badges(found[name]), classes=["verdict-badges"], claim=name)]
+
+
+def link_verdicts(app, doctree, page):
+    """Badges become a link to the claim's entry, wherever the page with the ledger is."""
+    for box in list(doctree.findall(lambda node: isinstance(node, nodes.inline) and "claim" in node)):
+        if (place := app.env.get_domain("std").anonlabels.get(label(box["claim"]))) is None:
+            log.warning("verdict: no page has the ledger entry of %s", box["claim"], location=page)
+            continue
+        uri = f"{app.builder.get_relative_uri(page, place[0])}#{place[1]}"
+        box.replace_self(nodes.reference("", "", *box.children, refuri=uri, internal=True, classes=["verdict-badges"]))
 
 
 def label(claim):
     """The label under which the ledger registers a claim."""
-    return f"claim-{claim}".lower()
+    return f"claim-{claim}"
 
 
 def tally(*papers):
@@ -123,4 +130,5 @@ def tally(*papers):
 def setup(app):
     for read in (record, verdict, tally):
         app.add_role(read.__name__, Quote(read))
+    app.connect("doctree-resolved", link_verdicts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
