@@ -1,5 +1,7 @@
 """What methods with K numbers of their own share: they are made at the first call, learnt, saved and loaded."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,7 @@ class OwnParameters(nn.Module):
         return self.saved if self.optimizer is None else self.optimizer.state_dict()
 
     def set_extra_state(self, state: dict | None) -> None:
-        self.saved, self.optimizer = state, None
+        self.saved, self.optimizer = copy.deepcopy(state), None  # the giver's optimizer writes its state in place
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         if prefix + self.own in state_dict:  # a fresh instance does not know K yet

@@ -1,5 +1,7 @@
 """Loss weightings that need more than TorchJD gives: state that can be saved, and errors that name the task."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torchjd import scalarization
@@ -127,7 +129,7 @@ class FAMO(scalarization.FAMO):
         return self.saved if self._optimizer is None else self._optimizer.state_dict()
 
     def set_extra_state(self, state: dict | None) -> None:
-        self.saved, self._optimizer = state, None
+        self.saved, self._optimizer = copy.deepcopy(state), None
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         if f"{prefix}_w" in state_dict:
