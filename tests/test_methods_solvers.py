@@ -1,0 +1,167 @@
+"""Solvers: optimality gaps by certificates, up to 40 tasks, over scales and ranks; time; the library's own."""
+
+import time
+
+import pytest
+import torch
+from torchjd import aggregation
+
+from mtl_core import methods
+from mtl_core.methods import by_gram
+from mtl_core.methods.bargaining import alpha_fair_weights
+from mtl_core.methods.by_gram import SolverError, cosine_form, min_norm_weights, unit_gram
+
+SIZES = (1, 2, 3, 9, 40)
+
+
+def family(K, kind, dtype=torch.float64):
+    """A matrix of K gradients of length 200: of that kind."""
+    generator = torch.Generator().manual_seed(100 + K)
+    J = torch.randn(K, 200, generator=generator, dtype=torch.float64)
+    if kind == "aligned":
+        J += 3 * torch.randn(200, generator=generator, dtype=torch.float64)
+    if kind == "conflicting" and K > 1:
+        J -= 0.9 * J.mean(0)
+    if kind == "norms apart":
+        J *= torch.exp(3 * torch.randn(K, 1, generator=generator, dtype=torch.float64))
+    if kind == "rank 2":
+        two = torch.randn(2, 200, generator=generator, dtype=torch.float64)
+        J = torch.rand(K, 2, generator=generator, dtype=torch.float64) @ two  # all in one cone
+    return J.to(dtype)
+
+
+KINDS = ("random", "aligned", "conflicting", "norms apart", "rank 2")
+
+
+def min_norm_gap(gramian, weights):
+    """The most that w can stay above the smallest squared length, w'Gw - min_k (Gw)_k; in units of the shortest row's."""
+    return ((weights @ gramian @ weights - (gramian @ weights).min()) / gramian.diagonal().min()).item()
+
+
+def bargain_gap(gramian, weights, alpha):
+    norms, product = cosine_form(gramian)
+    u = weights * norms
+    right = torch.linalg.norm(gramian) * norms ** (1 / alpha - 1) * u ** (-1 / alpha)
+    return (product @ u / right - 1).abs().max().item()
+
+
+@pytest.mark.parametrize("K", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_gaps(K, kind, scale):
+    gramian = unit_gram(family(K, kind) * scale)
+    weights = min_norm_weights(gramian)
+    assert (weights >= 0).all() and weights.sum().item() == pytest.approx(1, abs=1e-12)
+    assert abs(min_norm_gap(gramian, weights)) < 1e-9
+    for alpha in (1.0, 2.0, 0.5):
+        weights = alpha_fair_weights(gramian, alpha)
+        assert (weights > 0).all() and bargain_gap(gramian, weights, alpha) < 1e-8, alpha
+
+
+@pytest.mark.parametrize("K", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_upgrad_projects_each_gradient(K, kind):
+    """Optimality of every projection: v >= e_k, J d >= 0, and d touches a constraint wherever v is above it."""
+    gramian = unit_gram(family(K, kind))
+    found = by_gram._ExactProjector()(torch.eye(K, dtype=torch.float64), gramian)
+    lengths = gramian.diagonal().sqrt()
+    for k, v in enumerate(found):
+        slack, above = gramian @ v / lengths, (v - torch.eye(K, dtype=torch.float64)[k]) * lengths
+        assert above.min() > -1e-12 and slack.min() > -1e-7 * lengths[k]
+        assert (slack * above).abs().max() < 1e-9 * lengths[k] ** 2
+
+
+@pytest.mark.parametrize("name", ["mgda_ub", "nash_mtl", "fairgrad"])
+def test_time_at_40_tasks(name):
+    """Under a millisecond of this process's own time."""
+    weigh, J = methods.make(name).weighting, family(40, "conflicting")
+    gramian = unit_gram(J)
+    solve = weigh.weigh if hasattr(weigh, "weigh") else lambda G: alpha_fair_weights(G, weigh.alpha)
+    solve(gramian)
+    times = []
+    for _ in range(30):
+        start = time.process_time()
+        solve(gramian)
+        times.append(time.process_time() - start)
+    assert sorted(times)[3] < 1e-3
+
+
+def test_the_librarys_frank_wolfe_method_stops_above_the_optimum():
+    """Why MGDA has the option of an exact solver, and MGDA-UB no other: tens of per cent at 9 and 40 tasks."""
+    for K, least in ((9, 0.05), (40, 0.5)):
+        gramian = unit_gram(family(K, "norms apart"))
+        exact, library = (w @ gramian @ w for w in (min_norm_weights(gramian), aggregation.MGDAWeighting()(gramian)))
+        assert library / exact - 1 > least
+    J = family(3, "conflicting")
+    exact = methods.make("mgda", solver="exact")(J)
+    torch.testing.assert_close(exact, min_norm_weights(J @ J.T) @ J)
+    assert type(methods.make("mgda")) is aggregation.MGDA
+    with pytest.raises(ValueError, match="solver is 'frank-wolfe' or 'exact', got 'fast'"):
+        methods.make("mgda", solver="fast")
+
+
+# --- where there is no solution
+
+
+def test_pareto_stationary_points_give_no_step():
+    ways = {"opposite": [[1.0, 0], [-2, 0]], "three": [[1.0, 0], [0, 1], [-1, -1]], "nearly": [[1.0, 0], [-1, 1e-9]]}
+    for name in ("nash_mtl", "fairgrad", "mgda_ub", "upgrad"):
+        for way, rows in ways.items():
+            update = methods.make(name)(torch.tensor(rows, dtype=torch.float64))
+            assert update.norm() < 2e-9, (name, way)
+    close = torch.tensor([[1.0, 0], [-1, 1e-4]], dtype=torch.float64)
+    for name in ("nash_mtl", "fairgrad", "upgrad"):
+        assert (close @ methods.make(name)(close) > 0).all()  # near such a point they still help both
+
+
+def test_zero_gradients_take_no_part_in_a_bargain():
+    J = torch.tensor([[3.0, -4, 1], [0, 0, 0], [2, 5, -3]], dtype=torch.float64)
+    for alpha in (1.0, 2.0):
+        weights = alpha_fair_weights(unit_gram(J), alpha)
+        assert weights[1] == 0
+        torch.testing.assert_close(weights[[0, 2]], alpha_fair_weights(unit_gram(J[[0, 2]]), alpha))
+    assert torch.equal(min_norm_weights(unit_gram(J)), torch.tensor([0.0, 1, 0], dtype=torch.float64))
+
+
+def test_failures_are_errors(monkeypatch):
+    """Nothing stands in for a solution that was not found."""
+    from mtl_core.methods import bargaining
+
+    gramian = unit_gram(family(3, "random"))
+    monkeypatch.setattr(bargaining, "_newton", lambda *_: None)
+    with pytest.raises(SolverError, match="no weights with G w = w.*0.5. found for the cosines"):
+        alpha_fair_weights(gramian, 2.0)
+
+    def failing(*_):
+        raise RuntimeError("Maximum number of iterations reached.")
+
+    monkeypatch.setattr(by_gram, "nnls", failing)
+    with pytest.raises(SolverError, match="no shortest vector found for gradients with the norms"):
+        min_norm_weights(gramian)
+
+
+def test_a_float32_gram_matrix_with_negative_eigenvalues_is_solved():
+    J = family(9, "random", torch.float32)
+    J = torch.cat([J, J[:1] * (1 + 1e-4) + 1e-4])
+    gramian = unit_gram(J)
+    gramian[0, -1] = gramian[-1, 0] = gramian[0, -1] * (1 + 1e-5)  # indefinite
+    assert torch.linalg.eigvalsh(gramian).min() < 0
+    weights = alpha_fair_weights(gramian, 1.0)
+    assert (weights > 0).all() and (gramian @ weights > 0).all()
+
+
+def test_as_printed():
+    """Without the factor |G| Nash-MTL's update has length sqrt(K), FairGrad's grows with scale^((1 - a)/(1 + a))."""
+    J = family(3, "conflicting")
+    for scale in (1e-3, 1.0, 1e3):
+        update = methods.make("nash_mtl", normalise=False)(scale * J)
+        assert update.norm().item() == pytest.approx(3**0.5)
+        weights = methods.make("fairgrad", normalise=False).weighting(scale * J)
+        torch.testing.assert_close(scale**2 * J @ J.T @ weights, weights**-0.5)
+    for name in ("nash_mtl", "fairgrad"):
+        one, other = (methods.make(name, normalise=n)(J) for n in (True, False))
+        torch.testing.assert_close(one / one.norm(), other / other.norm())
+        assert torch.equal(methods.make(name, normalise=False)(0 * J), torch.zeros(200, dtype=torch.float64))
+    torch.testing.assert_close(methods.make("fairgrad", alpha=1.0)(J), methods.make("nash_mtl")(J))
+    with pytest.raises(ValueError, match="alpha is positive, got 0"):
+        methods.make("fairgrad", alpha=0)
