@@ -31,7 +31,7 @@ TIMEOUT = 120  # seconds a trial may take: a deletion may leave an endless loop
 
 # file -> (names of the classes and functions to go through, None for all; test files)
 TARGETS = {
-    "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py", "test_sam_gs_edges.py"]),
+    "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py", "test_sam_gs_edges.py", "test_methods_sam_gs_variants.py"]),
     "mtl_core/conflict.py": (
         ("gram", "cosines", "magnitude_similarity", "ConflictScores"),
         ["test_conflict.py", "test_conflict_log.py"],
@@ -39,9 +39,27 @@ TARGETS = {
     "mtl_core/gradients.py": (None, ["test_gradients.py", "test_gradients_errors.py"]),
     "mtl_core/methods/recon.py": (None, ["test_recon.py", "test_recon_refusals.py"]),
     "mtl_core/methods/baselines.py": (None, ["test_methods.py", "test_conventions.py"]),
-    "mtl_core/methods/conventions.py": (None, ["test_methods.py", "test_conventions.py"]),
-    "mtl_core/methods/registry.py": (None, ["test_methods.py", "test_conventions.py"]),
-    "mtl_core/methods/combination.py": (None, ["test_methods.py", "test_conventions.py"]),
+    "mtl_core/methods/conventions.py": (None, ["test_conventions.py", "test_methods_levels.py"]),
+    "mtl_core/methods/registry.py": (None, ["test_methods.py", "test_conventions.py", "test_methods_levels.py"]),
+    "mtl_core/methods/combination.py": (None, ["test_conventions.py", "test_methods_levels.py"]),
+    "mtl_core/methods/own_parameters.py": (None, ["test_methods_weightings.py", "test_methods_training.py"]),
+    "mtl_core/methods/weighting.py": (
+        None,
+        ["test_methods_weightings.py", "test_parity.py", "test_methods_training.py"],
+    ),
+    "mtl_core/methods/by_gram.py": (
+        None,
+        ["test_methods_solvers.py", "test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
+    ),
+    "mtl_core/methods/bargaining.py": (
+        None,
+        ["test_methods_solvers.py", "test_parity.py", "test_methods_properties.py"],
+    ),
+    "mtl_core/methods/averaging.py": (
+        None,
+        ["test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
+    ),
+    "mtl_core/steps.py": (None, ["test_methods_levels.py", "test_conventions.py", "test_methods_training.py"]),
 }
 DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
 

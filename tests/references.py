@@ -221,11 +221,11 @@ def simplex(point):
     return np.maximum(point - shift, 0)
 
 
-def moco(steps, draws, beta=0.5, gamma=0.1):
+def moco(steps, draws, beta=0.5, gamma=0.1, rho=0.0):
     y, weights, found = 0.0, np.ones(len(steps[0][0])) / len(steps[0][0]), []
     for t, (J, _, _) in enumerate(steps, start=1):
         y = y - beta / np.sqrt(t) * (y - J)
-        weights = simplex(weights - gamma / np.sqrt(t) * (y @ y.T @ weights))
+        weights = simplex(weights - gamma / np.sqrt(t) * ((y @ y.T + rho * np.eye(len(J))) @ weights))
         found.append(weights @ y)
     return found
 

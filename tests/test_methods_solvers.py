@@ -34,7 +34,7 @@ KINDS = ("random", "aligned", "conflicting", "norms apart", "rank 2")
 
 
 def min_norm_gap(gramian, weights):
-    """The most that w can stay above the smallest squared length, w'Gw - min_k (Gw)_k; in units of the shortest row's."""
+    """w'Gw - min_k (Gw)_k, at least as large as w'Gw less its smallest value; in units of the shortest row's."""
     return ((weights @ gramian @ weights - (gramian @ weights).min()) / gramian.diagonal().min()).item()
 
 

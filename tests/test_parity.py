@@ -8,7 +8,7 @@ import pytest
 import references
 import torch
 from engine import combined
-from parity_table import LIMIT, NOTES, OPTIONS, TASKS, difference
+from parity_table import LIMIT, NOTES, OPTIONS, TASKS, difference, ours, steps_of
 
 from mtl_core import methods
 from mtl_core.methods import METHODS
@@ -36,6 +36,15 @@ def test_parity(name, K):
 @pytest.mark.parametrize("K", TASKS)
 def test_parity_of_options(name, options, K):
     assert difference(name, K, **options) < LIMIT
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.7])
+def test_moco_with_a_ridge(rho):
+    steps = [(J / 3, L, after) for J, L, after in steps_of(3)]
+    expected = references.moco(steps, None, 0.9, 0.3, rho)
+    for found, other in zip(ours("moco", steps, beta=0.9, gamma=0.3, rho=rho), expected, strict=True):
+        assert abs(found - other).max() < 1e-12
+    assert abs(expected[-1] - references.moco(steps, None, 0.9, 0.3, 0.7 - rho)[-1]).max() > 1e-3
 
 
 @pytest.mark.parametrize("name, largest", [("mgda", 0.6), ("cagrad", 1e-3)])
