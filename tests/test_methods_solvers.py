@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import solver_table
 import torch
 from torchjd import aggregation
 
@@ -165,3 +166,28 @@ def test_as_printed():
     torch.testing.assert_close(methods.make("fairgrad", alpha=1.0)(J), methods.make("nash_mtl")(J))
     with pytest.raises(ValueError, match="alpha is positive, got 0"):
         methods.make("fairgrad", alpha=0)
+
+
+# --- the table of solvers
+
+
+def test_the_table_of_solvers_measures_gaps_that_can_fail(monkeypatch):
+    monkeypatch.setattr(solver_table, "measure", lambda solve, G: 0.5)
+    rows = solver_table.rows()
+    assert len(rows) == 18 and all(row["milliseconds"] == 0.5 for row in rows)
+    for row in rows:
+        small = 1e-6 if row["supplier"] == "mtl_core" else 1e-3
+        if row["solver"] != "Frank-Wolfe":
+            assert -1e-12 < row["gap"] < small, row
+    assert max(row["gap"] for row in rows if row["solver"] == "Frank-Wolfe") > 0.5
+    for problem, solver, _, _, gap in solver_table.solvers():  # a wrong solution has a gap
+        gramian = unit_gram(solver_table.matrix(9))
+        wrong = torch.ones(9, 9, dtype=torch.float64) if problem == "UPGrad" else torch.full((9,), 1 / 9).double()
+        wrong = wrong + torch.linspace(0, 1, 9).double()
+        assert gap(gramian, wrong) > 1e-2, solver
+
+
+def test_measure_takes_the_median():
+    calls = []
+    found = solver_table.measure(calls.append, None, budget=0.01)
+    assert 4 <= len(calls) <= 51 and 0 <= found < 5
