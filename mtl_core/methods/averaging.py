@@ -59,8 +59,9 @@ class MoCo(_Averages):
         self.track(matrix, self.beta / (self.steps.item() + 1) ** 0.5)
         if not self.weights.numel():
             self.weights = torch.full((len(matrix),), 1 / len(matrix), dtype=torch.float64)
-        slope = gram(self.averages).cpu() @ self.weights + self.rho * self.weights
-        self.weights = onto_simplex(self.weights - self.gamma / self.steps.item() ** 0.5 * slope)
+        weights = self.weights.cpu()  # a checkpoint may have put them elsewhere
+        slope = gram(self.averages).cpu() @ weights + self.rho * weights
+        self.weights = onto_simplex(weights - self.gamma / self.steps.item() ** 0.5 * slope)
         return self.weights.to(matrix) @ self.averages
 
 
