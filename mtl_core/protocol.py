@@ -37,6 +37,7 @@ class Row:
     weaken   tasks whose static weight is multiplied by 0.1 in the row that is broken on purpose.
     split    Recon or one of its controls: which trunk layers each task gets to itself (`Table.layers`).
     epochs   multiple of the table's epochs.
+    model    options of the network that differ from the table's.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     weaken: Sequence[int] = ()
     split: str | None = None
     epochs: int = 1
+    model: Mapping = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class Table:
             if name not in ("split", "threshold", "layers", "power"):
                 (schedule if name in ("learning_rate", "weight_decay") else own)[name] = value
         return replace(self.base, method=row.method, method_options=own, convention=row.convention, tasks=row.tasks,
-                       schedule=schedule, seed=seed, test=test, split=choice.get("split", ()))  # fmt: skip
+                       schedule=schedule, seed=seed, test=test, split=choice.get("split", ()),
+                       model_options={**self.base.model_options, **row.model})  # fmt: skip
 
     # --- Recon's rows
 
@@ -300,4 +303,11 @@ def multi_fashion_mnist(profile: str = "small") -> Table:
     return Table("multi_fashion_mnist", base, rows, margin=0.3, rate=(5e-3, 5e-1), thresholds=(-0.15, -0.1, -0.05, 0.0))
 
 
-TABLES = {"qm9": qm9, "multi_fashion_mnist": multi_fashion_mnist}
+def two_digits(profile: str = "small") -> Table:
+    """P3: two digits in one image, five tasks of mixed losses, LeNet."""
+    from mtl_core.two_digits_table import table
+
+    return table(profile)
+
+
+TABLES = {"qm9": qm9, "multi_fashion_mnist": multi_fashion_mnist, "two_digits": two_digits}

@@ -7,7 +7,7 @@ by itself: where a profile's files are missing or damaged, `load` raises `DataEr
 from difflib import get_close_matches
 
 from ..tasks import Problem
-from . import multi_fashion_mnist, qm9
+from . import multi_fashion_mnist, qm9, two_digits
 from .errors import DataError
 from .files import data_root
 from .sources import fetch
@@ -17,6 +17,7 @@ __all__ = ["DATASETS", "DataError", "data_root", "fetch", "load"]
 DATASETS = {  # name -> load(root, profile, seed, **options)
     "multi_fashion_mnist": multi_fashion_mnist.load,
     "qm9": qm9.load,
+    "two_digits": two_digits.load,
 }
 
 
