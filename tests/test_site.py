@@ -72,9 +72,9 @@ def test_each_page_can_be_taken_home_and_disputed(pages):  # noqa: F811
 def test_the_feed_is_announced_and_names_the_versions(pages):  # noqa: F811
     for path, page in pages.items():
         feeds = [href for href in page.announces if href.endswith(".xml")]
-        assert feeds and all((path.parent / href).resolve() == SITE / "changes.xml" for href in feeds), path
+        assert feeds and all((path.parent / href).resolve() == SITE / "feed.xml" for href in feeds), path
     names = {"a": "http://www.w3.org/2005/Atom"}
-    top = xml.parse(SITE / "changes.xml").getroot()
+    top = xml.parse(SITE / "feed.xml").getroot()
     titles = [entry.findtext("a:title", namespaces=names) for entry in top.findall("a:entry", names)]
     versions = re.findall(r"(?m)^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     assert titles == [f"Conflicting Gradients {version}" for version in versions]

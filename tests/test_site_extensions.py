@@ -125,10 +125,10 @@ def test_a_tally_counts_every_claim_once():
 def build(tmp_path):
     """Build one page with the extensions; (html, warnings)."""
 
-    def built(text):
+    def built(text, more=""):
         source = tmp_path / "source"
         source.mkdir(exist_ok=True)
-        (source / "conf.py").write_text('extensions = ["myst_parser", "quotes", "module_code", "ledger"]\n')
+        (source / "conf.py").write_text(f'extensions = [{more}"myst_parser", "quotes", "module_code", "ledger"]\n')
         (source / "index.md").write_text(f"# A page\n\n{text}\n", encoding="utf-8")
         said = io.StringIO()
         with patch_docutils(str(source)), docutils_namespace():
@@ -197,6 +197,11 @@ def test_the_feed_has_an_entry_for_each_version():
     assert len({one["id"] for one in find}) == 2 and top.findtext("a:updated", namespaces=names) == find[0]["updated"]
     with pytest.raises(ValueError, match="expected a heading"):
         feed.feed("# Changelog\n", "A book", "Its authors", "https://book.example/", "2026-12-01T10:00:00Z")
+
+
+def test_a_page_links_to_the_feed(build):
+    html, said = build("The [feed](feed.xml) and [nothing](nothing.xml).", '"feed", ')
+    assert 'internal" href="feed.xml"' in html and "nothing.xml" in said and "feed.xml" not in said
 
 
 def test_roles_and_heads_for_screen_readers():

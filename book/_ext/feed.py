@@ -1,15 +1,18 @@
-"""`changes.xml`: the changelog as an Atom feed, one entry a version, made when the site is built."""
+"""`feed.xml`: the changelog as an Atom feed, one entry a version, made when the site is built."""
 
 import datetime
 import pathlib
+import posixpath
 import re
 import subprocess
 import xml.etree.ElementTree as xml
 
+from docutils import nodes
 from markdown_it import MarkdownIt
+from sphinx.addnodes import pending_xref
 
 CHANGELOG = pathlib.Path(__file__).resolve().parents[2] / "CHANGELOG.md"
-NAME = "changes.xml"
+NAME = "feed.xml"
 ATOM = "http://www.w3.org/2005/Atom"
 
 
@@ -62,7 +65,16 @@ def announce(app, page, template, context, doctree):
     context["metatags"] = context.get("metatags", "") + link
 
 
+def resolve(app, doctree):
+    """`[feed](feed.xml)` on any page: the file is not among the sources."""
+    here = posixpath.relpath(NAME, posixpath.dirname(app.env.docname) or ".")
+    for node in list(doctree.findall(pending_xref)):
+        if node["reftarget"] == NAME:
+            node.replace_self(nodes.reference("", "", *node.children, refuri=here, internal=True))
+
+
 def setup(app):
+    app.connect("doctree-read", resolve)
     app.connect("html-page-context", announce)
     app.connect("build-finished", write)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
