@@ -1,5 +1,7 @@
 """Every row of the registry: scale, conventions, published numbers, and that no method does nothing."""
 
+import inspect
+
 import engine
 import pytest
 import torch
@@ -143,6 +145,35 @@ def test_register_and_replace():
         Method("x", "X", "magic", Twice, "sum", "")
     with pytest.raises(ValueError, match="native_scale is 'sum' or 'mean', got 'max'"):
         Method("x", "X", "loss weighting", Twice, "max", "")
+    with pytest.raises(ValueError, match="level is one of losses, last layer, features, parameters; got 'trunk'"):
+        Method("x", "X", "gradient aggregation", Twice, "sum", "", level="trunk")
+    with pytest.raises(ValueError, match="needs holds some of .*; got Hessian, time$"):
+        Method("x", "X", "gradient aggregation", Twice, "sum", "", needs=("time", "losses", "Hessian"))
+    with pytest.raises(ValueError, match="there is a method 'scale_invariant' already"):
+        methods.register(Method("scale_invariant", "X", "gradient aggregation", Twice, "sum", ""))
+
+
+def test_what_rows_say_of_needs_and_cost():
+    assert (METHODS["equal"].level, METHODS["equal"].needs) == ("losses", ("losses",))
+    assert (METHODS["norm_equalised"].level, METHODS["norm_equalised"].needs) == ("parameters", ("gradients",))
+    assert METHODS["mgda"].extra_passes(5) == {"forward": 0, "backward": 4}
+    assert METHODS["famo"].extra_passes(5) == {"forward": 1, "backward": 0}
+    assert METHODS["mgda_ub"].extra_passes(5) == METHODS["gradnorm"].extra_passes(5) == {"forward": 0, "backward": 0}
+    for name in NAMES:
+        assert METHODS[name].own == hasattr(fresh(name), "learn"), name
+        assert ("losses after the step" in METHODS[name].needs) == hasattr(fresh(name), "update"), name
+    assert methods.make("scale_invariant")(torch.tensor([1.0, 2.0])) == pytest.approx(0.6931, abs=1e-4)
+    with pytest.raises(ValueError, match="unknown method 'scale_invariance'; did you mean 'scale_invariant'"):
+        methods.find("scale_invariance")
+
+
+def test_defaults_are_arguments_and_are_the_classes_own():
+    """A default of the registry that the class does not share would make the class's own a trap."""
+    for name, row in METHODS.items():
+        own = inspect.signature(row.make).parameters
+        for argument, (value, _) in row.defaults.items():
+            assert argument in own, (name, argument)
+            assert own[argument].default in (inspect.Parameter.empty, value), (name, argument)
 
 
 # --- no method does nothing, no two are the same
