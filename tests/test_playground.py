@@ -110,19 +110,19 @@ def test_end_points(chromium, page, name, method):
 
 
 def said(chromium):
-    return chromium.run("document.querySelector('#playground [role=status]').textContent")
+    return chromium.run("document.querySelector('#two-task-playground [role=status]').textContent")
 
 
 def value(chromium, label):
-    boxes = "[...document.querySelectorAll('#playground label')]"
+    boxes = "[...document.querySelectorAll('#two-task-playground label')]"
     return chromium.run(f"{boxes}.find((l) => l.textContent.startsWith({label!r})).control.value")
 
 
 def test_keyboard_alone_moves_the_start_and_plays(chromium, page):
     chromium.open(page)
-    drawn = "document.querySelector('#playground path.path').getAttribute('d')"
+    drawn = "document.querySelector('#two-task-playground path.path').getAttribute('d')"
     before = chromium.run(drawn)
-    chromium.run("document.querySelector('#playground circle.start').focus()")
+    chromium.run("document.querySelector('#two-task-playground circle.start').focus()")
     chromium.run(
         "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', shiftKey: true}))"
     )
@@ -138,7 +138,7 @@ def test_keyboard_alone_moves_the_start_and_plays(chromium, page):
     assert order == ["SELECTselect-one"] * 2 + ["INPUTnumber"] * 2 + ["BUTTONbutton", "circle", "BUTTONbutton"] + [
         "INPUTrange"
     ]
-    chromium.run("document.querySelectorAll('#playground button')[1].focus()")
+    chromium.run("document.querySelectorAll('#two-task-playground button')[1].focus()")
     chromium.press("Enter")
     assert chromium.run("document.activeElement.textContent") == "Pause"
     assert chromium.run("new Promise((done) => setTimeout(() => done(playground.state.shown), 300))") < 590
@@ -147,7 +147,7 @@ def test_keyboard_alone_moves_the_start_and_plays(chromium, page):
 
 
 def choose(chromium, place, choice):
-    box = f"document.querySelectorAll('#playground select')[{place}]"
+    box = f"document.querySelectorAll('#two-task-playground select')[{place}]"
     chromium.run(f"{box}.value = '{choice}', {box}.dispatchEvent(new Event('change'))")
 
 
@@ -160,10 +160,12 @@ def test_what_is_shown_is_what_was_computed(chromium, page):
     numbers = [float(n) for n in re.findall(r"-?\d+\.\d+", said(chromium).replace("−", "-"))]
     assert numbers[:2] == pytest.approx([x, y], abs=0.006)
     assert numbers[2:4] == pytest.approx(path.losses[-1, 0].tolist(), abs=0.006)
-    dot = "(k) => { const c = document.querySelectorAll('#playground svg.view')[k].querySelector('circle.sum');"
+    dot = (
+        "(k) => { const c = document.querySelectorAll('#two-task-playground svg.view')[k].querySelector('circle.sum');"
+    )
     px, py = chromium.run(f"[0].map({dot} return [c.cx.baseVal.value, c.cy.baseVal.value] }})")[0]
     assert px == pytest.approx(34 + 298 * (x + 5) / 10, abs=0.1) and py == pytest.approx(8 + 258 * (4 - y) / 8, abs=0.1)
-    range_ = "document.querySelector('#playground input[type=range]')"
+    range_ = "document.querySelector('#two-task-playground input[type=range]')"
     chromium.run(f"{range_}.value = '100', {range_}.dispatchEvent(new Event('input'))")
     assert "after 100 of 600 steps" in said(chromium)
     assert f"{path.points[100, 0, 0]:.2f}".replace("-", "−") in said(chromium)
@@ -171,9 +173,9 @@ def test_what_is_shown_is_what_was_computed(chromium, page):
 
 def test_the_start_is_dragged(chromium, page):
     chromium.open(page)
-    box = chromium.run("(({x, y, width, height}) => [x + width / 2, y + height / 2])"
-                       "(document.querySelector('#playground circle.start').getBoundingClientRect())")  # fmt: skip
-    scale = chromium.run("document.querySelector('#playground svg.view').getBoundingClientRect().width / 340")
+    handle = "document.querySelector('#two-task-playground circle.start').getBoundingClientRect()"
+    box = chromium.run(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({handle})")
+    scale = chromium.run("document.querySelector('#two-task-playground svg.view').getBoundingClientRect().width / 340")
     mouse = {"button": "left", "clickCount": 1}
     chromium.send("Input.dispatchMouseEvent", type="mousePressed", x=box[0], y=box[1], **mouse)
     x, y = box[0] + 2 * 29.8 * scale, box[1] + 32.25 * scale  # two to the right, one down
@@ -192,7 +194,7 @@ def test_every_choice_is_drawn_without_error(chromium, page):
         for method in METHODS:
             choose(chromium, 1, method)
             drawn = chromium.run(
-                "[...document.querySelectorAll('#playground path')].map((p) => p.getAttribute('d')).join()"
+                "[...document.querySelectorAll('#two-task-playground path')].map((p) => p.getAttribute('d')).join()"
             )
             assert "NaN" not in drawn and "Infinity" not in drawn
             assert methods.METHODS[method].title in said(chromium)
@@ -201,9 +203,12 @@ def test_every_choice_is_drawn_without_error(chromium, page):
 
 def test_without_scripts_a_picture_stands_there(chromium, page):
     chromium.open(page, scripts=False)
-    assert chromium.run("document.querySelector('#playground img').getAttribute('src')") == "_static/playground.svg"
-    assert len(chromium.run("document.querySelector('#playground img').alt")) > 80
-    assert chromium.run("document.querySelectorAll('#playground button').length") == 0
+    assert (
+        chromium.run("document.querySelector('#two-task-playground img').getAttribute('src')")
+        == "_static/playground.svg"
+    )
+    assert len(chromium.run("document.querySelector('#two-task-playground img').alt")) > 80
+    assert chromium.run("document.querySelectorAll('#two-task-playground button').length") == 0
 
 
 def test_the_picture_is_what_the_module_computes():
@@ -213,7 +218,7 @@ def test_the_picture_is_what_the_module_computes():
 
 def test_nothing_happens_on_other_pages(chromium, page, tmp_path):
     file = tmp_path / "other.html"
-    file.write_text(page.read_text("utf-8").replace('id="playground"', 'id="other"'), "utf-8")
+    file.write_text(page.read_text("utf-8").replace('id="two-task-playground"', 'id="other"'), "utf-8")
     chromium.open(file)
     assert chromium.run("typeof window.playground + failed") == "undefined0"
 
@@ -222,5 +227,5 @@ def test_the_page_of_the_book_plays(chromium):
     if not BUILT.exists():
         pytest.skip("there is no site: run `make book`")
     chromium.open(BUILT)
-    assert chromium.run("document.querySelectorAll('#playground svg.view').length") == 2
+    assert chromium.run("document.querySelectorAll('#two-task-playground svg.view').length") == 2
     assert said(chromium).startswith("Equal weights, after 600 of 600 steps")

@@ -1,5 +1,5 @@
 /* The playground: choose a landscape and a method, move the start, watch the path in parameter and in loss space.
-   What it draws is computed in playground_rules.js. Without an element #playground this file does nothing. */
+   What it draws is computed in playground_rules.js. Without an element #two-task-playground this file does nothing. */
 (() => {
   "use strict";
   const dot = (a, b) => a[0] * b[0] + a[1] * b[1];
@@ -7,28 +7,29 @@
   const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 
   const WIDTH = 340, HEIGHT = 300, LEFT = 34, BOTTOM = 34, TOP = 8, RIGHT = 8;
-  const STYLE = `#playground { --task-1: #0072b2; --task-2: #b35c00; --front: #007a58; }
-    html[data-theme="dark"] #playground { --task-1: #6cb8ea; --task-2: #f0a860; --front: #4fc9a4; }
-    #playground .controls { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin-bottom: .75rem; }
-    #playground .controls > label { display: flex; flex-direction: column; font-size: .85em; }
-    #playground .controls :is(select, input) { font: inherit; font-size: 1rem; color: inherit; max-width: 17rem;
+  const STYLE = `#two-task-playground { --task-1: #0072b2; --task-2: #b35c00; --front: #007a58; }
+    html[data-theme="dark"] #two-task-playground { --task-1: #6cb8ea; --task-2: #f0a860; --front: #4fc9a4; }
+    #two-task-playground .controls { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin-bottom: .75rem; }
+    #two-task-playground .controls > label { display: flex; flex-direction: column; font-size: .85em; }
+    #two-task-playground input[type=range] { width: 100%; }
+    #two-task-playground .controls :is(select, input[type=number]) { font: inherit; font-size: 1rem; color: inherit; max-width: 13rem;
       background: var(--pst-color-surface, transparent); border: 1px solid currentColor; border-radius: 4px; padding: .15rem .3rem; }
-    #playground input[type=number] { width: 5.5rem; }
-    #playground .pictures { display: flex; flex-wrap: wrap; gap: .5rem; }
-    #playground figure { flex: 1 1 18rem; max-width: 27rem; margin: 0; min-width: 0; }
-    #playground svg { width: 100%; height: auto; display: block; font-size: 11px; touch-action: pan-y; }
-    #playground svg text { fill: currentColor; }
-    #playground .level { fill: none; stroke: currentColor; stroke-opacity: .25; }
-    #playground .axis { fill: none; stroke: currentColor; stroke-opacity: .6; }
-    #playground .pareto { fill: none; stroke: var(--front); stroke-width: 5; stroke-opacity: .55; stroke-linecap: round; }
-    #playground .path { fill: none; stroke: currentColor; stroke-width: 1.8; }
-    #playground .task-1 { stroke: var(--task-1); fill: var(--task-1); }
-    #playground .task-2 { stroke: var(--task-2); fill: var(--task-2); }
-    #playground .sum { stroke: currentColor; fill: currentColor; }
-    #playground .arrow { stroke-width: 2.2; fill: none; }
-    #playground .start { fill: var(--pst-color-background, white); stroke: currentColor; stroke-width: 2.5; cursor: grab; touch-action: none; }
-    #playground .start:focus { outline: none; stroke-width: 5; }
-    #playground figcaption { font-size: .85em; }`;
+    #two-task-playground input[type=number] { width: 5rem; }
+    #two-task-playground .pictures { display: flex; flex-wrap: wrap; gap: .5rem; }
+    #two-task-playground figure { flex: 1 1 18rem; max-width: 27rem; margin: 0; min-width: 0; }
+    #two-task-playground svg { width: 100%; height: auto; display: block; font-size: 11px; touch-action: pan-y; }
+    #two-task-playground svg text { fill: currentColor; }
+    #two-task-playground .level { fill: none; stroke: currentColor; stroke-opacity: .25; }
+    #two-task-playground .axis { fill: none; stroke: currentColor; stroke-opacity: .6; }
+    #two-task-playground .pareto { fill: none; stroke: var(--front); stroke-width: 5; stroke-opacity: .55; stroke-linecap: round; }
+    #two-task-playground .path { fill: none; stroke: currentColor; stroke-width: 1.8; }
+    #two-task-playground .task-1 { stroke: var(--task-1); fill: var(--task-1); }
+    #two-task-playground .task-2 { stroke: var(--task-2); fill: var(--task-2); }
+    #two-task-playground .sum { stroke: currentColor; fill: currentColor; }
+    #two-task-playground .arrow { stroke-width: 2.2; fill: none; }
+    #two-task-playground .start { fill: var(--pst-color-background, white); stroke: currentColor; stroke-width: 2.5; cursor: grab; touch-action: none; }
+    #two-task-playground .start:focus { outline: none; stroke-width: 5; }
+    #two-task-playground figcaption { font-size: .85em; }`;
 
   function element(tag, attributes = {}, ...children) {
     const svg = ["svg", "g", "path", "circle", "text", "clipPath", "rect"].includes(tag);
@@ -235,7 +236,7 @@
     handle.addEventListener("pointerdown", (event) => { event.preventDefault(); handle.focus(); handle.setPointerCapture(event.pointerId); });
     handle.addEventListener("pointermove", (event) => { if (handle.hasPointerCapture(event.pointerId)) dragged(event); });
 
-    const key = [["task-1", "descent direction of task 1"], ["task-2", "of task 2"], ["sum", "step of the method, at full length where it is clipped"]].map(([name, words]) =>
+    const key = [["task-1", "descent direction of task 1"], ["task-2", "of task 2"], ["sum", "step of the method, at full length where it is clipped;"]].map(([name, words]) =>
       element("span", { style: "white-space: nowrap" }, element("svg", { viewBox: "0 0 24 10", style: "display: inline; width: 1.6em; height: .7em", "aria-hidden": "true" },
         element("path", { class: `arrow ${name}`, d: "M1,5h20m-5,-4l5,4l-5,4", style: "fill: none" })), ` ${words}   `));
     root.replaceChildren(element("style", {}, STYLE),
@@ -243,13 +244,13 @@
         ...coordinates.map((box, j) => element("label", {}, `Start θ${"₁₂"[j]}`, box)), back),
       element("div", { class: "pictures" }, ...views.map((view) => element("figure", {}, view))),
       element("div", { class: "controls" }, play, element("label", { style: "flex: 1 1 12rem" }, "Steps shown", range)), said,
-      element("p", { style: "font-size: .85em" }, ...key, "Green: the Pareto set and its losses, where they are known."));
+      element("p", { style: "font-size: .85em" }, ...key, "green: the Pareto set and its losses, where they are known."));
     open();
     window.playground = { problems, methods, run, state };
   }
 
   function find() {
-    const root = document.getElementById("playground");
+    const root = document.getElementById("two-task-playground");
     if (root) start(root);
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", find);
