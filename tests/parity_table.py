@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine import fresh  # noqa: E402
 from references import REFERENCES  # noqa: E402
 
-from mtl_core.methods import CONVENTIONS, METHODS  # noqa: E402
-from mtl_core.methods.combination import task_weights  # noqa: E402
+from mtl_core import methods  # noqa: E402
+from mtl_core.methods import METHODS  # noqa: E402
 
 STEPS, TASKS = 6, (2, 3, 4)
 LIMIT = 1e-6
@@ -68,11 +68,7 @@ def ours(name, steps, method=None, **options):
     row, K, found = METHODS[name], len(steps[0][0]), []
     method = method or fresh(name, K, **({"window": 2} if name == "dwa" else {}), **options)
     for J, L, after in (map(torch.from_numpy, step) for step in steps):
-        weights = task_weights(method, row, CONVENTIONS["plain"], J, L)
-        if weights is not None:
-            found.append(weights @ J)
-        else:
-            found.append(method(J, L) if "losses" in row.needs else method(J))
+        found.append(methods.update(method, row, J, L))
         if "losses after the step" in row.needs:
             method.update(after)
     return [update.numpy() for update in found]

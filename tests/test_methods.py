@@ -12,7 +12,6 @@ from torchjd.aggregation import Aggregator
 from mtl_core import methods, training
 from mtl_core.conflict import ConflictLog, cosines
 from mtl_core.methods import CONVENTIONS, METHODS, Method
-from mtl_core.methods.combination import task_weights
 from mtl_core.steps import Step
 
 NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
@@ -28,9 +27,7 @@ def fresh(name, K=2, **more):
 
 def update_of(name, J, losses=None, method=None):
     """What the method returns for J, (K, D) -> (D,), before any convention."""
-    method, losses = method or fresh(name, len(J)), J.new_ones(len(J)) if losses is None else losses
-    weights = task_weights(method, METHODS[name], PLAIN, J, losses)
-    return weights @ J if weights is not None else method(J)
+    return methods.update(method or fresh(name, len(J)), METHODS[name], J, losses)
 
 
 # --- the registry

@@ -12,7 +12,7 @@ from mtl_core.methods.averaging import DBMTL, MoCo
 from mtl_core.methods.bargaining import fairgrad, nash_mtl
 from mtl_core.methods.baselines import Broken, CAGrad, LogSum, NormEqualised, Static
 from mtl_core.methods.by_gram import aligned_mtl, gradvac, imtl_g, mgda, mgda_ub, upgrad
-from mtl_core.methods.combination import combine
+from mtl_core.methods.combination import combine, update
 from mtl_core.methods.conventions import CONVENTIONS, Convention
 from mtl_core.methods.registry import ALIASES, KINDS, METHODS, Method, find, make, register
 from mtl_core.methods.rotograd import RotateOnly, RotoGrad, RotoGradNorm, ScaleOnly
@@ -22,7 +22,7 @@ from mtl_core.methods.weighting import DWA, FAMO, IMTLL, STCH, GeometricMean, Gr
 __all__ = [
     "ALIASES", "CONVENTIONS", "KINDS", "METHODS", "SAMGS", "Convention", "Method",
     "RotateOnly", "RotoGrad", "RotoGradNorm", "ScaleOnly",
-    "combine", "find", "make", "recon", "register",
+    "combine", "find", "make", "recon", "register", "update",
 ]  # fmt: skip
 
 WEIGHTING, AGGREGATION = KINDS[:2]

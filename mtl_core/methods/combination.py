@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchjd import aggregation
 
-from mtl_core.methods.conventions import Convention
+from mtl_core.methods.conventions import CONVENTIONS, Convention
 from mtl_core.methods.registry import Method
 
 
@@ -23,18 +23,18 @@ def combine(method: nn.Module, row: Method, convention: Convention, gradients, l
     weights = task_weights(method, row, convention, _read(gradients, row), losses)
     if matrix.shape[1]:
         if weights is None:
-            update = method(matrix, losses) if "losses" in row.needs else method(matrix)
+            found = method(matrix, losses) if "losses" in row.needs else method(matrix)
         else:
-            update = gradients.combine(weights)
+            found = gradients.combine(weights)
         total = factor
         if convention.clip is not None:
-            total *= convention.clip_factor(factor * torch.linalg.vector_norm(update).item())
+            total *= convention.clip_factor(factor * torch.linalg.vector_norm(found).item())
         kept = {tensor.untyped_storage().data_ptr() for tensor in (matrix, *method.buffers())}
-        if update.untyped_storage().data_ptr() in kept:  # J or the method's own state: not ours to write
-            update = update * total
+        if found.untyped_storage().data_ptr() in kept:  # J or the method's own state: not ours to write
+            found = found * total
         elif total != 1:
-            update.mul_(total)
-        gradients.assign(update)
+            found.mul_(total)
+        gradients.assign(found)
     if weights is not None:
         own = gradients.own_parameters
         weigh_heads(row, convention, weights * factor, [[*h.parameters(), *own[k]] for k, h in enumerate(heads)])
@@ -61,6 +61,19 @@ def task_weights(
     if row.own:
         method.learn(convention.own_optimizer)
     return weights
+
+
+def update(method: nn.Module, row: Method, matrix: Tensor, losses: Tensor | None = None) -> Tensor:
+    """What a method of any kind makes of J, (K, D) -> (D,), before scale and clip: for figures and comparisons.
+
+    matrix  J, or for a method of another level the gradients there; its own parameters learn as under `plain`.
+    losses  (K,), ones where None.
+    """
+    losses = matrix.new_ones(len(matrix)) if losses is None else losses
+    weights = task_weights(method, row, CONVENTIONS["plain"], matrix, losses)
+    if weights is not None:
+        return weights.to(matrix) @ matrix
+    return method(matrix, losses) if "losses" in row.needs else method(matrix)
 
 
 def weigh_heads(row: Method, convention: Convention, weights: Tensor, parameters) -> None:
