@@ -16,8 +16,26 @@ CALM = "document.head.insertAdjacentHTML('beforeend', '<style>* {transition: non
 # Size of the window and whether the reader prefers dark; then whether contrast is measured there, and all other rules.
 VIEWS = {"desk": ((1280, 900, False), True, True), "dark": ((1280, 900, True), True, False)}
 VIEWS["phone"] = ((390, 844, False), False, True)
-# Contrast takes 10 ms a word; the stripes of a table come again after two rows, so its first eight rows are enough.
-FIRST_ROWS = "{exclude: [['tbody tr:nth-child(n+9)']]}"
+# Contrast takes axe 10 ms a word: it measures one element for each pair of colours, size and weight that a page has.
+SAMPLES = """(() => {
+  const grounds = new Map(), seen = new Map();
+  const ground = (box) => {
+    if (!box) return "";
+    if (!grounds.has(box)) {
+      const own = getComputedStyle(box), plain = own.backgroundColor === "rgba(0, 0, 0, 0)" && own.opacity === "1";
+      grounds.set(box, (plain ? "" : own.backgroundColor + own.opacity) + (plain ? ground(box.parentElement) : ""));
+    }
+    return grounds.get(box);
+  };
+  for (const box of document.body.querySelectorAll("*")) {
+    const words = [...box.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (!words || !box.checkVisibility()) continue;
+    const own = getComputedStyle(box);
+    const key = [own.color, own.fontSize, own.fontWeight, ground(box)].join();
+    if (!seen.has(key)) seen.set(key, box);
+  }
+  return [...seen.values()];
+})()"""
 SEEN = """(() => {
   const page = document.documentElement, found = [], start = (text) => text.trim().slice(0, 90);
   if (page.scrollWidth > page.clientWidth) {
@@ -48,7 +66,7 @@ def chromium():
 def accessibility(chromium, contrast, others):
     """What axe finds, a line each."""
     chromium.send("Runtime.evaluate", expression=AXE.read_text(encoding="utf-8"))
-    runs = [(FIRST_ROWS, {"runOnly": ["color-contrast"]})] if contrast else []
+    runs = [(SAMPLES, {"runOnly": ["color-contrast"]})] if contrast else []
     runs += [("document", {"rules": {"color-contrast": {"enabled": False}}})] if others else []
     found = []
     for where, what in runs:
