@@ -42,9 +42,11 @@ class RotationStep:
         values = method.backward(losses, join=processes and processes.join, retain_graph=self.observed)
         if self.observed:
             self.gradients = trunk_gradients(self.model, method.features, method.feature_gradients, self.gradients)
-        parameters = [p for p in method.parameters() if p.grad is not None]
-        if processes is not None:
-            processes.join_all([p.grad for p in parameters] + ([self.gradients.matrix] if self.observed else []))
+            method.features = method.feature_gradients = None  # their graph is freed
+        if processes is not None:  # RotoGradNorm's weights have learnt from the joined norms already
+            parts = [*method.model_parameters(), *method.rotation_parameters()]
+            parts = [p.grad for p in parts if p.grad is not None]
+            processes.join_all(parts + ([self.gradients.matrix] if self.observed else []))
         self._scale([p.grad for p in method.trunk.parameters() if p.grad is not None])
         return values
 

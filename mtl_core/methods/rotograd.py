@@ -97,7 +97,8 @@ class _FeatureRotation(nn.Module):
         losses        K scalars, listed or stacked, of the outputs of the last `forward`. Not scaled for mixed
                       precision: the method remembers its first losses and norms.
         join          adds a tensor up over processes, each of which has a part of the batch and passes its part of
-                      the mean losses; the `.grad` are then parts as well and still to be added up.
+                      the mean losses; the `.grad` are then parts as well and still to be added up, but for
+                      those of RotoGradNorm's weights.
         retain_graph  keep the trunk's graph from `features` on, and the G_k as `feature_gradients` (K, B, d, *post).
 
         Returns the losses (K,), detached. A task without gradient takes no part. ValueError: another number of

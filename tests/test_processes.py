@@ -1,0 +1,83 @@
+"""Several processes are one: two gloo processes against the joined batch, and what happens when one of them dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from engine import small_model, small_problem
+
+from mtl_core import training
+from mtl_core.methods import METHODS
+
+HERE = Path(__file__).resolve().parent
+SCRIPT = HERE / "train_for_processes.py"
+
+
+def launch(folder, *arguments, processes=2):
+    """torchrun with one thread a process, on this machine alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    return subprocess.Popen([*command, str(SCRIPT), str(folder), *arguments], env=environment, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """method -> (weights and losses by two processes, by one), all in one launch; batches of 33, shared 17 to 16."""
+    folder = tmp_path_factory.mktemp("two")
+    process = launch(folder, "compare")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    done = subprocess.run([sys.executable, str(SCRIPT), str(folder), "compare"], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {world: {f.stem.partition("-")[2]: torch.load(f, weights_only=True) for f in folder.glob(f"{world}-*.pt")}
+            for world in (1, 2)}  # fmt: skip
+
+
+def test_two_processes_end_where_one_ends_for_every_method(trained):
+    assert set(trained[1]) == set(trained[2]) == set(METHODS)
+    far = {}
+    for name, one in trained[1].items():
+        two = trained[2][name]
+        assert one["parts"] == [33] * 4 and two["parts"] in ([17] * 4, [16] * 4), "each part of an uneven batch is used"
+        error = max((one["model"][key] - value).abs().max().item() for key, value in two["model"].items())
+        if not error < 1e-6 or one["diverged"] or two["diverged"]:
+            far[name] = error
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-6), name
+        assert one["moved"] > 1e-3, f"{name} does not train"
+    assert not far
+
+
+def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
+    process = launch(tmp_path, "die")
+    started = time.time()
+    pids = []
+    while len(pids) < 2 and time.time() - started < 120 and process.poll() is None:
+        time.sleep(0.05)
+        pids = [json.loads(f.read_text()) for f in tmp_path.glob("pid-*.json") if f.stat().st_size]
+    assert len(pids) == 2
+    while not (tmp_path / "c.pt").exists() and process.poll() is None and time.time() - started < 120:
+        time.sleep(0.02)
+    os.kill(next(p["pid"] for p in pids if p["rank"] == 1), signal.SIGKILL)
+    killed = time.time()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and time.time() - killed < 60
+    for p in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(p["pid"], 0)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert 1 <= len(state["history"]["epochs"]) < 400 and not list(tmp_path.glob("*.part"))
+    epochs = len(state["history"]["epochs"])
+    schedule = training.Schedule(epochs=epochs + 1, batch_size=32, learning_rate=0.05)
+    history = training.fit(
+        small_model(3), small_problem(3, examples=640), "mgda", schedule, checkpoint=tmp_path / "c.pt"
+    )
+    assert history.epochs[:epochs] == state["history"]["epochs"] and len(history.epochs) == epochs + 1
+    assert "lost another one" in output or "SIGKILL" in output or "Signal 9" in output
