@@ -1,0 +1,128 @@
+"""Figures that pages outside notebooks need, drawn from committed records or printed tables when the book is built.
+
+    ```{forest} qm9 small                   paired differences of a judged table to its reference row
+    :alt: what the figure shows
+    Caption.
+    ```
+    ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
+    ```                                     the paper's variants, `:dataset:` picks one data set
+
+and the role {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets. What is missing
+stops the build (`-W`) and is named.
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import quotes  # noqa: E402
+from docutils import nodes  # noqa: E402
+from docutils.parsers.rst import directives  # noqa: E402
+from sphinx.util import logging  # noqa: E402
+from sphinx.util.docutils import SphinxDirective  # noqa: E402
+
+from mtl_core import association, figures, harm, papers, results, tables  # noqa: E402
+
+log = logging.getLogger(__name__)
+FOLDER = "_drawn"  # under the book's sources, not tracked
+
+
+class Drawn(SphinxDirective):
+    """A directive whose `draw` returns a matplotlib figure, or raises LookupError."""
+
+    has_content, final_argument_whitespace, required_arguments = True, True, 1
+    option_spec = {"alt": directives.unchanged_required, "by": directives.unchanged, "dataset": directives.unchanged}
+
+    def run(self):
+        try:
+            if "alt" not in self.options:
+                raise LookupError("a figure needs words: `:alt:` is missing")
+            figures.style()
+            figure = self.draw(*self.arguments[0].split())
+        except (LookupError, TypeError, ValueError) as error:
+            log.warning("%s %s: %s", self.name, self.arguments[0], error, location=self.get_location())
+            return [nodes.paragraph(text=f"missing figure: {self.name} {self.arguments[0]}")]
+        name = "-".join([self.name, *self.arguments[0].split(), self.options.get("dataset", "")]).lower().rstrip("-")
+        file = Path(self.env.srcdir) / FOLDER / f"{name.replace('/', '-').replace(' ', '-')}.svg"
+        file.parent.mkdir(exist_ok=True)
+        figure.savefig(file, metadata={"Date": None})
+        plt.close(figure)
+        image = nodes.image(uri=f"/{FOLDER}/{file.name}", alt=self.options["alt"])
+        caption = nodes.caption()
+        children, _ = self.state.inline_text(" ".join(self.content), self.lineno)
+        caption += children
+        holder = nodes.figure("", image, caption)
+        self.set_source_info(holder)
+        image["uri"] = f"/{FOLDER}/{file.name}"
+        return [holder]
+
+
+class Forest(Drawn):
+    def draw(self, experiment, profile):
+        for file in results.folder(experiment, profile).glob("*.json*"):
+            self.env.note_dependency(str(file))
+        verdict = tables.committed(experiment, profile)
+        if verdict is None:
+            raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
+        rows = [row for row in verdict.rows.values() if row.difference and row.state != "void"]
+        rows.sort(key=lambda row: (row.control, -row.difference.mean))
+        if not rows:
+            raise LookupError(f"no row of {experiment}, {profile}, can be judged: {'; '.join(verdict.reasons)}")
+        names = [row.title.split(":")[0] + (f" ({row.runs})" if row.state == "unfinished" else "") for row in rows]
+        gaps = [tables.paired({n: r.delta for n, r in verdict.rows.items()}, row.name) for row in rows]
+        figure = figures.differences(
+            dict(zip(names, gaps, strict=True)),
+            {name: (row.difference.low, row.difference.high) for name, row in zip(names, rows, strict=True)},
+            "Δm minus that of searched static weights, points",
+        )
+        figure.axes[0].axvspan(-verdict.table.margin, verdict.table.margin, color="#eeeeee", zorder=0)
+        return figure
+
+
+class PrintedDots(Drawn):
+    def draw(self, paper, number, *metric):
+        self.env.note_dependency(str(papers.path(paper, int(number))))
+        rows = [
+            row for row in papers.table(paper, int(number))
+            if row["metric"] == " ".join(metric) and self.options.get("dataset", row["dataset"]) == row["dataset"]
+        ]  # fmt: skip
+        if not rows:
+            raise LookupError(f"table {number} of {paper} prints no {' '.join(metric)!r}")
+        by = self.options.get("by")
+        kinds = list(dict.fromkeys(row[by] if by else "" for row in rows))
+        names = list(dict.fromkeys(row["method"] + ("" if by else f" {row['variant']}").rstrip() for row in rows))
+        figure, axis = plt.subplots(figsize=(7, 0.3 * len(names) + 0.9))
+        for kind, colour, marker in zip(kinds, ("black", figures.COLOURS["orange"]), ("o", "D"), strict=False):
+            mine = [row for row in rows if not by or row[by] == kind]
+            places = [names.index(row["method"] + ("" if by else f" {row['variant']}").rstrip()) for row in mine]
+            axis.plot([row["value"] for row in mine], places, marker, color=colour, ms=5, label=kind or "as it is")
+        if len(kinds) > 1:
+            axis.legend(fontsize=8)
+        axis.axvline(0, color=figures.COLOURS["grey"], lw=0.8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        better = {True: "higher is better", False: "lower is better"}.get(rows[0]["higher_is_better"], "")
+        label = "Δm" if rows[0]["metric"] == "delta_m" else rows[0]["metric"]
+        axis.set_xlabel(f"{label}, {rows[0]['unit']} ({better})" if better else f"{label}, {rows[0]['unit']}")
+        return figure
+
+
+def harm_of(experiment, profile):
+    """Inline nodes: Spearman's ρ between the share of negative cosines and harm, with its interval."""
+    found = harm.pairs(results.load(experiment, profile))
+    if not found:
+        raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
+    means = [[float(np.mean(getattr(pair, what))) for pair in found] for what in ("negative", "harm")]
+    a = association.between_pairs(*means, [pair.tasks for pair in found])
+    text = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over {a.pairs} pairs"
+    return [nodes.Text(text.replace("-", "−"))]
+
+
+def setup(app):
+    app.add_directive("forest", Forest)
+    app.add_directive("printed-dots", PrintedDots)
+    app.add_role("harm", quotes.Quote(harm_of))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
