@@ -16,7 +16,7 @@ def alpha_fair_weights(gramian: Tensor, alpha: float) -> Tensor:
     r"""w > 0 with $G w = \|G\|\, w^{-1/\alpha}$; (K, K) float64 -> (K,). Weight 0 for a zero gradient.
 
     w is the minimum of the convex $\frac12 w^\top G w - \|G\| \sum_k \varphi(w_k)$ with
-    $\varphi'(w) = w^{-1/\alpha}$: damped Newton steps in units of w, in cosine form, $u_k = n_k w_k$:
+    $\varphi'(w) = w^{-1/\alpha}$: Newton steps in units of w, in cosine form, $u_k = n_k w_k$:
     $C u = c\, u^{-p}$, $p = 1/\alpha$, $c_k = \|G\|\, n_k^{p-1}$. Under 1 ms at K = 40, residual below 1e-10.
 
     All zero where some convex combination of the unit gradients vanishes: the point is Pareto stationary, the
@@ -39,28 +39,24 @@ def alpha_fair_weights(gramian: Tensor, alpha: float) -> Tensor:
 
 
 def _newton(product: np.ndarray, right: np.ndarray, p: float) -> np.ndarray | None:
-    """u > 0 with C u = c u^(-p); zeros at a Pareto-stationary point; None where the steps fail."""
+    """u > 0 with C u = c u^(-p); zeros at a Pareto-stationary point; None where the steps fail.
+
+    Steps in units of u, cut off at -0.95, need no line search: with one, the same were solved of 3,600 random problems
+    of up to 24 tasks.
+    """
     u, last = right ** (1 / (1 + p)), np.inf  # the solution for C = I
     for _ in range(200):
         left, b = u * (product @ u), right * u ** (1 - p)
         if left.sum() < STATIONARY * u.sum() ** 2:
             return np.zeros_like(u)
-        # (diag(u) C diag(u) + p diag(b)) d = b - u * (C u);  u <- u (1 + t d)
+        # (diag(u) C diag(u) + p diag(b)) d = b - u * (C u);  u <- u (1 + d), nowhere below u / 20
         _, d, failed = lapack.dposv(u[:, None] * product * u + np.diag(p * b), b - left)
         if failed:
             return None
         size = np.abs(d).max()
         if size < 1e-10 or (size < 1e-5 and size > last / 2):  # as far as rounding allows
             return u * (1 + d)
-        slope, last, t = d @ (b - left), size, 1.0 / max(1.0, -d.min() / 0.95)
-        for _ in range(40):  # on the line the function is convex: go on until its slope has lost half
-            new = u * (1 + t * d)
-            terms = u * d * (product @ new - right * new**-p)
-            if terms.sum() < slope / 2 + 1e-12 * np.abs(terms).sum():
-                break
-            t /= 2
-        u = new
-    return None
+        last, u = size, u * (1 + d / max(1.0, -d.min() / 0.95))
 
 
 class _Bargain(aggregation.Weighting):
