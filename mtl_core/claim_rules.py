@@ -46,6 +46,12 @@ def delta_m_from_digits(line: dict, baseline: dict, grouped: bool = True) -> tup
     return tuple(evaluation.delta_m(shifted(line, s), shifted(baseline, -s), up, groups) for s in (-1, 0, 1))
 
 
+def delta_m_as_printed(printed: dict, line: dict, baseline: dict, grouped: bool = True) -> tuple[float, float, float]:
+    """`delta_m_from_digits` in the sign of the printed Δm: where lower is better (SAM-GS), the opposite of ours."""
+    ends = delta_m_from_digits(line, baseline, grouped)
+    return ends if printed["higher_is_better"] else tuple(-x for x in reversed(ends))
+
+
 def overlap(row: dict, low: float, high: float) -> bool:
     """Whether a printed number, before its rounding, could lie in [low, high]."""
     slack = 1e-9 + row["half_unit"]
@@ -56,13 +62,11 @@ def overlap(row: dict, low: float, high: float) -> bool:
 
 
 def _delta_m_follows(paper, tables, grouped=True):
-    """A Δm column for which lower is better has the opposite sign (SAM-GS)."""
     for number in tables:
         table = lines(papers.table(paper, number))
         for name, line in table.items():
             if printed := line.get(("", "delta_m")):
-                ends = delta_m_from_digits(line, table["Single-task", ""], grouped)
-                low, value, high = ends if printed["higher_is_better"] else [-x for x in reversed(ends)]
+                low, value, high = delta_m_as_printed(printed, line, table["Single-task", ""], grouped)
                 text = f"{_title(number, name)}: printed {printed['printed']}, recomputed {value:.2f}"
                 yield Check(f"{text} [{low:.2f}, {high:.2f}]", overlap(printed, low, high))
 

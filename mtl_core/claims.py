@@ -11,7 +11,14 @@ from pathlib import Path
 import yaml
 
 from mtl_core import evaluation
-from mtl_core.claim_rules import RULES, Check, delta_m_from_digits, lines, overlap  # noqa: F401 (the site's tables)
+from mtl_core.claim_rules import (  # noqa: F401 (the site's tables)
+    RULES,
+    Check,
+    delta_m_as_printed,
+    delta_m_from_digits,
+    lines,
+    overlap,
+)
 
 ROOT = Path(__file__).resolve().parents[1] / "book" / "claims"
 SCOPES = ("same protocol", "reduced", "other problem", "arithmetic", "needs data", "needs compute")

@@ -67,3 +67,17 @@ def test_a_malformed_file_is_refused(tmp_path, monkeypatch, old, new, message):
     file.write_text(text.replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
         papers.table("recon", 1)
+
+
+def test_the_page_recomputes_in_the_papers_own_sign_and_average(monkeypatch):
+    """SAM-GS averages over metrics and prints the opposite sign; three cells of NYUv2 do not follow from their row."""
+    monkeypatch.syspath_prepend(str(papers.ROOT.parent / "_ext"))
+    import printed_tables
+
+    cityscapes = printed_tables._recomputed(papers.table("sam_gs", 1), grouped=False)
+    assert cityscapes["SAM-GS", ""] == "6.51, agrees" and all(cell.endswith("agrees") for cell in cityscapes.values())
+    nyuv2 = printed_tables._recomputed(papers.table("sam_gs", 2), grouped=False)
+    assert nyuv2["SAM-GS", ""] == "−5.30, agrees"
+    assert {m for (m, _), cell in nyuv2.items() if "differs" in cell} == {"GradNorm", "IMTL-G", "Aligned-MTL"}
+    recon = printed_tables._recomputed(papers.table("recon", 1), grouped=True)
+    assert len(recon) > 10 and recon != printed_tables._recomputed(papers.table("sam_gs", 1), grouped=True)

@@ -1,6 +1,7 @@
 """`{printed-table} PAPER NUMBER`: a table of a paper, set from its CSV when the book is built.
 
-Options: `recompute` adds Δm as the printed metrics give it. Notes of single numbers become footnotes below.
+Options: `recompute` adds Δm as the printed metrics give it, averaged inside tasks first, or with `ungrouped` over all
+metrics, in the sign that the paper prints. Notes of single numbers become footnotes below.
 `{claim-table} PAPER` lists the claims with the verdicts that arithmetic gives.
 """
 
@@ -16,7 +17,7 @@ HEADINGS = {12: ("ranking of", "against"), 14: ("ranking under", "against")}
 
 class PrintedTable(SphinxDirective):
     required_arguments = 2
-    option_spec = {"recompute": directives.flag}
+    option_spec = {"recompute": directives.flag, "ungrouped": directives.flag}
 
     def run(self):
         paper, number = self.arguments[0], int(self.arguments[1])
@@ -30,7 +31,7 @@ class PrintedTable(SphinxDirective):
         columns.sort(key=lambda column: column[1] != "delta_m")  # first, where a phone shows it
         variants = any(r["variant"] for r in rows)
         head = list(HEADINGS.get(number, ("method", "variant"))[: 1 + variants])
-        again = _recomputed(rows) if "recompute" in self.options else {}
+        again = _recomputed(rows, "ungrouped" not in self.options) if "recompute" in self.options else {}
         head += [_label(*column) for column in columns]
         if again:
             head.insert(2 + variants, "Δm recomputed, %")
@@ -100,11 +101,11 @@ def _mark(index):
     return "abcdefghijklmnopqrstuvwxyz"[index]
 
 
-def _recomputed(rows):
+def _recomputed(rows, grouped):
     table, found = claims.lines(rows), {}
     for name, line in table.items():
         if printed := line.get(("", "delta_m")):
-            low, value, high = claims.delta_m_from_digits(line, table["Single-task", ""])
+            low, value, high = claims.delta_m_as_printed(printed, line, table["Single-task", ""], grouped)
             word = "agrees" if claims.overlap(printed, low, high) else "differs"
             found[name] = f"{value:.2f}, {word}".replace("-", "−")
     return found
