@@ -237,7 +237,7 @@
     handle.addEventListener("pointermove", (event) => { if (handle.hasPointerCapture(event.pointerId)) dragged(event); });
 
     const key = [["task-1", "descent direction of task 1"], ["task-2", "of task 2"], ["sum", "step of the method, at full length where it is clipped;"]].map(([name, words]) =>
-      element("span", { style: "white-space: nowrap" }, element("svg", { viewBox: "0 0 24 10", style: "display: inline; width: 1.6em; height: .7em", "aria-hidden": "true" },
+      element("span", {}, element("svg", { viewBox: "0 0 24 10", style: "display: inline; width: 1.6em; height: .7em", "aria-hidden": "true" },
         element("path", { class: `arrow ${name}`, d: "M1,5h20m-5,-4l5,4l-5,4", style: "fill: none" })), ` ${words}   `));
     root.replaceChildren(element("style", {}, STYLE),
       element("div", { class: "controls" }, problemLabel, methodLabel,
