@@ -59,7 +59,10 @@ TARGETS = {
         None,
         ["test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
     ),
-    "mtl_core/steps.py": (None, ["test_methods_levels.py", "test_conventions.py", "test_methods_training.py"]),
+    "mtl_core/steps.py": (
+        None,
+        ["test_methods_levels.py", "test_conventions.py", "test_methods_weightings.py", "test_methods_training.py"],
+    ),
 }
 DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
 
