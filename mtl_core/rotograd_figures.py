@@ -84,7 +84,7 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
     axis.set_xlabel("learning rate of the rotations (dash-dotted: that of the network)")
     axis.set_ylabel("% of seeds that solve both")
     axis.set_ylim(-3, 103)
-    axis.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside upper center", fontsize=8, ncols=3)
     return figure
 
 
