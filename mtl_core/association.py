@@ -16,51 +16,67 @@ class Association:
     """Spearman's rank correlation with its interval and permutation p.
 
     rho        over all pairs; low, high: 95 % by leaving out one task at a time, on Fisher's z scale.
-    p          two-sided: how often relabelling the tasks of one measurement gives a correlation as large.
+    p          two-sided: how often relabelling the tasks of one measurement gives a correlation as large; None where
+               a third measurement is held fixed.
     pairs      how many; tasks: among how many.
     """
 
     rho: float
     low: float
     high: float
-    p: float
+    p: float | None
     pairs: int
     tasks: int
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's ρ; NaN where one of the two does not vary."""
+def rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float] | None = None) -> float:
+    """Spearman's ρ, or the partial ρ with a third measurement held fixed; NaN where something does not vary."""
     a, b = (stats.rankdata(values) for values in (x, y))
     a, b = a - a.mean(), b - b.mean()
+    if given is not None:
+        c = stats.rankdata(given)
+        c = c - c.mean()
+        if not c @ c > 0:
+            return float("nan")
+        whole = [a @ a, b @ b]
+        a, b = (values - c * (values @ c) / (c @ c) for values in (a, b))
+        if a @ a < 1e-12 * whole[0] or b @ b < 1e-12 * whole[1]:  # nothing is left but rounding
+            return float("nan")
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else float("nan")
 
 
-def between_pairs(x, y, pairs, permutations: int = 2000, seed: int = 0, level: float = 0.95) -> Association:
-    """Association of two measurements of the same pairs of tasks.
+def between_pairs(x, y, pairs, given=None, permutations: int = 2000, seed: int = 0, level: float = 0.95) -> Association:
+    """Association of two measurements of the same pairs of tasks, as it is or with a third one held fixed.
 
-    x, y   one number per pair; pairs: (i, j) of each, i ≠ j, every pair of the tasks once.
+    x, y   one number per pair, as is `given`; pairs: (i, j) of each, i ≠ j, every pair of the tasks once.
     Interval: the jackknife over tasks (leaving out a task leaves out its K-1 pairs), t with K-1 degrees of freedom.
     p: Mantel's test, `permutations` relabellings of the tasks of x. (Mantel, Cancer Research 27, 1967.)
     ValueError: lengths that differ, NaN, pairs that are missing or double, fewer than four tasks.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    third = None if given is None else np.asarray(given, dtype=float)
     pairs = [tuple(sorted(pair)) for pair in pairs]
     tasks = sorted({task for pair in pairs for task in pair})
     wanted = {(a, b) for place, a in enumerate(tasks) for b in tasks[place + 1 :]}
     if not len(x) == len(y) == len(pairs) or set(pairs) != wanted or len(wanted) != len(pairs):
         raise ValueError(f"expected each pair of {len(tasks)} tasks once, {len(wanted)} numbers in x and y; got "
                          f"{len(set(pairs))} pairs, {len(x)} and {len(y)} numbers")  # fmt: skip
+    if third is not None and (len(third) != len(x) or not np.isfinite(third).all()):
+        raise ValueError(f"expected {len(x)} finite numbers to hold fixed, got {third}")
     if len(tasks) < 4 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError(f"expected four tasks or more and finite numbers, got {len(tasks)} tasks")
-    rho = rank_correlation(x, y)
+    rho = rank_correlation(x, y, third)
     without = []
     for task in tasks:
         kept = [place for place, pair in enumerate(pairs) if task not in pair]
-        without.append(_z(rank_correlation(x[kept], y[kept])))
+        without.append(_z(rank_correlation(x[kept], y[kept], None if third is None else third[kept])))
     K = len(tasks)
     spread = np.sqrt((K - 1) / K * np.sum((np.array(without) - np.mean(without)) ** 2))
     half = special.stdtrit(K - 1, 0.5 + level / 2) * spread
+    low, high = float(np.tanh(_z(rho) - half)), float(np.tanh(_z(rho) + half))
+    if third is not None:
+        return Association(rho, low, high, None, len(pairs), K)
     matrix = np.zeros((K, K))
     i, j = (np.array([tasks.index(pair[side]) for pair in pairs]) for side in (0, 1))
     matrix[i, j] = matrix[j, i] = stats.rankdata(x)
@@ -68,7 +84,7 @@ def between_pairs(x, y, pairs, permutations: int = 2000, seed: int = 0, level: f
     orders = [random.permutation(K) for _ in range(permutations)]
     found = np.abs([rank_correlation(matrix[order[i], order[j]], ranks) for order in orders])
     p = (1 + np.sum(found >= abs(rho) - 1e-12)) / (1 + permutations)
-    return Association(rho, float(np.tanh(_z(rho) - half)), float(np.tanh(_z(rho) + half)), float(p), len(pairs), K)
+    return Association(rho, low, high, float(p), len(pairs), K)
 
 
 def over_items(x, y, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:

@@ -68,6 +68,21 @@ def test_wrong_input_is_named(x, pairs, message):
         between_pairs(x, np.zeros(len(x)), pairs)
 
 
+def test_partial_correlation_takes_out_what_a_third_measurement_explains():
+    random = np.random.default_rng(5)
+    third = random.standard_normal(len(PAIRS))
+    x, y = (third + 0.3 * random.standard_normal(len(PAIRS)) for _ in range(2))
+    plain, partial = between_pairs(x, y, PAIRS), between_pairs(x, y, PAIRS, given=third)
+    assert plain.rho > 0.7 and abs(partial.rho) < 0.4 and partial.p is None
+    assert partial.low <= 0 <= partial.high and plain.low > 0
+    a, b, c = (np.argsort(np.argsort(v)).astype(float) for v in (x, y, third))
+    rests = [v - np.polyval(np.polyfit(c, v, 1), c) for v in (a, b)]
+    assert partial.rho == pytest.approx(np.corrcoef(*rests)[0, 1], abs=1e-12), "residuals of ranks, by least squares"
+    assert np.isnan(rank_correlation(x, third, third)) and np.isnan(rank_correlation(x, y, np.ones(len(x))))
+    with pytest.raises(ValueError, match="to hold fixed"):
+        between_pairs(x, y, PAIRS, given=third[:-1])
+
+
 def test_interval_over_things_covers_and_narrows():
     random, covered, widths = np.random.default_rng(4), 0, {}
     for n in (20, 80):

@@ -7,8 +7,8 @@
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
 
-and the role {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets. What is missing
-stops the build (`-W`) and is named.
+and the role {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets; a third
+word names another of `mtl_core.harm.MEASURES`. What is missing stops the build (`-W`) and is named.
 """
 
 from pathlib import Path
@@ -110,12 +110,14 @@ class PrintedDots(Drawn):
         return figure
 
 
-def harm_of(experiment, profile):
-    """Inline nodes: Spearman's ρ between the share of negative cosines and harm, with its interval."""
+def harm_of(experiment, profile, measure="negative"):
+    """Inline nodes: Spearman's ρ between a measure of conflict and harm, with its interval."""
+    if measure not in harm.MEASURES:
+        raise LookupError(f"no measure {measure!r}; there are: {', '.join(harm.MEASURES)}")
     found = harm.pairs(results.load(experiment, profile))
     if not found:
         raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
-    means = [[float(np.mean(getattr(pair, what))) for pair in found] for what in ("negative", "harm")]
+    means = [[float(np.mean(getattr(pair, what))) for pair in found] for what in (measure, "harm")]
     a = association.between_pairs(*means, [pair.tasks for pair in found])
     text = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over {a.pairs} pairs"
     return [nodes.Text(text.replace("-", "−"))]
