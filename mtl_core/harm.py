@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_core import evaluation
+from mtl_core import evaluation, results
 from mtl_core.conflict import ConflictLog
 from mtl_core.records import directions
 
@@ -54,7 +54,12 @@ def read(records: Sequence[Mapping], alone, paired: bool = False) -> list[Shared
     alone   function of a shared row's name and a task's name: the row of that task's own network.
     paired  each seed against the single-task networks of the same seed; otherwise against their mean over seeds.
     Rows whose single-task networks are not all there are left out, as are seeds that one of them lacks.
+    ValueError names a record that was edited: its content does not match its seal.
     """
+    for record in records:
+        if results.seal(record)["content"] != record.get("content"):
+            place = f"row {record['row']}, seed {record['config']['seed']}"
+            raise ValueError(f"{place}: the record was edited, its content does not match its seal")
     rows = {}
     for record in records:
         rows.setdefault(record["row"], {})[record["config"]["seed"]] = record

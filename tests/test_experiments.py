@@ -2,8 +2,8 @@
 
 import pytest
 
-from mtl_core import runs
-from mtl_core.experiments import DOSES, ConflictDose, TaskPairs
+from mtl_core import results, runs
+from mtl_core.experiments import DOSES, EXPERIMENTS, ConflictDose, TaskPairs
 
 
 def test_pairs_of_targets_differ_in_nothing_but_their_tasks():
@@ -51,3 +51,22 @@ def test_a_logged_run_of_each_grid_trains(experiment, row, tmp_path):
     every = run.observe["every"]
     assert record["diverged"] is None and log["iterations"] == -(-record["steps"] // every) > 0
     assert 0 <= log["all"]["negative_share"] <= 1 and 0 < log["magnitude_similarity"] <= 1
+
+
+def committed_grids():
+    return [f.parent for f in sorted(results.ROOT.glob("*/*/runs.jsonl")) if f.parent.parent.name in EXPERIMENTS]
+
+
+@pytest.mark.parametrize("folder", committed_grids(), ids=lambda folder: folder.parent.name)
+def test_committed_records_are_sealed_runs_of_their_grid(folder):
+    """Whole seeds, each run once, of the configuration that the grid names; a missing seed is said on the page."""
+    found = results.load(folder.parent.name, folder.name)
+    plan = EXPERIMENTS[folder.parent.name](profile=folder.name, seeds=20).plan(found)
+    known = {run.identity: row for row, listed in plan.items() for run in listed}
+    assert {record["row"]: known.get(record["identity"]) for record in found} == {r["row"]: r["row"] for r in found}
+    assert len({record["identity"] for record in found}) == len(found)
+    for record in found:
+        assert results.seal(record)["content"] == record["content"], (record["row"], record["config"]["seed"])
+        assert runs.Run.from_dict(record["config"]).identity == record["identity"]
+    seeds = {row: sorted(r["config"]["seed"] for r in found if r["row"] == row) for row in plan}
+    assert {tuple(s) for s in seeds.values()} == {tuple(range(len(next(iter(seeds.values())))))}

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from mtl_core import harm
+from mtl_core import harm, results
 
 
 def record(row, seed, test, log=None, problem="multi_fashion_mnist"):
-    return {"row": row, "config": {"seed": seed, "problem": problem}, "final": {"test": test}, "conflict": log}
+    config = {"seed": seed, "problem": problem}
+    return results.seal({"row": row, "config": config, "final": {"test": test}, "conflict": log})
 
 
 def logged(negative, low=0, high=0, middle=1, similarity=0.75):
@@ -61,3 +62,10 @@ def test_what_has_no_companions_is_left_out():
     assert found.seeds == (0, 2) and len(found.harm) == 2
     assert harm.doses([r for r in made if not r["row"].startswith("digit")]) == [] == harm.doses([])
     assert np.isfinite(harm.doses(made)[0].harm).all()
+
+
+def test_an_edited_record_is_named():
+    made = dose()
+    made[2]["final"]["test"]["garment"]["accuracy"] += 1
+    with pytest.raises(ValueError, match="row garment, offset 8, width 4, seed 0: the record was edited"):
+        harm.doses(made)
