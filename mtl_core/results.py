@@ -85,8 +85,12 @@ def _rounded(value):
 def add(record: dict, file: Path) -> None:
     """Put one compact record into a file of them, in place of one with the same config; sorted, one line each."""
     records = {(r["row"], r["identity"]): r for r in _lines(file)} | {(record["row"], record["identity"]): record}
-    ordered = sorted(records.values(), key=lambda r: (r["row"], r["config"]["seed"], r["identity"]))
-    lines = [json.dumps(r, sort_keys=True, ensure_ascii=False, separators=(",", ":")) for r in ordered]
+    write_lines(sorted(records.values(), key=lambda r: (r["row"], r["config"]["seed"], r["identity"])), file)
+
+
+def write_lines(records, file: Path) -> None:
+    """The records as a file, one a line."""
+    lines = [json.dumps(r, sort_keys=True, ensure_ascii=False, separators=(",", ":")) for r in records]
     runs.write_atomically(file, "\n".join(lines) + "\n")
 
 
@@ -250,6 +254,7 @@ def complete_experiment(name, profile, seeds, workers, root: Path = ROOT) -> str
 
 
 def main(arguments=None) -> int:
+    from mtl_core import landscape_study
     from mtl_core.experiments import EXPERIMENTS, RECON
 
     parser = argparse.ArgumentParser(prog="make results", description="train and record reference results")
@@ -259,7 +264,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--row", action="append", help="only this row of a table (may be given several times)")
     given = parser.parse_args(arguments)
-    known = [*protocol.TABLES, *EXPERIMENTS]
+    known = [*protocol.TABLES, *EXPERIMENTS, landscape_study.NAME]
     for what, value, names in (("experiment", given.experiment, known), ("profile", given.profile, RECON)):
         if value not in names:
             near = difflib.get_close_matches(value, names, 1)
@@ -269,6 +274,8 @@ def main(arguments=None) -> int:
     try:
         if given.experiment in protocol.TABLES:
             said = complete_table(given.experiment, given.profile, given.seeds, given.workers, rows=given.row)
+        elif given.experiment == landscape_study.NAME:
+            said = landscape_study.complete(given.profile)
         else:
             said = complete_experiment(given.experiment, given.profile, given.seeds, given.workers)
     except KeyboardInterrupt:

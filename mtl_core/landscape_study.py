@@ -1,0 +1,83 @@
+"""How often methods reach the optimum of SAM-GS's two synthetic problems, from the source's starts and around them.
+
+    python -m mtl_core.results sam_gs_landscapes --profile small
+
+writes one sealed record a problem and row into results/sam_gs_landscapes/small/runs.jsonl. `tiny` takes fewer seeds and
+steps, to try it.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from mtl_core import results, runs
+from mtl_core.landscapes import LANDSCAPES, jittered, trajectories
+
+NAME = "sam_gs_landscapes"
+WITHIN = 0.1  # distance to an optimum that counts as reached
+SPREAD = 0.25  # sd of the normal noise on the starts, 1 % of the picture's width
+BUDGETS = (20_000, 21_000)  # steps: what the paper says for both problems, and the released configuration of the second
+PROFILES = {"tiny": (3, 400), "small": (200, 21_000)}  # seeds, steps
+EVERY, SHOWN = 10, 250  # distances are looked at in each 10th step, paths are kept in each 250th
+
+# row -> method, options. The first five are the paper's figure; SAM-GS as in the weighting study (β₂ = 0.9).
+ROWS: Mapping[str, tuple[str, dict]] = {
+    "SAM-GS": ("sam_gs", {"gamma": 0.1, "beta2": 0.9}),
+    "equal weights": ("equal", {}),
+    "CAGrad": ("cagrad", {"c": 0.4}),
+    "Aligned-MTL": ("aligned_mtl", {}),
+    "Nash-MTL": ("nash_mtl", {}),
+    "SAM-GS, β₂ = 0.99": ("sam_gs", {"gamma": 0.1, "beta2": 0.99}),
+    **{f"SAM-GS, γ = {g}": ("sam_gs", {"gamma": g, "beta2": 0.9}) for g in (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)},
+    "norm-equalised sum": ("norm_equalised", {}),
+    "MGDA": ("mgda", {}),
+    "PCGrad": ("pcgrad", {}),
+    "IMTL-G": ("imtl_g", {}),
+    "UPGrad": ("upgrad", {}),
+}
+PROBLEMS = ("samgs_1", "samgs_2")
+
+
+def study(problem: str, row: str, seeds: int, steps: int) -> dict:
+    """One record: for the source's starts and `seeds` jittered copies of each, the step at which an optimum is reached.
+
+    hits   {"source": [step or None per start], "jittered": [[per start] per seed]}: the first looked-at step from
+           which on the path stays within `WITHIN` of one of the optima until the end; None if it never does.
+    paths  the source's starts: (time, start, 2) points, three decimals, and the steps at which they were taken.
+    """
+    landscape, (method, options) = LANDSCAPES[problem], ROWS[row]
+    starts = torch.as_tensor(landscape.starts, dtype=torch.float64)
+    whole = torch.cat([starts[None], jittered(starts, seeds, SPREAD)])
+    found = trajectories(landscape, whole, method, options=options, steps=steps, every=EVERY)
+    optima = torch.tensor(landscape.optima, dtype=torch.float64)
+    distance = (found.points[..., None, :] - optima).norm(dim=-1).amin(-1)  # (time, seed, start)
+    stays = (distance < WITHIN).flip(0).cumprod(0).flip(0).bool()
+    first = torch.where(stays.any(0), stays.int().argmax(0), -1)
+    hits = [[int(found.steps[t]) if t >= 0 else None for t in line] for line in first.tolist()]
+    points = (found.points[:, 0] * 1e3).round() / 1e3
+    kept = [place for place, step in enumerate(found.steps.tolist()) if step % SHOWN == 0]
+    return {
+        "row": row, "problem": problem, "method": method, "options": options, "steps": steps, "seeds": seeds,
+        "within": WITHIN, "spread": SPREAD, "hits": {"source": hits[0], "jittered": hits[1:]},
+        "paths": {"steps": found.steps[kept].tolist(), "points": points[kept].tolist()},
+        "provenance": runs.provenance(),
+    }  # fmt: skip
+
+
+def key(record: Mapping) -> tuple[str, str]:
+    return record["problem"], record["row"]
+
+
+def complete(profile: str, root=results.ROOT) -> str:
+    """Compute the records that are missing; each is written as soon as it is there."""
+    seeds, steps = PROFILES[profile]
+    file, count = results.folder(NAME, profile, root) / "runs.jsonl", 0
+    for row in ROWS:
+        for problem in PROBLEMS:
+            here = {key(record): record for record in results.load(NAME, profile, root)}
+            if (problem, row) in here:
+                continue
+            here[problem, row] = results.seal(study(problem, row, seeds, steps))
+            results.write_lines(sorted(here.values(), key=key), file)
+            count += 1
+    return f"{len(results.load(NAME, profile, root))} records, {count} computed now."
