@@ -75,6 +75,8 @@ def verdicts(paper: str, judged=None) -> list[Verdict]:
 def _judge(paper, claim, judged):
     if isinstance(claim["results"], dict):
         return _from_results(claim, judged)
+    if claim["rule"]["name"] == "reaches":
+        return _from_study(claim)
     if claim["scope"] != "arithmetic":
         return Verdict(claim, OPEN)
     options = {name: value for name, value in claim["rule"].items() if name not in ("name", "paper_of")}
@@ -86,6 +88,19 @@ def _judge(paper, claim, judged):
     results = {check.holds for check in checks}
     outcome = DISAGREE if False in results else "undecided" if None in results else AGREE
     return Verdict(claim, outcome, checks)
+
+
+def _from_study(claim):
+    """A claim about starts that reach an optimum of a synthetic problem."""
+    from mtl_core import landscape_study
+
+    try:
+        checks = landscape_study.checks(**{k: v for k, v in claim["rule"].items() if k != "name"})
+    except ValueError as edited:
+        return Verdict(claim, "void", reasons=(str(edited),))
+    if checks is None:
+        return Verdict(claim, OPEN)
+    return Verdict(claim, WORDS[claim["scope"]][not all(check.holds for check in checks)], checks)
 
 
 def pairs(claim: Mapping) -> list[tuple[str, str]]:

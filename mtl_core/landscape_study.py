@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from mtl_core import results, runs
+from mtl_core.claim_rules import Check
 from mtl_core.landscapes import LANDSCAPES, jittered, trajectories
 
 NAME = "sam_gs_landscapes"
@@ -81,3 +82,39 @@ def complete(profile: str, root=results.ROOT) -> str:
             results.write_lines(sorted(here.values(), key=key), file)
             count += 1
     return f"{len(results.load(NAME, profile, root))} records, {count} computed now."
+
+
+def load(profile: str = "small", root=results.ROOT) -> dict[tuple[str, str], dict]:
+    """(problem, row) -> record; ValueError names a record that was edited."""
+    found = {}
+    for record in results.load(NAME, profile, root):
+        if results.seal(record)["content"] != record.get("content"):
+            raise ValueError(f"{record['problem']}, {record['row']}: the record was edited, its content does not match "
+                             "its seal")  # fmt: skip
+        found[key(record)] = record
+    return found
+
+
+def reached(record: Mapping, steps: int, which: str = "source") -> tuple[int, int]:
+    """(how many paths are at an optimum within `steps`, of how many); `which` is "source" or "jittered"."""
+    hits = record["hits"][which]
+    flat = hits if which == "source" else [hit for line in hits for hit in line]
+    return sum(hit is not None and hit <= steps for hit in flat), len(flat)
+
+
+def checks(problem: str, row: str, least: int, steps: int, others=None, root=results.ROOT) -> tuple[Check, ...] | None:
+    """A claim's comparisons from the source's own starts; None before the records are there.
+
+    At least `least` starts of `row` reach an optimum within `steps`; of each of others["rows"] at most others["most"]
+    do within others["steps"].
+    """
+    records, others = load(root=root), others or {"rows": []}
+    if any((problem, name) not in records for name in (row, *others["rows"])):
+        return None
+    count, of = reached(records[problem, row], steps)
+    found = [Check(f"{row}: {count} of {of} starts within {steps:,} steps, at least {least}", count >= least)]
+    for name in others["rows"]:
+        count, of = reached(records[problem, name], others["steps"])
+        text = f"{name}: {count} of {of} starts within {others['steps']:,} steps, at most {others['most']}"
+        found.append(Check(text, count <= others["most"]))
+    return tuple(found)

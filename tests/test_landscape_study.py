@@ -1,0 +1,77 @@
+"""The study of SAM-GS's synthetic problems: what counts as reached, records that resume, claims read from them."""
+
+import json
+
+import pytest
+
+from mtl_core import claims, landscape_study, results
+from mtl_core.landscapes import LANDSCAPES
+
+
+def made(problem="samgs_1", row="SAM-GS", source=(9000, 18000, None), jittered=((100, None, 200),)):
+    return results.seal({"problem": problem, "row": row, "hits": {"source": list(source),
+                         "jittered": [list(line) for line in jittered]}})  # fmt: skip
+
+
+def write(records, root):
+    results.write_lines(records, results.folder(landscape_study.NAME, "small", root) / "runs.jsonl")
+
+
+def test_a_path_that_stays_near_an_optimum_counts_from_when_it_came(monkeypatch):
+    """Started on the optimum it is there at step 0; started elsewhere it is not there within ten steps."""
+    from dataclasses import replace
+
+    near = replace(LANDSCAPES["samgs_1"], starts=(LANDSCAPES["samgs_1"].optima[0], (8, 5)))
+    monkeypatch.setitem(landscape_study.LANDSCAPES, "samgs_1", near)
+    monkeypatch.setattr(landscape_study, "SPREAD", 1e-3)
+    record = landscape_study.study("samgs_1", "equal weights", seeds=2, steps=10)
+    assert record["hits"] == {"source": [0, None], "jittered": [[0, None], [0, None]]}
+    assert record["paths"]["steps"] == [0] and record["paths"]["points"][0][1] == [8, 5]
+
+
+def test_counts_within_a_budget():
+    record = made()
+    assert landscape_study.reached(record, 18000) == (2, 3) and landscape_study.reached(record, 17999) == (1, 3)
+    assert landscape_study.reached(record, 150, "jittered") == (1, 3)
+
+
+def test_missing_records_are_computed_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(landscape_study, "ROWS", {"equal weights": ("equal", {}), "MGDA": ("mgda", {})})
+    monkeypatch.setitem(landscape_study.PROFILES, "tiny", (1, 20))
+    assert landscape_study.complete("tiny", tmp_path) == "4 records, 4 computed now."
+    file = results.folder(landscape_study.NAME, "tiny", tmp_path) / "runs.jsonl"
+    text = file.read_text()
+    file.write_text("\n".join(text.splitlines()[:3]) + "\n")
+    assert landscape_study.complete("tiny", tmp_path) == "4 records, 1 computed now."
+    again = [json.loads(line) for line in file.read_text().splitlines()]
+    first = [json.loads(line) for line in text.splitlines()]
+    assert [r["hits"] for r in again] == [r["hits"] for r in first]
+
+
+def test_a_claim_needs_its_starts_and_that_the_others_fail(tmp_path):
+    rule = {"problem": "samgs_1", "row": "SAM-GS", "least": 2, "steps": 18000,
+            "others": {"rows": ["CAGrad"], "most": 1, "steps": 20000}}  # fmt: skip
+    assert landscape_study.checks(**rule, root=tmp_path) is None, "no records yet"
+    write([made(), made(row="CAGrad", source=(1, None, None))], tmp_path)
+    assert [check.holds for check in landscape_study.checks(**rule, root=tmp_path)] == [True, True]
+    assert [c.holds for c in landscape_study.checks(**{**rule, "least": 3}, root=tmp_path)] == [False, True]
+    write([made(), made(row="CAGrad", source=(1, 2, None))], tmp_path)
+    assert [check.holds for check in landscape_study.checks(**rule, root=tmp_path)] == [True, False]
+
+
+def test_an_edited_record_makes_the_claim_void(tmp_path, monkeypatch):
+    edited = made()
+    edited["hits"]["source"][2] = 17000
+    write([edited], tmp_path)
+    with pytest.raises(ValueError, match="samgs_1, SAM-GS: the record was edited"):
+        landscape_study.load(root=tmp_path)
+    monkeypatch.setattr(landscape_study, "load", lambda *place, **root: (_ for _ in ()).throw(ValueError("edited")))
+    found = {v.claim["id"]: v.outcome for v in claims.verdicts("sam_gs")}
+    assert found["samgs-toy-one-optimum"] == found["samgs-toy-two-optima"] == "void"
+
+
+def test_every_row_is_a_method_with_a_closed_form():
+    from mtl_core import methods, two_tasks
+
+    for method, options in landscape_study.ROWS.values():
+        assert two_tasks.knows(method, options) and methods.make(method, **options) is not None
