@@ -137,6 +137,6 @@ def test_the_ledger_shows_why_and_where_to_dispute(ledger):
     box = ledger.entry("https://example.org/book", "sam_gs", "abc1234 2026-01-01", verdict)
     text, links = box.astext(), [node["refuri"] for node in box.findall(nodes.reference)]
     assert box["ids"] == [claim["id"]]
-    assert "void (other problem)" in text and "seed 3: the record was edited" in text and "none yet" in text
+    assert "void" in text and "other problem" in text and "seed 3: the record was edited" in text and "none yet" in text
     assert "abc1234" in text and "margin 0.3" in text
     assert any("issues/new?title=Dispute%3A+samgs-better-static-mfm" in link for link in links)

@@ -80,7 +80,7 @@ def test_lines_of_sam_gs():
     mutate.preload()
     path, test = mutate.ROOT / "mtl_core/methods/sam_gs.py", "test_sam_gs.py::test_restatement_in_float64[0.5-3]"
     lines = {i for i, text in enumerate(path.read_text().splitlines(), 1)
-             if text.strip().startswith(("self.momentum.lerp_", "if similarity < self.gamma"))}  # fmt: skip
+             if text.strip().startswith(("self.momentum.lerp_", "if gate < self.gamma"))}  # fmt: skip
     assert len(lines) == 2
     assert mutate.go_through(path, [mutate.ROOT / "tests" / test], lines=lines) == []
 
