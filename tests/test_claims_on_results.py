@@ -112,7 +112,8 @@ def test_committed_claims_rest_on_sound_results():
 
 
 @pytest.fixture
-def ledger():
+def ledger(monkeypatch):
+    monkeypatch.syspath_prepend(str(claims.ROOT.parent / "_ext"))  # it imports its neighbours
     spec = importlib.util.spec_from_file_location("ledger", claims.ROOT.parent / "_ext" / "ledger.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
