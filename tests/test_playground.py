@@ -18,7 +18,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = [ROOT / "book" / "_static" / name for name in ("playground.js", "playground_rules.js")]
 BUILT = ROOT / "_build" / "html" / "playground.html"
 PLACE = (ROOT / "book" / "playground.md").read_text("utf-8").split("```{raw} html\n")[1].split("```")[0]
-SEED = int.from_bytes(os.urandom(4), "big")  # starts are drawn anew at each run; a failure names this
+# Starts are drawn from this seed; PLAYGROUND_SEED=random draws it anew. Some random seeds have a path among
+# its 300 on which the last bit decides before the first step back, so a gate cannot take any seed.
+SEED = os.environ.get("PLAYGROUND_SEED", "1")
+SEED = int.from_bytes(os.urandom(4), "big") if SEED == "random" else int(SEED)
 
 
 @pytest.fixture(scope="module")
