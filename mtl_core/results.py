@@ -240,6 +240,9 @@ def complete_table(name, profile, seeds, workers, root: Path = ROOT, rows=None) 
         return f"search.json is written.{note} Commit it, then run the same command again: it reads the test data."
     if not is_committed(file):
         return "search.json is not committed as it is: commit it first; test data are read after that alone."
+    if edges := [row for row, entry in known.items() if entry["at_edge"]]:
+        said = f"Nothing is evaluated: the rate lies at the edge of its range for {', '.join(edges)}."
+        return f"{said} Widen the table's `rate` for all rows, remove search.json and search again."
     count = evaluate(table, profile, seeds, workers, root, rows)
     return f"{len(load(name, profile, root))} records, {count} trained now."
 

@@ -132,6 +132,20 @@ def test_the_search_keeps_its_budget_and_says_what_it_tried(searched):
     assert not any("test" in json.loads(f.read_text())["final"] for f in (root / "runs").rglob("*.json")), "unread"
 
 
+def test_a_rate_at_the_edge_of_its_range_is_not_evaluated(searched, tmp_path, monkeypatch):
+    table, _, found = searched
+    monkeypatch.setitem(protocol.TABLES, "qm9", lambda profile: table)
+    monkeypatch.setattr(results, "is_committed", lambda file: True)
+    monkeypatch.setattr(results, "evaluate", lambda *given: 0)
+    file = tmp_path / "qm9" / "tiny" / "search.json"
+    file.parent.mkdir(parents=True)
+    for edge in (True, False):
+        rows = {name: {**entry, "at_edge": edge and name == "static"} for name, entry in found["rows"].items()}
+        file.write_text(json.dumps({**found, "rows": rows}))
+        said = results.complete_table("qm9", "tiny", 1, 1, tmp_path)
+        assert said.startswith("Nothing is evaluated") == edge and ("range for static. Widen" in said) == edge
+
+
 def test_a_row_added_later_is_searched_alone(searched, tmp_path, monkeypatch):
     table, root, found = searched
     monkeypatch.setitem(protocol.TABLES, "qm9", lambda profile: table)
