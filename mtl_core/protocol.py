@@ -61,6 +61,8 @@ class Table:
 
     base     the run that every row changes: problem, network, schedule.
     rate     range of the learning rate, two decades, log-uniform; decay: the weight decays.
+    widened  (end, draws): where a search of all rows ended with a row at the upper edge of `rate`, each row draws as
+             many more between that edge and `end`, about as densely; what it drew before stays.
     margin   δ in points of Δm: what is smaller does not matter.
     groups   one label per task: Δm averages inside a group first.
     thresholds  S values of the layer scores, where rows split layers.
@@ -71,6 +73,7 @@ class Table:
     rows: Sequence[Row]
     margin: float
     rate: tuple[float, float]
+    widened: tuple[float, int] | None = None
     decay: Sequence[float] = (0.0, 1e-4, 1e-3)
     groups: Sequence[str] | None = None
     thresholds: Sequence[float] = ()
@@ -91,16 +94,26 @@ class Table:
     # --- search
 
     def draws(self, row: Row) -> list[dict]:
-        """The row's configurations, from one scrambled Sobol sequence with a seed of its own."""
-        space = {"learning_rate": ("log", *self.rate), "weight_decay": ("choice", self.decay), **row.space}
+        """The row's configurations: a scrambled Sobol sequence of its own, and one more where the range was widened."""
+        found = self._draws(row, self.rate, DRAWS)
+        if self.widened is not None:
+            end, count = self.widened
+            found += self._draws(row, (self.rate[1], end), count, " widened")
+        return found
+
+    def _draws(self, row, rate, count, which=""):
+        space = {"learning_rate": ("log", *rate), "weight_decay": ("choice", self.decay), **row.space}
         sizes = {name: spec[1] if spec[0] == "simplex" else 1 for name, spec in space.items()}
-        sobol = qmc.Sobol(sum(sizes.values()), rng=numpy_generator(0, "search", f"{self.name} {row.name}"))
-        points = sobol.random(DRAWS)
+        sobol = qmc.Sobol(sum(sizes.values()), rng=numpy_generator(0, "search", f"{self.name} {row.name}{which}"))
         found = []
-        for point in points:
+        for point in sobol.random(count):
             parts = np.split(point, np.cumsum(list(sizes.values()))[:-1])
             found.append({name: _value(space[name], part) for name, part in zip(space, parts, strict=True)})
         return found
+
+    def rates(self) -> tuple[float, float]:
+        """The whole range of the learning rate."""
+        return self.rate[0], self.rate[1] if self.widened is None else self.widened[0]
 
     def run(self, row: Row, choice: Mapping, seed: int, length: float = 1.0, test: bool = False) -> Run:
         """The run of `row` with a configuration, at a share of the full length."""
@@ -168,7 +181,7 @@ class Table:
 
     def at_edge(self, choice: Mapping) -> bool:
         """Whether the chosen rate lies in the outer tenth of its range, on the log scale (rule: widen for all rows)."""
-        low, high = map(math.log, self.rate)
+        low, high = map(math.log, self.rates())
         place = (math.log(choice["learning_rate"]) - low) / (high - low)
         return not 0.1 <= place <= 0.9
 
@@ -307,7 +320,9 @@ def multi_fashion_mnist(profile: str = "small") -> Table:
         # A method that needs both tasks' gradients costs less than twice a step of the weighted sum.
         Row("static_twice", "Static weights, twice the epochs", "static", follows="static", control=True, epochs=2),
     ]
-    return Table("multi_fashion_mnist", base, rows, margin=0.3, rate=(5e-3, 5e-1), thresholds=(-0.15, -0.1, -0.05, 0.0))
+    # The search up to 0.5 ended with three rows in its outer tenth: each row got two more draws, up to 2.
+    return Table("multi_fashion_mnist", base, rows, margin=0.3, rate=(5e-3, 5e-1), widened=(2.0, 2),
+                 thresholds=(-0.15, -0.1, -0.05, 0.0))  # fmt: skip
 
 
 def two_digits(profile: str = "small") -> Table:

@@ -33,7 +33,7 @@ def check(table: Table, records: Sequence[Mapping], search: Mapping, seeds: int 
     seeds: how many each row has, or row -> how many (10 where it is not named).
     """
     reasons = {row.name: [] for row in table.rows} | {"": []}
-    for what, here in (("table", table.name), ("margin", table.margin), ("rate", list(table.rate))):
+    for what, here in (("table", table.name), ("margin", table.margin), ("rate", list(table.rates()))):
         if search.get(what) != here:
             reasons[""].append(f"search.json was made with {what} {search.get(what)}, the rule says {here}")
     entries = search.get("rows", {})

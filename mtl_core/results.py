@@ -149,7 +149,7 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
         "table": table.name,
         "profile": profile,
         "margin": table.margin,
-        "rate": list(table.rate),
+        "rate": list(table.rates()),
         "single_task_validation": baseline,
         "rows": entries,
         "ranking": ranking,

@@ -25,7 +25,7 @@ def parts():
         tried = [{"choice": choice, "short": 0.0, "full": None} for choice in table.draws(row)]
         tried[3]["full"], tried[5]["full"] = 1.0, 2.0
         entries[row.name] = {"choice": tried[5]["choice"], "tried": tried, "at_edge": False, "core_seconds": 1.0}
-    search = {"table": table.name, "margin": table.margin, "rate": list(table.rate), "rows": entries}
+    search = {"table": table.name, "margin": table.margin, "rate": list(table.rates()), "rows": entries}
     random, common, made = np.random.default_rng(0), np.random.default_rng(1).standard_normal(10), []
     for name, wanted in records.expected_runs(table, search).items():
         for place, run in enumerate(wanted):

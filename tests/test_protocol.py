@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ TABLE = protocol.qm9("tiny")
 def test_every_row_has_the_same_budget_inside_its_ranges(table):
     for row in table.searched():
         draws = table.draws(row)
-        assert len(draws) == protocol.DRAWS and draws == table.draws(row), "the same draws every time"
+        end, more = table.widened or (None, 0)
+        assert len(draws) == protocol.DRAWS + more and draws == table.draws(row), "the same draws every time"
         rates = np.array([choice["learning_rate"] for choice in draws])
+        rates, beyond = np.split(rates, [protocol.DRAWS])
         assert (rates >= table.rate[0]).all() and (rates <= table.rate[1]).all()
+        assert not more or ((beyond >= table.rate[1]) & (beyond <= end)).all()
         decades = np.log(rates / table.rate[0]) / np.log(table.rate[1] / table.rate[0])
         halves = np.histogram(decades, bins=2, range=(0, 1))[0]
         assert halves.tolist() == [4, 4], "a Sobol sequence fills both halves of the range alike"
@@ -82,6 +86,18 @@ def test_rates_at_the_edge_are_flagged():
     low, high = TABLE.rate
     assert TABLE.at_edge({"learning_rate": low * 1.2}) and TABLE.at_edge({"learning_rate": high / 1.2})
     assert not TABLE.at_edge({"learning_rate": (low * high) ** 0.5})
+
+
+def test_a_widened_range_keeps_the_draws_and_their_density():
+    table = protocol.multi_fashion_mnist("tiny")
+    before, (end, more) = replace(table, widened=None), table.widened
+    row = table.row("cagrad")
+    assert table.draws(row)[: protocol.DRAWS] == before.draws(row) and len(table.draws(row)) == protocol.DRAWS + more
+    assert not table.at_edge({"learning_rate": 0.43}) and before.at_edge({"learning_rate": 0.43})
+    assert table.at_edge({"learning_rate": 0.9 * end})
+    low, high = table.rate
+    density = protocol.DRAWS / np.log(high / low)
+    assert more / np.log(end / high) == pytest.approx(density, rel=0.2)
 
 
 def test_recons_rows_split_what_they_say():
