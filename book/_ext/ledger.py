@@ -40,13 +40,14 @@ class Ledger(SphinxDirective):
 def entry(repository, paper, commit, verdict):
     claim = verdict.claim
     held = sum(check.holds is True for check in verdict.checks)
+    hold = "comparison holds" if len(verdict.checks) == 1 else "comparisons hold"
     failed = [check.text for check in verdict.checks if check.holds is not True]
     shown = failed if failed and claim["scope"] == "arithmetic" else [check.text for check in verdict.checks]
     rows = [
         ("Where", where(claim)),
         ("Rule", words(claim["rule"]) + ("" if claim["margin"] is None else f"; margin {claim['margin']}")),
         ("Records", records_of(claim)),
-        ("Behind it", f"{held} of {len(verdict.checks)} comparisons hold" if verdict.checks else ""),
+        ("Behind it", f"{held} of {len(verdict.checks)} {hold}" if verdict.checks else ""),
         ("Needs", claim.get("needs", "") if verdict.outcome == claims.OPEN else ""),
         ("Note", claim.get("note", "")),
         ("Why", "; ".join(verdict.reasons)),

@@ -63,9 +63,11 @@ class ClaimTable(SphinxDirective):
         for verdict in claims.verdicts(paper):
             claim = verdict.claim
             tables = ", ".join(map(str, claim["where"]["tables"]))
-            where = "; ".join(filter(None, [claim["where"]["section"], tables and f"Table {tables}"]))
+            tables = tables and f"Table{'s' * (', ' in tables)} {tables}"
+            where = "; ".join(filter(None, [claim["where"]["section"], tables]))
             held = [check.holds is True for check in verdict.checks]
-            count = f"{sum(held)} of {len(held)} comparisons hold" if held else claim.get("needs", "")
+            hold = "comparison holds" if len(held) == 1 else "comparisons hold"
+            count = f"{sum(held)} of {len(held)} {hold}" if held else claim.get("needs", "")
             row = [claim["id"], claim["claim"], where, claim["scope"], verdict.outcome, count]
             body.append([[nodes.Text(str(text))] for text in row])
             failed = [check.text for check in verdict.checks if check.holds is not True]
