@@ -59,6 +59,10 @@ TARGETS = {
         None,
         ["test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
     ),
+    "mtl_core/methods/rotograd.py": (
+        None,
+        ["test_rotograd.py", "test_rotograd_edges.py", "test_rotograd_properties.py"],
+    ),
     "mtl_core/steps.py": (
         None,
         ["test_methods_levels.py", "test_conventions.py", "test_methods_weightings.py", "test_methods_training.py"],

@@ -100,6 +100,21 @@ def test_everything_is_registered_and_the_callers_list_is_left_alone():
     assert all(p.grad.dtype == torch.float64 for p in model.parameters())
 
 
+@pytest.mark.parametrize("make", FAMILY)
+def test_which_halves_a_variant_has_and_what_it_keeps_of_a_step(make):
+    """Rotations that stay put ask for no gradient; the graph of a step is kept on demand, and never in a copy."""
+    model, x, y = small(make)
+    assert (make.rotates, make.scales) == (make is not ScaleOnly, make in (ScaleOnly, RotoGrad))
+    assert model.rotation.skew.requires_grad == make.rotates
+    assert model.features is None and model.feature_gradients is None
+    losses = losses_of(model, x, y)
+    again = copy.deepcopy(model)  # between forward and backward
+    with pytest.raises(ValueError, match="forward pass in training mode"):
+        again.backward(losses)
+    model.backward(losses)
+    assert model.features is None and model.feature_gradients is None
+
+
 def test_evaluation_is_plain_and_differentiable():
     model, x, y = small(RotoGrad, init="haar")
     trained = model(x)
