@@ -191,7 +191,7 @@ def trajectories(
 
     options     arguments of the method. steps, optimizer, learning_rate, convention: None takes the landscape's own.
     one_by_one  every path by itself through `mtl_core.steps`, as for a method without a batched rule; path i draws
-                from the stream `method` of seed i.
+                from the stream `method` of seed i. All paths together draw from that of seed 0.
 
     ValueError where the method, the optimizer or the convention is unknown, or a path leaves the finite numbers.
     """
@@ -228,17 +228,19 @@ def _together(landscape, starts, row, options, convention: Convention, training,
     rule = two_tasks.rule(row.name, methods.make(row.name, **options))
     convention = convention.of(row.name)
     factor, wanted, found = convention.factor(row.native_scale, 2), set(kept), []
-    for step in range(training["steps"] + 1):
-        if step in wanted:
-            found.append(point.detach().clone())
-        if step < training["steps"]:
-            losses, gradients = landscape.gradients(point)
-            update = factor * rule(gradients, losses)
-            if convention.clip is not None:
-                norm = torch.linalg.vector_norm(update, dim=-1, keepdim=True)
-                update *= (convention.clip / (norm + 1e-6)).clamp(max=1)
-            point.grad = update
-            optimizer.step()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.torch_seed(0, "method"))
+        for step in range(training["steps"] + 1):
+            if step in wanted:
+                found.append(point.detach().clone())
+            if step < training["steps"]:
+                losses, gradients = landscape.gradients(point)
+                update = factor * rule(gradients, losses)
+                if convention.clip is not None:
+                    norm = torch.linalg.vector_norm(update, dim=-1, keepdim=True)
+                    update *= (convention.clip / (norm + 1e-6)).clamp(max=1)
+                point.grad = update
+                optimizer.step()
     return torch.stack(found).reshape(len(kept), *starts.shape)
 
 

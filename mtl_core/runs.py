@@ -241,7 +241,7 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _processes():
+def processes():
     """Clean processes: forked from one that has imported torch once (a fork of a notebook's kernel may hang)."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
@@ -303,7 +303,7 @@ def _train(todo, workers, store, fresh, client, device):
         for run in todo:
             yield run.identity, execute(run, store, fresh, device)
     else:
-        with ProcessPoolExecutor(min(workers, len(todo) or 1), mp_context=_processes()) as pool:
+        with ProcessPoolExecutor(min(workers, len(todo) or 1), mp_context=processes()) as pool:
             waiting = {pool.submit(_work, run, store.root, fresh, device) for run in todo}
             try:
                 while waiting:

@@ -82,6 +82,32 @@ def _log_sum(method):
     return update
 
 
+@_closed_form("rlw")
+def _rlw(method):
+    return lambda J, losses: (torch.softmax(torch.randn_like(losses), -1)[..., None] * J).sum(1)
+
+
+@_closed_form("dwa", "window", "temperature")
+def _dwa(method):
+    window, averages = [], []
+
+    def update(J, losses):
+        if len(window) == method.window:
+            averages[:] = [*averages, torch.stack(window).mean(0)][-2:]
+            window.clear()
+        window.append(losses)
+        if len(averages) < 2:
+            return J.sum(1)
+        return 2 * (torch.softmax(averages[1] / averages[0] / method.temperature, -1)[..., None] * J).sum(1)
+
+    return update
+
+
+@_closed_form("stch", "mu")
+def _stch(method):
+    return lambda J, losses: (torch.softmax(losses / method.mu, -1)[..., None] * J).sum(1)
+
+
 @_closed_form("norm_equalised")
 def _norm_equalised(method):
     return lambda J, losses: _equalised(J)
@@ -112,6 +138,51 @@ def _pcgrad(method):
     return update
 
 
+@_closed_form("gradvac", "beta")
+def _gradvac(method):
+    r"""$g_i + \|g_i\| (\hat\varphi\sqrt{1-c^2} / \sqrt{1-\hat\varphi^2} - c)\, g_j/\|g_j\|$ where $c < \hat\varphi$."""
+    target = 0.0
+
+    def update(J, losses):
+        nonlocal target
+        norms, c = _norms_and_cosine(J)
+        target = torch.as_tensor(target, dtype=c.dtype)
+        more = target * (1 - c**2).clamp(min=0).sqrt() / (1 - target**2).sqrt() - c
+        more = torch.where(c < target, more, 0.0)[:, None] * norms.flip(-1) / norms.masked_fill(norms == 0, 1)
+        target = torch.lerp(target.expand_as(c), c, method.weighting.weigh.beta)
+        return ((1 + more)[..., None] * J).sum(1)
+
+    return update
+
+
+@_closed_form("graddrop")
+def _graddrop(method):
+    def update(J, losses):
+        purity = (1 + J.sum(1) / J.abs().sum(1)) / 2
+        positive = purity > torch.rand_like(purity)
+        return torch.where(positive, J.clamp(min=0).sum(1), J.clamp(max=0).sum(1))
+
+    return update
+
+
+@_closed_form("moco", "beta", "gamma", "rho")
+def _moco(method):
+    averages, weights, steps = None, None, 0
+
+    def update(J, losses):
+        nonlocal averages, weights, steps
+        steps += 1
+        averages = torch.lerp(torch.zeros_like(J) if averages is None else averages, J, method.beta / steps**0.5)
+        weights = torch.full_like(losses, 0.5, dtype=J.dtype) if weights is None else weights
+        slope = (averages @ averages.mT @ weights[..., None]).squeeze(-1) + method.rho * weights
+        moved = weights - method.gamma / steps**0.5 * slope
+        first = ((1 + moved[:, 0] - moved[:, 1]) / 2).clamp(0, 1)  # onto the simplex
+        weights = torch.stack([first, 1 - first], -1)
+        return (weights[..., None] * averages).sum(1)
+
+    return update
+
+
 @_closed_form("upgrad")
 def _upgrad(method):
     """With two tasks, each projected gradient is PCGrad's; UPGrad is their mean."""
@@ -129,6 +200,32 @@ def _nash_mtl(method):
         free = 1 + cosine > 2e-13  # else no direction improves both
         length = torch.where(free, size / (1 + cosine).masked_fill(~free, 1), 0.0).sqrt()
         return _in_lengths(length[:, None], J, norms)
+
+    return update
+
+
+@_closed_form("fairgrad", "alpha")
+def _fairgrad(method):
+    r"""$C u = \|G\|\, n^{p-1} u^{-p}$ for $u = n w$, p = 1/α: one increasing equation for the ratio $t = u_2/u_1$."""
+    p = 1 / method.weighting.alpha
+
+    def update(J, losses):
+        norms, c = _norms_and_cosine(J)
+        safe = norms.masked_fill(norms == 0, 1)
+        lengths = torch.linalg.matrix_norm(J @ J.mT)[:, None] * safe ** (p - 1)
+        ratio = (p - 1) * (safe[:, 1] / safe[:, 0]).log()
+        free = 1 + c > 2e-13  # else no direction improves both
+        cosine = torch.where(free, c, 0.0)
+        reach = torch.where(cosine < 0, -cosine.clamp(max=-1e-300).abs().log(), ratio.abs() / p + 1)  # of log t
+        low, high = -reach, reach
+        for _ in range(60):
+            t = (middle := (low + high) / 2).exp()
+            below = (t + cosine).log() + p * middle - (1 + cosine * t).log() < ratio
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        t = ((low + high) / 2).exp()
+        first = (lengths[:, 0] / (1 + cosine * t)) ** (1 / (1 + p))
+        each = torch.where(free[:, None], torch.stack([first, t * first], -1), 0.0)
+        return _in_lengths(each, J, norms)
 
     return update
 

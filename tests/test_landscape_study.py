@@ -30,6 +30,15 @@ def test_a_path_that_stays_near_an_optimum_counts_from_when_it_came(monkeypatch)
     assert record["paths"]["steps"] == [0] and record["paths"]["points"][0][1] == [8, 5]
 
 
+def test_the_studies_again_in_two_processes():
+    problems = ("samgs_1", "samgs_2")
+    here = {(p, r): landscape_study.study(p, r, 1, 40) for p in problems for r in ("SAM-GS", "MGDA")}
+    found = landscape_study.again(("SAM-GS", "MGDA"), problems, steps=40)
+    assert list(found) == list(here) and all(found[k]["paths"] == here[k]["paths"] for k in here)
+    changed = {key: {**record, "hits": {"source": [7] * len(record["hits"]["source"])}} for key, record in here.items()}
+    assert landscape_study.agreeing(found, here) == (26, 26) and landscape_study.agreeing(found, changed) == (0, 26)
+
+
 def test_counts_within_a_budget():
     record = made()
     assert landscape_study.reached(record, 18000) == (2, 3) and landscape_study.reached(record, 17999) == (1, 3)
@@ -99,3 +108,21 @@ def test_every_row_is_a_method_with_a_closed_form():
 
     for method, options in landscape_study.ROWS.values():
         assert two_tasks.knows(method, options) and methods.make(method, **options) is not None
+
+
+def test_who_has_no_row_has_a_reason_that_holds():
+    from mtl_core import methods
+
+    reasons = landscape_study.without_a_row()
+    by_title = {row.title: row for row in methods.METHODS.values()}
+    named = [by_title[title] for titles in reasons.values() for title in titles]
+    rows = {name for name, _ in landscape_study.ROWS.values()}
+    assert {row.name for row in named} | rows == set(methods.METHODS) and not {row.name for row in named} & rows
+    negative = LANDSCAPES["samgs_1"].losses(torch.tensor(LANDSCAPES["samgs_1"].optima[0], dtype=torch.float64))
+    assert (negative < 0).all()
+    (refusing,) = (titles for reason, titles in reasons.items() if reason.startswith("need positive"))
+    for title in refusing:
+        method = methods.make(by_title[title].name)
+        with pytest.raises(ValueError, match="positive"):
+            method(negative) if by_title[title].kind == methods.KINDS[0] else method(torch.eye(2), negative)
+    assert methods.CONVENTIONS["samgs"].own_optimizer is None

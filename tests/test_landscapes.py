@@ -9,7 +9,9 @@ from mtl_core import landscapes, methods, two_tasks
 from mtl_core.landscapes import LANDSCAPES, trajectories
 
 NAMES = list(LANDSCAPES)
-OPTIONS = {"static": {"weights": [0.3, 1.7]}}
+OPTIONS = {"static": {"weights": [0.3, 1.7]}, "dwa": {"window": 2}}
+RANDOM = [name for name in two_tasks.names() if methods.find(name).random and name not in ("pcgrad", "gradvac")]
+OF_LOSSES = [name for name in two_tasks.names() if methods.find(name).kind == methods.KINDS[0] and name != "equal"]
 
 
 def points(count, seed=0, spread=4.0):
@@ -86,7 +88,7 @@ def test_sam_gs_takes_the_released_codes_path():
 
 
 @pytest.mark.parametrize("name", ["ravines", "samgs_1", "samgs_2"])
-@pytest.mark.parametrize("method", two_tasks.names())
+@pytest.mark.parametrize("method", [name for name in two_tasks.names() if name not in RANDOM])
 def test_ten_batched_paths_are_the_one_at_a_time_paths(name, method):
     """Step by step, from ten starts. CAGrad's inner problem is solved by an interior-point solver there."""
     landscape, starts = LANDSCAPES[name], points(10)
@@ -127,21 +129,51 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", [name for name in two_tasks.names() if name not in ("static", "log_sum")])
+@pytest.mark.parametrize("method", [name for name in two_tasks.names() if name not in OF_LOSSES])
 def test_edges_of_the_closed_forms(method, case):
     """The case itself, and a plain matrix after it: what the case left in the method's state."""
     one, many = methods.make(method), two_tasks.rule(method, methods.make(method))
     for rows in (CASES[case], CASES["right angle"]):
         J = torch.tensor(rows, dtype=torch.float64)
+        torch.manual_seed(0)
         expected = J.sum(0) if method == "equal" else one(J)
+        torch.manual_seed(0)
         found = many(J[None], torch.ones(1, 2))[0]
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", RANDOM)
+def test_one_batched_path_of_a_random_method_is_that_path_alone(method):
+    paths = [trajectories(LANDSCAPES["ravines"], points(1), method, steps=6, one_by_one=one).points for one in (0, 1)]
+    torch.testing.assert_close(paths[0], paths[1], rtol=0, atol=1e-9)
+    pair = trajectories(LANDSCAPES["ravines"], points(1).expand(2, 2), method, steps=6).points
+    assert (pair[-1, 0] != pair[-1, 1]).any(), "each path has draws of its own"
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 8.0])
+def test_fairgrad_for_two_tasks_at_every_angle_and_ratio(alpha):
+    one = methods.make("fairgrad", alpha=alpha)
+    angle, size = torch.meshgrid(torch.linspace(0, math.pi - 0.02, 9), torch.logspace(-5, 5, 7), indexing="ij")
+    J = torch.zeros(angle.numel(), 2, 2, dtype=torch.float64)
+    J[:, 0, 0] = 1
+    J[:, 1] = (size * torch.stack([angle.cos(), angle.sin()])).flatten(1).T
+    found = two_tasks.rule("fairgrad", one)(J, torch.ones(len(J), 2))
+    torch.testing.assert_close(found, torch.stack([one(each) for each in J]), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["mgda_ub", "imtl_g_features", "aligned_mtl_ub"])
+def test_a_point_is_its_own_feature(method):
+    """At the features these methods see what their namesakes see at the parameters."""
+    namesake = {"mgda_ub": "mgda", "imtl_g_features": "imtl_g", "aligned_mtl_ub": "aligned_mtl"}[method]
+    paths = [trajectories(LANDSCAPES["samgs_1"], points(2), name, steps=5, one_by_one=True).points
+             for name in (method, namesake)]  # fmt: skip
+    torch.testing.assert_close(*paths, rtol=0, atol=1e-9)
+
+
 def test_a_method_without_a_closed_form_runs_as_well():
-    assert not two_tasks.knows("graddrop") and not two_tasks.knows("sam_gs", ["unheard_of"])
+    assert not two_tasks.knows("famo") and not two_tasks.knows("sam_gs", ["unheard_of"])
     landscape, starts = LANDSCAPES["bowls"], points(4).reshape(2, 2, 2)
-    first, again = (trajectories(landscape, starts, "graddrop", steps=5) for _ in range(2))
+    first, again = (trajectories(landscape, starts + 9, "db_mtl", steps=5) for _ in range(2))
     assert first.points.shape == (6, 2, 2, 2) and torch.equal(first.points, again.points)
 
 
@@ -156,7 +188,8 @@ def test_a_random_method_leaves_torchs_generator_alone():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    trajectories(LANDSCAPES["bowls"], points(1), "graddrop", steps=2)
+    for one_by_one in (True, False):
+        trajectories(LANDSCAPES["bowls"], points(1), "graddrop", steps=2, one_by_one=one_by_one)
     assert torch.rand(1) == expected
 
 
