@@ -11,6 +11,7 @@ and the role {harm}`task_pairs small`: how strongly conflict and harm go togethe
 word names another of `mtl_core.harm.MEASURES`. What is missing stops the build (`-W`) and is named.
 """
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -50,7 +51,7 @@ class Drawn(SphinxDirective):
         file.parent.mkdir(exist_ok=True)
         figure.savefig(file, metadata={"Date": None})
         plt.close(figure)
-        image = nodes.image(uri=f"/{FOLDER}/{file.name}", alt=self.options["alt"])
+        image = nodes.image(uri=f"/{FOLDER}/{file.name}", alt=self.options["alt"], classes=["fits"])
         caption = nodes.caption()
         children, _ = self.state.inline_text(" ".join(self.content), self.lineno)
         caption += children
@@ -78,6 +79,9 @@ class Forest(Drawn):
             {name: (row.difference.low, row.difference.high) for name, row in zip(names, rows, strict=True)},
             "Δm minus that of searched static weights, points",
         )
+        # Narrow, so that a phone shows labels and dots side by side (site.css lets it shrink to the window).
+        figure.set_size_inches(5, 0.36 * len(names) + 0.9)
+        figure.axes[0].set_yticks(range(len(names)), [textwrap.fill(name, 20) for name in names], fontsize=8)
         figure.axes[0].axvspan(-verdict.table.margin, verdict.table.margin, color="#eeeeee", zorder=0)
         return figure
 
@@ -94,7 +98,7 @@ class PrintedDots(Drawn):
         by = self.options.get("by")
         kinds = list(dict.fromkeys(row[by] if by else "" for row in rows))
         names = list(dict.fromkeys(row["method"] + ("" if by else f" {row['variant']}").rstrip() for row in rows))
-        figure, axis = plt.subplots(figsize=(7, 0.3 * len(names) + 0.9))
+        figure, axis = plt.subplots(figsize=(5, 0.3 * len(names) + 0.9))
         for kind, colour, marker in zip(kinds, ("black", figures.COLOURS["orange"]), ("o", "D"), strict=False):
             mine = [row for row in rows if not by or row[by] == kind]
             places = [names.index(row["method"] + ("" if by else f" {row['variant']}").rstrip()) for row in mine]
