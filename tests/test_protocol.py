@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtl_core import methods, protocol, results, runs
+from mtl_core import completion, methods, protocol, results, runs
 from mtl_core.data import qm9
 
 torch.set_num_threads(1)
@@ -131,7 +131,7 @@ def searched(tmp_path_factory):
         patch.setenv("MTL_RUNS", str(root / "runs"))
         names = [row.name for row in TABLE.singles()] + ["static", "sam_gs", "a_a"]
         small = protocol.Table(**{**TABLE.__dict__, "rows": [r for r in TABLE.rows if r.name in names]})
-        yield small, root, results.search(small, "tiny", 1, root)
+        yield small, root, completion.search(small, "tiny", 1, root)
 
 
 def test_the_search_keeps_its_budget_and_says_what_it_tried(searched):
@@ -151,14 +151,14 @@ def test_the_search_keeps_its_budget_and_says_what_it_tried(searched):
 def test_a_rate_at_the_edge_of_its_range_is_not_evaluated(searched, tmp_path, monkeypatch):
     table, _, found = searched
     monkeypatch.setitem(protocol.TABLES, "qm9", lambda profile: table)
-    monkeypatch.setattr(results, "is_committed", lambda file: True)
-    monkeypatch.setattr(results, "evaluate", lambda *given: 0)
+    monkeypatch.setattr(completion, "is_committed", lambda file: True)
+    monkeypatch.setattr(completion, "evaluate", lambda *given: 0)
     file = tmp_path / "qm9" / "tiny" / "search.json"
     file.parent.mkdir(parents=True)
     for edge in (True, False):
         rows = {name: {**entry, "at_edge": edge and name == "static"} for name, entry in found["rows"].items()}
         file.write_text(json.dumps({**found, "rows": rows}))
-        said = results.complete_table("qm9", "tiny", 1, 1, tmp_path)
+        said = completion.complete_table("qm9", "tiny", 1, 1, tmp_path)
         assert said.startswith("Nothing is evaluated") == edge and ("range for static. Widen" in said) == edge
 
 
@@ -170,7 +170,7 @@ def test_a_row_added_later_is_searched_alone(searched, tmp_path, monkeypatch):
     place.mkdir(parents=True)
     old = {**found, "rows": {name: entry for name, entry in found["rows"].items() if name != "sam_gs"}}
     (place / "search.json").write_text(json.dumps(old))
-    assert "search.json is written" in results.complete_table("qm9", "tiny", 1, 1, tmp_path)
+    assert "search.json is written" in completion.complete_table("qm9", "tiny", 1, 1, tmp_path)
     again = json.loads((place / "search.json").read_text())
     assert (
         again["rows"] == {**found["rows"], "sam_gs": again["rows"]["sam_gs"]}
@@ -185,14 +185,14 @@ def test_test_data_wait_for_a_committed_search(searched, monkeypatch):
     monkeypatch.setitem(protocol.TABLES, "qm9", lambda profile: table)
     git = ["git", "-C", str(root), "-c", "user.name=x", "-c", "user.email=x"]
     subprocess.run([*git, "init", "-q"], check=True)
-    assert "not committed" in results.complete_table("qm9", "tiny", 1, 1, root)
+    assert "not committed" in completion.complete_table("qm9", "tiny", 1, 1, root)
     assert not results.load("qm9", "tiny", root)
     subprocess.run([*git, "add", "qm9"], check=True)
     subprocess.run([*git, "commit", "-qm", "search"], check=True)
-    assert results.complete_table("qm9", "tiny", 1, 1, root, rows=["static"]) == "1 records, 1 trained now."
-    assert results.complete_table("qm9", "tiny", 1, 1, root, rows=["static"]) == "1 records, 0 trained now."
+    assert completion.complete_table("qm9", "tiny", 1, 1, root, rows=["static"]) == "1 records, 1 trained now."
+    assert completion.complete_table("qm9", "tiny", 1, 1, root, rows=["static"]) == "1 records, 0 trained now."
     (record,) = results.load("qm9", "tiny", root)
     assert record["row"] == "static" and set(record["final"]["test"]) == set(qm9.TARGETS)
     assert len(record["epochs"]["train_loss"]["mu"]) == 4
     (root / "qm9" / "tiny" / "search.json").write_text("{}")
-    assert "not committed" in results.complete_table("qm9", "tiny", 1, 1, root)
+    assert "not committed" in completion.complete_table("qm9", "tiny", 1, 1, root)

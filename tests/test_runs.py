@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtl_core import methods, results, runs, training
+from mtl_core import completion, methods, results, runs, training
 from mtl_core.experiments import ReconExperiment
 
 torch.set_num_threads(1)
@@ -229,12 +229,12 @@ def test_results_are_one_sorted_file_and_only_what_is_missing_is_trained(tmp_pat
 
     monkeypatch.setitem(__import__("mtl_core.experiments").experiments.EXPERIMENTS, "small thing", Small)
     where = ("small thing", "tiny", 1, 1, tmp_path)
-    assert results.complete_experiment(*where).endswith("4 trained now."), "a search, two single-task runs, one row"
+    assert completion.complete_experiment(*where).endswith("4 trained now."), "a search, two single-task runs, one row"
     file = results.folder("small thing", "tiny", tmp_path) / "runs.jsonl"
     first = file.read_text()
     assert [r["row"] for r in results.load(*where[:2], tmp_path)] == ["equal", "search", "single-task", "single-task"]
     monkeypatch.setattr(runs, "execute", lambda *a, **k: pytest.fail("trained again"))
-    assert results.complete_experiment(*where).endswith("0 trained now.")
+    assert completion.complete_experiment(*where).endswith("0 trained now.")
     assert file.read_text() == first
     assert {r["identity"] for r in results.load(*where[:2], tmp_path)} >= {TINY.identity}
 
