@@ -1,6 +1,7 @@
 """Where a method reads its gradients: features, last layer, losses after the step; one pass through the trunk."""
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import references
@@ -9,7 +10,7 @@ from engine import fresh, small_model, small_problem
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
-from mtl_core import methods
+from mtl_core import methods, steps
 from mtl_core.methods import CONVENTIONS, METHODS, Convention
 from mtl_core.methods.recon import split_layers
 from mtl_core.steps import Step
@@ -177,6 +178,27 @@ def test_the_probe_sees_the_batch_after_the_optimizers_step(probe):
         again = [t.loss(o, y) for t, o, y in zip(problem.tasks, outputs, batch[1], strict=True)]
         torch.testing.assert_close(losses, torch.stack(again).detach(), rtol=1e-12, atol=0)
         assert (losses - before).abs().max() > 1e-3
+
+
+def test_the_probe_leaves_what_was_drawn_since_the_step():
+    problem, model, step, optimizer, seen = probing("frozen")
+    step(*problem.train.batch(slice(0, 16)))
+    torch.rand(3)  # as a method may, or whatever comes between step and optimizer
+    random = torch.get_rng_state()
+    optimizer.step()
+    assert len(seen) == 1 and torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_random_state_of_a_gpu_is_kept_where_the_batch_lies_there(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"state of {device}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", calls.append)
+    batch = SimpleNamespace(is_cuda=True, device="cuda:0")
+    assert steps._random_state(batch)[1] == "state of cuda:0" and steps._random_state(torch.ones(1))[1] is None
+    steps._set_random_state(steps._random_state(torch.ones(1)))
+    assert calls == []
+    steps._set_random_state(steps._random_state(batch))
+    assert calls == ["state of cuda:0"]
 
 
 def test_the_probe_waits_for_the_models_own_optimizer_and_comes_once():

@@ -101,7 +101,9 @@ def spoilt(bad, where):
 
     def loss(output, target):
         value = nn.functional.cross_entropy(output, target)
-        return value * bad if where == "loss" else value + (output * 0).sum().abs().sqrt()  # its slope at 0 is inf
+        if where == "gradient":
+            return value + (output * 0).sum().abs().sqrt()  # its slope at 0 is inf
+        return value * bad if where == "loss" else value + bad  # the second has a finite gradient
 
     problem = small_problem(3)
     tasks = list(problem.tasks)
@@ -110,7 +112,8 @@ def spoilt(bad, where):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bad, where", [(float("nan"), "loss"), (float("inf"), "loss"), (0.0, "gradient")])
+@pytest.mark.parametrize("bad, where", [(float("nan"), "loss"), (float("inf"), "loss"), (0.0, "gradient"),
+                                        (float("nan"), "loss alone")])  # fmt: skip
 def test_what_is_not_finite_is_an_error_that_names_the_task(name, bad, where):
     tasks, train = spoilt(bad, where)
     for observed in (False, True):
