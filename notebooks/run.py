@@ -127,6 +127,8 @@ def plan(arguments, pages):
             why = f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
             print(f"{page}: executed anew, because {why}", flush=True)
             jobs.append(job)
+    if arguments.absent and jobs:
+        print(f"{len(jobs)} other pages are executed once, so that the site is whole: a few minutes in all", flush=True)
     return jobs
 
 
