@@ -61,6 +61,7 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 	@$(VENV)/python notebooks/run.py --page "$$PAGE" --parameters "$$P"
 	@$(VENV)/python notebooks/run.py --absent
 	@$(MAKE) --no-print-directory site
+	@echo "Your page: file://$(CURDIR)/_build/html/notebooks/$$PAGE.html"
 
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
 	@$(VENV)/python -m mtl_core.results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
