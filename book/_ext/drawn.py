@@ -106,7 +106,7 @@ class PrintedDots(Drawn):
         if len(kinds) > 1:
             axis.legend(fontsize=8)
         axis.axvline(0, color=figures.COLOURS["grey"], lw=0.8)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_yticks(range(len(names)), [textwrap.fill(name, 20) for name in names], fontsize=8)
         axis.set_ylim(len(names) - 0.5, -0.5)
         better = {True: "higher is better", False: "lower is better"}.get(rows[0]["higher_is_better"], "")
         label = "Δm" if rows[0]["metric"] == "delta_m" else rows[0]["metric"]
