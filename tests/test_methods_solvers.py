@@ -193,7 +193,7 @@ def test_measure_takes_the_median():
     assert 4 <= len(calls) <= 51 and 0 <= found < 5
 
 
-@pytest.mark.parametrize("name", ["nash_mtl", "fairgrad", "upgrad", "imtl_g", "aligned_mtl"])
+@pytest.mark.parametrize("name", ["mgda_ub", "nash_mtl", "fairgrad", "upgrad", "imtl_g", "aligned_mtl"])
 def test_a_matrix_that_asks_for_gradients_is_combined_as_any_other(name):
     """Weights are solved for outside the graph."""
     J = family(2, "conflicting")
