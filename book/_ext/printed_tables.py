@@ -84,7 +84,7 @@ class ClaimTable(SphinxDirective):
 
 def _label(task, metric, unit):
     unit = "" if metric in LABELS or not unit else f", {unit}"
-    name = LABELS.get(metric, metric.removeprefix("share in ")).replace("-", "−")
+    name = LABELS.get(metric, metric.removeprefix("share in ").replace("delta_m", "Δm")).replace("-", "−")
     return f"{task} {name}".strip() + unit
 
 
