@@ -1,7 +1,10 @@
 """The map's own file beside the registry: complete, nothing else, and its pages exist."""
 
 import pathlib
+import re
 
+import nbformat
+import pytest
 import yaml
 
 from mtl_core.methods import METHODS
@@ -39,3 +42,29 @@ def test_faults_are_found():
     assert "odd number" in faults({"a": notes["a"] | {"rule": "$x"}}, ["a"])[0]
     assert "no page" in faults({"a": notes["a"] | {"page": "nowhere.md"}}, ["a"])[0]
     assert faults({"a": notes["a"] | {"page": "playground.md"}}, ["a"]) == []
+
+
+def without(text):
+    """What a reader lacks who wants to go from the equation to the line that computes it."""
+    equation = "$$" in text or re.search(r"^1\. \$", text, re.MULTILINE)
+    code = re.search(r"\{code-of\}|\{literalinclude\}|library_code\(|show\(\"\w+\", \w|one shown above", text)
+    return [what for what, there in (("equation", equation), ("code", code)) if not there]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equation_and_code_stand_in_one_section_of_the_methods_page(name):
+    page = NOTES[name]["page"]
+    if page.endswith(".md"):
+        text = (ROOT / "book" / page).read_text(encoding="utf-8")
+    else:
+        text = "\n\n".join(cell.source for cell in nbformat.read(ROOT / page, 4).cells)
+        called = re.search(rf'(facts|show)\("{name}".*', text)  # ends the section of a method of a family
+        if called:
+            start = [heading.start() for heading in re.finditer(r"^##+ ", text[: called.start()], re.MULTILINE)][-1]
+            text = text[start : called.end()]
+    assert without(text) == []
+
+
+def test_what_is_lacking_is_found():
+    assert without("words") == ["equation", "code"] and without("$$ x $$\n") == ["code"]
+    assert without("```{code-of} a.b\n```\n$x$ in a line") == ["equation"]
