@@ -42,7 +42,7 @@ class Fake:
 def test_the_forest_is_the_judged_table():
     verdict = tables.committed("qm9", "small")
     axis = drawn.Forest.draw(Fake(), "qm9", "small").axes[0]
-    labels = [label.get_text() for label in axis.get_yticklabels()]
+    labels = [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()]  # they wrap
     rows = {row.title.split(":")[0]: row for row in verdict.rows.values() if row.difference}
     assert sorted(labels) == sorted(rows)
     means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "D"]
