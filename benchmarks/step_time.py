@@ -1,12 +1,12 @@
 """Time of one training step against its floor, one forward and K trunk backward passes.
 
-    python benchmarks/step_time.py [--width 64] [--rounds 12] [--only NAME,NAME] [--check]
+    python benchmarks/step_time.py [--width 64] [--rounds 12] [--only NAME,NAME] [--check] [--record]
 
 Fixed sizes: ResNet18 at 36 x 36, K = 2, batch 64, one thread, on the CPU. The methods and the floor
 take turns within each round and the medians of the ratios to that round's floor are printed, because
 such machines drift. Every method of the registry has a row. FAMO's second forward pass comes behind the optimizer's
 step and is not in it. `--check` exits with 1 where a ratio is above its limit (Gram-type methods 1.10,
-SAM-GS 1.20).
+SAM-GS 1.20). `--record` writes what was measured to results/step_time/small, from where the book reads it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 import torch
 from rounds import show, take_turns
 
-from mtl_core import methods, models, steps
+from mtl_core import methods, models, step_times, steps
 from mtl_core.rotation_step import RotationStep
 from mtl_core.tasks import classification
 from mtl_core.updates import arguments
@@ -73,6 +73,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--only", default="", help="methods, with commas between; all of the registry unless given")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a ratio is above its limit")
+    parser.add_argument("--record", action="store_true", help="write the committed record of the book")
     chosen = parser.parse_args()
 
     torch.set_num_threads(1)
@@ -96,6 +97,9 @@ def main():
     print(f"ResNet18 width {chosen.width}, 36 x 36, K = 2, batch 64, one thread, torch {torch.__version__}")
     print(f"floor: one forward and two trunk backward passes, median {1000 * statistics.median(floors):.1f} ms\n")
     late = show(ratios, LIMITS)
+    if chosen.record:
+        setting = {"model": "resnet18", "width": chosen.width, "image": 36, "tasks": 2, "batch": 64, "threads": 1}
+        step_times.write(ratios, floors, setting)
     if late:
         print(f"\nabove the limit: {', '.join(late)}")
     return 1 if late and chosen.check else 0

@@ -75,7 +75,7 @@ def verdicts(paper: str, judged=None) -> list[Verdict]:
 def _judge(paper, claim, judged):
     if isinstance(claim["results"], dict):
         return _from_results(claim, judged)
-    if claim["rule"]["name"] in ("reaches", "steady"):
+    if claim["rule"]["name"] in ("reaches", "steady", "step time"):
         return _from_study(claim)
     if claim["scope"] != "arithmetic":
         return Verdict(claim, OPEN)
@@ -91,17 +91,18 @@ def _judge(paper, claim, judged):
 
 
 def _from_study(claim):
-    """A claim about starts that reach an optimum of a synthetic problem."""
-    from mtl_core import landscape_study
+    """A claim about starts that reach an optimum of a synthetic problem, or about the time of a step."""
+    from mtl_core import landscape_study, step_times
 
-    rule = {"reaches": landscape_study.checks, "steady": landscape_study.steady}[claim["rule"]["name"]]
+    rules = {"reaches": landscape_study.checks, "steady": landscape_study.steady, "step time": step_times.checks}
     try:
-        checks = rule(**{k: v for k, v in claim["rule"].items() if k != "name"})
+        checks = rules[claim["rule"]["name"]](**{k: v for k, v in claim["rule"].items() if k != "name"})
     except ValueError as edited:
         return Verdict(claim, "void", reasons=(str(edited),))
     if checks is None:
         return Verdict(claim, OPEN)
-    return Verdict(claim, WORDS[claim["scope"]][not all(check.holds for check in checks)], checks)
+    found, (yes, no) = {check.holds for check in checks}, WORDS[claim["scope"]]
+    return Verdict(claim, no if False in found else "undecided" if None in found else yes, checks)
 
 
 def pairs(claim: Mapping) -> list[tuple[str, str]]:
