@@ -206,9 +206,25 @@ def test_misuse_is_refused_with_what_to_do():
 
 
 @pytest.mark.parametrize("make", FAMILY)
-def test_non_finite_numbers_are_named(make):
+@pytest.mark.parametrize("init", ["identity", "haar"])
+def test_one_task(make, init):
+    """Nothing to share with: a step goes down, along the task's own gradient but for its length."""
+    model, x, y = small(make, K=1, init=init)
+    before = model.backward(losses_of(model, x, y))
+    found = torch.cat([p.grad.flatten() for p in model.trunk.parameters()])
+    own = torch.autograd.grad(losses_of(model.eval(), x, y)[0], list(model.trunk.parameters()))
+    assert F.cosine_similarity(found, torch.cat([g.flatten() for g in own]), dim=0) > 1 - 1e-9
+    with torch.no_grad():
+        for p in model.trunk.parameters():
+            p -= 1e-3 * p.grad
+    assert losses_of(model, x, y)[0] < before[0]
+
+
+@pytest.mark.parametrize("make", FAMILY)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_non_finite_numbers_are_named(make, bad):
     model, x, y = small(make)
     losses = losses_of(model, x, y)
     with pytest.raises(NonFiniteGradientError, match="loss of task 1; gradient of task 1 at the features"):
-        model.backward([losses[0], losses[1] * math.nan, losses[2]])
+        model.backward([losses[0], losses[1] * bad, losses[2]])
     assert all(p.grad is None for p in model.trunk.parameters()) and model.rotation.skew.grad is None
