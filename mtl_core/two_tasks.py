@@ -147,8 +147,9 @@ def _gradvac(method):
         nonlocal target
         norms, c = _norms_and_cosine(J)
         target = torch.as_tensor(target, dtype=c.dtype)
-        more = target * (1 - c**2).clamp(min=0).sqrt() / (1 - target**2).sqrt() - c
-        more = torch.where(c < target, more, 0.0)[:, None] * norms.flip(-1) / norms.masked_fill(norms == 0, 1)
+        sine, wanted = ((1 - x**2).clamp(min=0).sqrt() for x in (c, target))  # rounding makes cosines of 1 + 1e-16
+        pull = torch.where(c < target, target * sine - c * wanted, 0.0)[:, None] * norms
+        more = (pull / (norms.flip(-1) * wanted.expand_as(c)[:, None] + 1e-40)).flip(-1)  # of g_j, for the other's g_i
         target = torch.lerp(target.expand_as(c), c, method.weighting.weigh.beta)
         return ((1 + more)[..., None] * J).sum(1)
 

@@ -67,6 +67,11 @@ TARGETS = {
         None,
         ["test_methods_levels.py", "test_conventions.py", "test_methods_weightings.py", "test_methods_training.py"],
     ),
+    (
+        "mtl_core/methods/by_gram.py",
+        "for _ in range(8):  # projected gradient: a guess",
+    ): "speed: a good one saves a round",
+    ("mtl_core/methods/by_gram.py", "X = (X - step * (X @ C + Q)).clip(0)"): "speed: the guess decides rounds alone",
 }
 DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
 

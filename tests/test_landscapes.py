@@ -161,6 +161,20 @@ def test_fairgrad_for_two_tasks_at_every_angle_and_ratio(alpha):
     torch.testing.assert_close(found, torch.stack([one(each) for each in J]), rtol=1e-6, atol=1e-12)
 
 
+def test_gradvac_lives_through_parallel_gradients():
+    """Its target reaches a cosine of one there, which rounding may take above one."""
+    J = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    parallel = torch.stack([J, 3 * J], 1)
+    for b in range(0, 400, 40):  # a method has one memory: one problem each
+        one, many = methods.make("gradvac", beta=1.0), two_tasks.rule("gradvac", methods.make("gradvac", beta=1.0))
+        for matrix in (parallel[b], parallel[b]):
+            found = many(matrix[None], torch.ones(1, 2))[0]
+            torch.testing.assert_close(found, one(matrix), rtol=1e-5, atol=1e-9)
+    rule = two_tasks.rule("gradvac", methods.make("gradvac", beta=1.0))
+    for _ in range(3):
+        assert torch.isfinite(rule(parallel, torch.ones(400, 2))).all()
+
+
 @pytest.mark.parametrize("method", ["mgda_ub", "imtl_g_features", "aligned_mtl_ub"])
 def test_a_point_is_its_own_feature(method):
     """At the features these methods see what their namesakes see at the parameters."""

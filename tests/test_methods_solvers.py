@@ -59,10 +59,13 @@ def test_gaps(K, kind, scale):
         assert (weights > 0).all() and bargain_gap(gramian, weights, alpha) < 1e-8, alpha
 
 
+@pytest.mark.parametrize("pivots", [True, False])
 @pytest.mark.parametrize("K", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_upgrad_projects_each_gradient(K, kind):
+def test_upgrad_projects_each_gradient(K, kind, pivots, monkeypatch):
     """Optimality of every projection: v >= e_k, J d >= 0, and d touches a constraint wherever v is above it."""
+    if not pivots:  # what cycles, or is singular, is left to non-negative least squares
+        monkeypatch.setattr(by_gram, "_complementary", lambda C, Q: (np.full_like(Q, np.nan), list(range(len(Q)))))
     gramian = unit_gram(family(K, kind))
     found = by_gram._ExactProjector()(torch.eye(K, dtype=torch.float64), gramian)
     lengths = gramian.diagonal().sqrt()
@@ -72,19 +75,33 @@ def test_upgrad_projects_each_gradient(K, kind):
         assert (slack * above).abs().max() < 1e-9 * lengths[k] ** 2
 
 
-@pytest.mark.parametrize("name", ["mgda_ub", "nash_mtl", "fairgrad"])
-def test_time_at_40_tasks(name):
-    """Under a millisecond of this process's own time."""
-    weigh, J = methods.make(name).weighting, family(40, "conflicting")
+@pytest.mark.parametrize("name, kind", [("mgda_ub", "conflicting"), ("nash_mtl", "conflicting"),
+                                        ("fairgrad", "conflicting"), ("upgrad", "random")])  # fmt: skip
+def test_time_at_40_tasks(name, kind):
+    """Under a millisecond of this process's own time. UPGrad's 40 programmes: 0.4 ms here, 0.9 where all conflict."""
+    weigh, J = methods.make(name).weighting, family(40, kind)
     gramian = unit_gram(J)
     solve = weigh.weigh if hasattr(weigh, "weigh") else lambda G: alpha_fair_weights(G, weigh.alpha)
     solve(gramian)
     times = []
-    for _ in range(30):
+    for _ in range(60):
         start = time.process_time()
         solve(gramian)
         times.append(time.process_time() - start)
     assert sorted(times)[3] < 1e-3
+
+
+def test_pivots_solve_what_is_not_singular():
+    for kind in ("random", "conflicting", "norms apart"):
+        product = by_gram.cosine_form(unit_gram(family(40, kind)))[1].numpy()
+        X, left = by_gram._complementary(product, np.eye(40) @ product)
+        assert left == [] and (X > 0).any(1).sum() == 40
+    opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
+    _, left = by_gram._complementary(opposite, opposite - 1e-3)
+    assert left == [0, 1], "no x solves it: it must not pass for solved"
+    stiff, q = np.array([[1.0, 0.9], [0.9, 1.0]]), np.array([[-1e-3, 1.0], [0.5, 0.5]])
+    X, left = by_gram._complementary(stiff, q)
+    assert left == [] and X.tolist() == [[1e-3, 0.0], [0.0, 0.0]]
 
 
 def test_the_librarys_frank_wolfe_method_stops_above_the_optimum():
