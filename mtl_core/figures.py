@@ -1,5 +1,6 @@
 """Plots and tables that the notebooks share. Every function takes data and draws; none computes results."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -176,14 +177,21 @@ def two_spaces(landscape, paths: Mapping):
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence], align: str = ""):
-    """A Markdown table as an IPython object: readable in dark mode and on a phone, unlike raw HTML."""
+    """A Markdown table as an IPython object: readable in dark mode and on a phone, unlike raw HTML.
+
+    A hyphen before a number becomes a minus sign, but not in a cell that holds code.
+    """
     from IPython.display import Markdown
 
     marks = {"l": ":--", "r": "--:", "c": ":-:"}
     align = align or "l" + "r" * (len(header) - 1)
     lines = ["| " + " | ".join(header) + " |", "|" + "|".join(marks[a] for a in align) + "|"]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(_with_minus(str(cell)) for cell in row) + " |" for row in rows]
     return Markdown("\n".join(lines))
+
+
+def _with_minus(cell: str) -> str:
+    return cell if "`" in cell else re.sub(r"(?<![\w.-])-(?=[\d.])", "−", cell)
 
 
 def mean_sd(values: Sequence[float], digits: int = 2) -> str:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mtl_core import association, harm, papers, results, tables
+from mtl_core import association, figures, harm, papers, results, tables
 
 sys.path.insert(0, str(papers.ROOT.parent / "_ext"))
 import drawn  # noqa: E402
@@ -80,3 +80,9 @@ def test_a_figure_without_words_is_a_warning_that_stops_the_build(monkeypatch):
     fake.name, fake.arguments, fake.get_location = "forest", ["qm9 small"], lambda: "page.md:1"
     (node,) = drawn.Drawn.run(fake)
     assert said == ["forest qm9 small: a figure needs words: `:alt:` is missing"] and "missing figure" in node.astext()
+
+
+def test_tables_have_minus_signs_where_numbers_are_negative():
+    rows = [["-0.07 ± 0.1", "+1.0 (-0.5 to -.3)"], ["2026-11-22, 1e-05", "`x=-1`"]]
+    table = figures.markdown_table(["a", "b"], rows).data.splitlines()
+    assert table[2:] == ["| −0.07 ± 0.1 | +1.0 (−0.5 to −.3) |", "| 2026-11-22, 1e-05 | `x=-1` |"]

@@ -127,14 +127,17 @@ class ProtocolTable(SphinxDirective):
         head = ["row", "Δm, %", "difference to the reference", "outcome", "seeds", "diverged", "search, core-seconds"]
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
         group += nodes.thead("", _row(head))
-        group += nodes.tbody("", *(_row(_cells(row)) for row in verdict.rows.values()))
+        shared = [verdict.rows[row.name] for row in verdict.table.shared()]
+        group += nodes.tbody("", *(_row(_cells(row)) for row in shared))
         found = [nodes.table("", group, classes=["protocol-table"])]
         if lines := verdict.complaints():
             found += [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))]
         up = "../" * self.env.docname.count("/")
         link = nodes.reference("", "per-seed results as CSV", refuri=f"{up}_static/results/{experiment}_{profile}.csv")
         about = nodes.reference("", "what its columns hold", refuri=f"{up}_static/results/data_dictionary.md")
-        return [*found, nodes.paragraph("", "", nodes.Text("Download: "), link, nodes.Text(", "), about)]
+        alone = verdict.table.singles()
+        zero = f"The zero of Δm is the mean over seeds of {len(alone)} single-task networks. Download: "
+        return [*found, nodes.paragraph("", "", nodes.Text(zero), link, nodes.Text(", "), about)]
 
 
 def _cells(row):
