@@ -106,9 +106,10 @@ def _from_study(claim):
 
 
 def pairs(claim: Mapping) -> list[tuple[str, str]]:
-    """(row, against) of a claim that results judge; one `against` may serve many rows."""
+    """(row, against) of a claim that results judge; one `row`, or one `against`, may serve many of the other."""
     row, against = ([x] if isinstance(x, str) else x for x in (claim["results"][k] for k in ("row", "against")))
-    return list(zip(row, against * len(row) if len(against) == 1 else against, strict=True))
+    count = max(len(row), len(against))
+    return list(zip(*(found * count if len(found) == 1 else found for found in (row, against)), strict=True))
 
 
 def _from_results(claim, judged):
@@ -123,7 +124,8 @@ def _from_results(claim, judged):
     verdict = (judged or tables.committed)(where["experiment"], where["profile"])
     if verdict is None:
         return Verdict(claim, OPEN)
-    if claim["margin"] != verdict.table.margin:
+    steady = claim["rule"]["name"] == "smaller spread"
+    if claim["margin"] != (None if steady else verdict.table.margin):
         raise ValueError(f"claim {claim['id']}: margin {claim['margin']}, its table has {verdict.table.margin}")
     wanted = pairs(claim)
     if unknown := {name for pair in wanted for name in pair} - set(verdict.rows):
@@ -137,6 +139,14 @@ def _from_results(claim, judged):
         reasons = [*verdict.reasons, *(f"row {row.name}: {why}" for row in unsound for why in row.reasons)]
         return Verdict(claim, state, reasons=tuple(reasons))
     delta = {name: verdict.rows[name].delta for name in chosen}
+    yes, no = WORDS[claim["scope"]]
+    if steady:
+        seeds, here = claim["rule"]["seeds"], min(map(len, delta.values()))
+        if here < seeds:
+            return Verdict(claim, OPEN, reasons=(f"training goes on: {here} of {seeds} seeds are here",))
+        checks = tuple(_spreads(delta, wanted, seeds))
+        found = {check.holds for check in checks}
+        return Verdict(claim, no if False in found else "undecided" if None in found else yes, checks)
     own = {pair: tables.paired(delta, *pair) for pair in wanted if pair[1] != tables.REFERENCE}
     found = evaluation.holm_intervals(own) if own else {}
     found |= {pair: verdict.rows[pair[0]].difference for pair in wanted if pair[1] == tables.REFERENCE}
@@ -148,5 +158,16 @@ def _from_results(claim, judged):
         text = f"{row} against {against}: {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {d.n} seeds, margin {margin:g}"
         checks.append(Check(f"{text}: {word}", holds))
     results = {check.holds for check in checks}
-    yes, no = WORDS[claim["scope"]]
     return Verdict(claim, no if False in results else "undecided" if None in results else yes, tuple(checks))
+
+
+def _spreads(delta, wanted, seeds):
+    """The standard deviation of Δm over `seeds` seeds of one row over that of another: below one, above, or open.
+
+    The intervals hold together (Bonferroni).
+    """
+    for row, against in wanted:
+        values = [list(delta[name].values())[:seeds] for name in (row, against)]
+        ratio, low, high = evaluation.spread_ratio(*values, level=1 - 0.05 / len(wanted))
+        text = f"{row} against {against}: {seeds} seeds, ratio of standard deviations {ratio:.2f}"
+        yield Check(f"{text} [{low:.2f}, {high:.2f}]", True if high < 1 else False if low > 1 else None)

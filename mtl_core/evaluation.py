@@ -201,6 +201,24 @@ def detectable_effect(sd: float, n: int, power: float = 0.8, level: float = 0.95
 # --- rates and test-set noise
 
 
+def spread_ratio(a, b, level: float = 0.95) -> tuple[float, float, float]:
+    """(ratio, low, high) of two standard deviations over paired seeds: a[i] and b[i] share a seed.
+
+    The interval inverts the test of Pitman and Morgan, which is exact for normal pairs whatever their correlation r:
+    squared, the ratio's ends are s_a²/s_b² (K ± √(K² − 1)), K = 1 + 2 (1 − r²) t² / (n − 2).
+    ValueError: fewer than three pairs, unequal numbers, or values that do not vary.
+    """
+    level, a, b = _level(level), _finite(a, "a", 3), _finite(b, "b", 3)
+    if len(a) != len(b):
+        raise ValueError(f"a and b are paired, got {len(a)} and {len(b)} values")
+    if not (spread := np.array([a.std(ddof=1), b.std(ddof=1)])).all():
+        raise ValueError("a ratio of spreads needs values that vary, got constant ones")
+    ratio, r, n = spread[0] / spread[1], np.corrcoef(a, b)[0, 1], len(a)
+    K = 1 + 2 * (1 - r**2) * stats.t.ppf((1 + level) / 2, n - 2) ** 2 / (n - 2)
+    wide = (K + (K**2 - 1) ** 0.5) ** 0.5
+    return float(ratio), float(ratio / wide), float(ratio * wide)
+
+
 def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval (low, high) of a success rate."""
     if n < 1 or not 0 <= successes <= n:

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_rows_and_margins_of_claims_are_those_of_their_tables():
         for claim in claims.load(paper):
             if isinstance(claim["results"], dict):
                 table = protocol.TABLES[claim["results"]["experiment"]](claim["results"]["profile"])
-                assert claim["margin"] == table.margin
+                spread = claim["rule"]["name"] == "smaller spread"  # a ratio has no margin in points
+                assert claim["margin"] == (None if spread else table.margin)
                 assert {name for pair in claims.pairs(claim) for name in pair} <= {row.name for row in table.shared()}
 
 
@@ -142,3 +144,22 @@ def test_the_ledger_shows_why_and_where_to_dispute(ledger):
     assert "void" in text and "other problem" in text and "seed 3: the record was edited" in text and "none yet" in text
     assert "abc1234" in text and "margin 0.3" in text
     assert any("issues/new?title=Dispute%3A+samgs-better-static-mfm" in link for link in links)
+
+
+def test_a_claim_on_stability_compares_spreads():
+    (claim,) = [c for c in claims.load("sam_gs") if c["id"] == "samgs-stability"]
+    names = ["sam_gs", *claim["results"]["against"]]
+    assert claims.pairs(claim) == [("sam_gs", name) for name in names[1:]]
+
+    def judged(spread, seeds=20):
+        draw = np.random.default_rng(0)
+        delta = {n: dict(enumerate((spread if n == "sam_gs" else 1.0) * draw.normal(size=seeds))) for n in names}
+        rows = {n: SimpleNamespace(state="judged", delta=delta[n], runs=f"{seeds} of {seeds}") for n in names}
+        return lambda *where: SimpleNamespace(table=protocol.qm9("tiny"), rows=rows, reasons=())
+
+    found = {spread: claims._judge("sam_gs", claim, judged(spread)) for spread in (0.2, 1.0, 5.0)}
+    words = [verdict.outcome for verdict in found.values()]
+    assert words == ["holds on this problem", "undecided", "does not hold on this problem"]
+    assert all("20 seeds, ratio of standard deviations 0." in check.text for check in found[0.2].checks)
+    few = claims._judge("sam_gs", claim, judged(1.0, seeds=10))
+    assert few.outcome == claims.OPEN and few.reasons == ("training goes on: 10 of 20 seeds are here",)

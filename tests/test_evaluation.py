@@ -367,3 +367,19 @@ def test_bootstrap_repeats_by_seed_and_refuses():
             evaluation.bootstrap_over_sources(correct, wrong)
     with pytest.raises(ValueError, match="finite"):
         evaluation.bootstrap_over_sources([1.0, float("nan")], [0, 1])
+
+
+def test_ratio_of_spreads_of_pairs():
+    random = np.random.default_rng(0)
+    common = random.normal(size=(2000, 12))
+    a, b = 1.5 * (common + random.normal(size=common.shape)), common + random.normal(size=common.shape)
+    found = np.array([evaluation.spread_ratio(x, y) for x, y in zip(a, b, strict=True)])
+    inside = (found[:, 1] <= 1.5) & (found[:, 2] >= 1.5)
+    assert abs(inside.mean() - 0.95) < 0.015, "exact for normal pairs, correlated by a half here"
+    assert found[0] == pytest.approx([1 / x for x in np.array(evaluation.spread_ratio(b[0], a[0]))[[0, 2, 1]]])
+    # the interval excludes one exactly where Pitman and Morgan's test, the correlation of sum and difference, does
+    p = [stats.pearsonr(x + y, x - y).pvalue for x, y in zip(a, b, strict=True)]
+    assert (((found[:, 1] > 1) | (found[:, 2] < 1)) == (np.array(p) < 0.05)).all()
+    for bad in (([1.0, 2.0, 3.0], [1.0, 2.0]), ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([1.0, 2.0], [1.0, 2.0])):
+        with pytest.raises(ValueError):
+            evaluation.spread_ratio(*bad)

@@ -28,6 +28,12 @@ def test_formulas_are_set_by_the_site_itself(pages):  # noqa: F811
     assert with_math and (SITE / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 10**6
 
 
+def test_every_page_carries_what_the_site_adds_to_the_theme(pages):  # noqa: F811
+    for path in [p for p in pages if p.name not in ("genindex.html", "search.html")]:
+        loaded = {urlsplit(src).path.rpartition("/")[2] for src in pages[path].loads}
+        assert {"site.js", "site.css", "words.css"} <= loaded, path.name
+
+
 def test_the_start_page_has_its_doors(pages):  # noqa: F811
     links = {urlsplit(href).path for href in pages[SITE / "index.html"].links}
     assert {"notebooks/recon_multi_fashion_mnist.html", "rerun.html", "add_a_method.html"} <= links
