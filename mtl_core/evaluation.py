@@ -182,15 +182,17 @@ def outcome(low: float, high: float, margin: float) -> str:
 def detectable_effect(sd: float, n: int, power: float = 0.8, level: float = 0.95) -> float:
     """Smallest true mean difference that a two-sided paired t test on n seeds finds with chance `power`.
 
-    sd: standard deviation of the paired differences. Solved exactly with the noncentral t distribution.
+    sd: standard deviation of the paired differences. Solved with the noncentral t distribution.
     """
     (sd,) = _finite([sd], "sd", least=1)
     if sd <= 0 or n < 2 or not 1 - _level(level) < power < 1:
         raise ValueError(f"expected sd > 0, n >= 2, power between 1 - level and 1; got {sd}, {n}, {power}")
-    critical = special.stdtrit(n - 1, 0.5 + level / 2)
+    critical, df = special.stdtrit(n - 1, 0.5 + level / 2), n - 1
+    nodes, weights = special.roots_legendre(400)  # over quantiles of S = √(χ²/df); scipy's own power is NaN at df = 1
+    S = np.sqrt(special.chdtri(df, (1 - nodes) / 2) / df)
 
     def missing(shift):
-        return stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) - power
+        return weights @ (special.ndtr(shift - critical * S) + special.ndtr(-shift - critical * S)) / 2 - power
 
     high = 1.0
     while missing(high) < 0:

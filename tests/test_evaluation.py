@@ -308,6 +308,9 @@ def test_detectable_effect():
         effect, critical = evaluation.detectable_effect(1.0, n, power), stats.t.ppf(0.975, n - 1)
         assert stats.ncf.sf(critical**2, 1, n - 1, n * effect**2) == pytest.approx(power, abs=1e-6)
     assert evaluation.detectable_effect(1.0, 34) == pytest.approx(0.5, abs=0.01)  # textbook value
+    pairs = rng(0).normal(size=(200_000, 2)) + evaluation.detectable_effect(1.0, 2)
+    found = abs(pairs.mean(1)) > stats.t.ppf(0.975, 1) * pairs.std(1, ddof=1) / 2**0.5
+    assert found.mean() == pytest.approx(0.8, abs=0.004), "two seeds, where scipy's noncentral t is NaN"
     effect = evaluation.detectable_effect(2.0, 10)
     x = effect + 2 * rng(1).standard_normal((20000, 10))
     hits = stats.ttest_1samp(x, 0, axis=1).pvalue < 0.05
