@@ -1,6 +1,7 @@
 """Figures and numbers outside notebooks: they name what is missing, and quote what the records say."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,17 @@ def test_the_forest_is_the_judged_table():
     ends = {tuple(sorted(line.get_xdata())) for line in axis.lines if len(line.get_xdata()) == 2}
     for row in rows.values():
         assert any(end == pytest.approx((row.difference.low, row.difference.high)) for end in ends), row.name
+
+
+def test_an_unfinished_forest_has_dots_alone_and_names_what_lies_outside(monkeypatch):
+    verdict = tables.committed("qm9", "small")
+    rows = {name: replace(row, state="unfinished", runs="2 of 10") for name, row in verdict.rows.items()}
+    monkeypatch.setattr(drawn.tables, "committed", lambda *where: replace(verdict, rows=rows))
+    far = {name for name, row in rows.items() if row.difference and row.difference.mean < -5}
+    axis = drawn.Forest.draw(Fake(**{"from": -5.0}), "qm9", "small").axes[0]
+    assert not [line for line in axis.lines if line.get_marker() == "D"]
+    assert axis.get_xlim()[0] == -5 and len(axis.texts) == len(far) > 0
+    assert "2 of 10 seeds, no verdict" in axis.get_xlabel()
 
 
 def test_the_dots_are_the_printed_numbers():

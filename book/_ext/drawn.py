@@ -1,8 +1,8 @@
 """Figures that pages outside notebooks need, drawn from committed records or printed tables when the book is built.
 
-    ```{forest} qm9 small                   paired differences of a judged table to its reference row
-    :alt: what the figure shows
-    Caption.
+    ```{forest} qm9 small                   paired differences of a judged table to its reference row; `:from: -6`
+    :alt: what the figure shows             cuts the axis there, an arrow names what lies to its left; intervals are
+    Caption.                                drawn once all seeds are there
     ```
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
@@ -35,7 +35,9 @@ class Drawn(SphinxDirective):
     """A directive whose `draw` returns a matplotlib figure, or raises LookupError."""
 
     has_content, final_argument_whitespace, required_arguments = True, True, 1
-    option_spec = {"alt": directives.unchanged_required, "by": directives.unchanged, "dataset": directives.unchanged}
+    option_spec = {
+        "alt": directives.unchanged_required, "by": directives.unchanged, "dataset": directives.unchanged, "from": float
+    }  # fmt: skip
 
     def run(self):
         try:
@@ -72,17 +74,26 @@ class Forest(Drawn):
         rows.sort(key=lambda row: (row.control, -row.difference.mean))
         if not rows:
             raise LookupError(f"no row of {experiment}, {profile}, can be judged: {'; '.join(verdict.reasons)}")
-        names = [row.title.split(":")[0] + (f" ({row.runs})" if row.state == "unfinished" else "") for row in rows]
+        names = [row.title.split(":")[0] for row in rows]
         gaps = [tables.paired({n: r.delta for n, r in verdict.rows.items()}, row.name) for row in rows]
+        going_on = next((row.runs for row in rows if row.state == "unfinished"), None)
         figure = figures.differences(
             dict(zip(names, gaps, strict=True)),
-            {name: (row.difference.low, row.difference.high) for name, row in zip(names, rows, strict=True)},
-            "Δm minus that of searched static weights, points",
-        )
+            {name: None if going_on else (row.difference.low, row.difference.high)
+             for name, row in zip(names, rows, strict=True)},
+            "Δm minus that of searched static weights, points" + f"\n{going_on} seeds, no verdict" * bool(going_on),
+        )  # fmt: skip
         # Narrow, so that a phone shows labels and dots side by side (site.css lets it shrink to the window).
         figure.set_size_inches(5, 0.36 * len(names) + 0.9)
-        figure.axes[0].set_yticks(range(len(names)), [textwrap.fill(name, 20) for name in names], fontsize=8)
-        figure.axes[0].axvspan(-verdict.table.margin, verdict.table.margin, color="#eeeeee", zorder=0)
+        axis = figure.axes[0]
+        axis.set_yticks(range(len(names)), [textwrap.fill(name, 20) for name in names], fontsize=8)
+        axis.axvspan(-verdict.table.margin, verdict.table.margin, color="#eeeeee", zorder=0)
+        if "from" in self.options:
+            axis.set_xlim(left=self.options["from"])
+            for place, row in enumerate(rows):
+                if row.difference.mean < self.options["from"]:
+                    text = f"◀ {row.difference.mean:+.0f}".replace("-", "−")
+                    axis.text(self.options["from"], place, text, va="center", fontsize=8)
         return figure
 
 
