@@ -200,7 +200,8 @@ def _complementary(C: np.ndarray, Q: np.ndarray, rounds: int = 30) -> tuple[np.n
         for k in todo:
             chosen, x = positive[k].nonzero()[0], X[k]
             x[:] = 0
-            x[chosen] = lapack.dposv(C[chosen][:, chosen].T, -Q[k][chosen], 0, 1, 1)[1]
+            if len(chosen):
+                x[chosen] = lapack.dposv(C[chosen][:, chosen].T, -Q[k][chosen], 0, 1, 1)[1]
         x, chosen = X[todo], positive[todo]
         y = x @ C + Q[todo]
         wrong = np.where(chosen, x, y) < -1e-13
