@@ -132,19 +132,22 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
     return TableVerdict(table, profile, rows, controls, tuple(whole), found)
 
 
+def seeds_of(experiment: str, profile: str, root: Path = results.ROOT) -> int | dict[str, int]:
+    """Ten, or row -> how many: the reference and the rows of extended.json ({"seeds": 20, "rows": […]}) have more."""
+    file = results.folder(experiment, profile, root) / "extended.json"
+    if not file.exists():
+        return len(protocol.SEEDS)
+    extended = json.loads(file.read_text(encoding="utf-8"))
+    return {name: extended["seeds"] for name in [REFERENCE, *extended["rows"]]}
+
+
 @functools.cache
 def committed(experiment: str, profile: str, root: Path = results.ROOT) -> TableVerdict | None:
-    """The verdict on what `results/` holds, with fingerprints; None where no run is committed yet.
-
-    Rows named in extended.json ({"seeds": 20, "rows": […]}), and the reference with them, have that many seeds.
-    """
+    """The verdict on what `results/` holds, with fingerprints; None where no run is committed yet."""
     found = results.load(experiment, profile, root)
     if not found:
         return None
-    file, seeds = results.folder(experiment, profile, root) / "extended.json", 10
-    if file.exists():
-        extended = json.loads(file.read_text(encoding="utf-8"))
-        seeds = {name: extended["seeds"] for name in [REFERENCE, *extended["rows"]]}
+    seeds = seeds_of(experiment, profile, root)
     table, search = protocol.TABLES[experiment](profile), results.search_of(experiment, profile, root) or {}
     return judge(table, found, search, seeds, records.stored_fingerprints(experiment, profile, root), profile=profile)
 

@@ -67,11 +67,6 @@ TARGETS = {
         None,
         ["test_methods_levels.py", "test_conventions.py", "test_methods_weightings.py", "test_methods_training.py"],
     ),
-    (
-        "mtl_core/methods/by_gram.py",
-        "for _ in range(8):  # projected gradient: a guess",
-    ): "speed: a good one saves a round",
-    ("mtl_core/methods/by_gram.py", "X = (X - step * (X @ C + Q)).clip(0)"): "speed: the guess decides rounds alone",
 }
 DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
 
@@ -84,6 +79,8 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ("mtl_core/methods/by_gram.py", "continue"): "the loop goes on without it: nothing follows in its body",
     ("mtl_core/methods/recon.py", "continue"): "without it the new graph returns twice; the second is never reached",
     ("mtl_core/methods/recon.py", "graph.lint()"): "a guard: no test knows a trunk that makes an ill-formed graph",
+    ("mtl_core/methods/by_gram.py", "X = (X - step * (X @ C + Q)).clip(0)"): "speed: the guess decides rounds alone",
+    ("mtl_core/methods/by_gram.py", "for _ in range(8):  # projected gradient: a guess"): "speed: it saves a round",
 }
 
 
