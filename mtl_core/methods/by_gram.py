@@ -193,7 +193,6 @@ def _complementary(C: np.ndarray, Q: np.ndarray, rounds: int = 30) -> tuple[np.n
     for _ in range(8):  # projected gradient: a guess
         X = (X - step * (X @ C + Q)).clip(0)
     positive = X > 1e-13
-    X[:] = 0
     todo = (Q < -1e-13).any(1).nonzero()[0].tolist()
     while todo and rounds:
         rounds -= 1
