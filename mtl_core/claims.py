@@ -101,6 +101,12 @@ def _from_study(claim):
         return Verdict(claim, "void", reasons=(str(edited),))
     if checks is None:
         return Verdict(claim, OPEN)
+    return _from_checks(claim, checks)
+
+
+def _from_checks(claim, checks):
+    """What comparisons on results say in the words of the claim's scope; one that is open leaves it undecided."""
+    checks = tuple(checks)
     found, (yes, no) = {check.holds for check in checks}, WORDS[claim["scope"]]
     return Verdict(claim, no if False in found else "undecided" if None in found else yes, checks)
 
@@ -139,14 +145,11 @@ def _from_results(claim, judged):
         reasons = [*verdict.reasons, *(f"row {row.name}: {why}" for row in unsound for why in row.reasons)]
         return Verdict(claim, state, reasons=tuple(reasons))
     delta = {name: verdict.rows[name].delta for name in chosen}
-    yes, no = WORDS[claim["scope"]]
     if steady:
         seeds, here = claim["rule"]["seeds"], min(map(len, delta.values()))
         if here < seeds:
             return Verdict(claim, OPEN, reasons=(f"training goes on: {here} of {seeds} seeds are here",))
-        checks = tuple(_spreads(delta, wanted, seeds))
-        found = {check.holds for check in checks}
-        return Verdict(claim, no if False in found else "undecided" if None in found else yes, checks)
+        return _from_checks(claim, _spreads(delta, wanted, seeds))
     own = {pair: tables.paired(delta, *pair) for pair in wanted if pair[1] != tables.REFERENCE}
     found = evaluation.holm_intervals(own) if own else {}
     found |= {pair: verdict.rows[pair[0]].difference for pair in wanted if pair[1] == tables.REFERENCE}
@@ -157,8 +160,7 @@ def _from_results(claim, judged):
         holds = True if word == "better" else False if word in ("worse", "equivalent") or d.high < 0 else None
         text = f"{row} against {against}: {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {d.n} seeds, margin {margin:g}"
         checks.append(Check(f"{text}: {word}", holds))
-    results = {check.holds for check in checks}
-    return Verdict(claim, no if False in results else "undecided" if None in results else yes, tuple(checks))
+    return _from_checks(claim, checks)
 
 
 def _spreads(delta, wanted, seeds):

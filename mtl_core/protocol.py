@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.stats import qmc
 from torch import nn
 
-from mtl_core import evaluation
+from mtl_core import evaluation, search_space
 from mtl_core.runs import Run, build_model, load_problem
 from mtl_core.seeds import numpy_generator
 
@@ -103,13 +102,7 @@ class Table:
 
     def _draws(self, row, rate, count, which=""):
         space = {"learning_rate": ("log", *rate), "weight_decay": ("choice", self.decay), **row.space}
-        sizes = {name: spec[1] if spec[0] == "simplex" else 1 for name, spec in space.items()}
-        sobol = qmc.Sobol(sum(sizes.values()), rng=numpy_generator(0, "search", f"{self.name} {row.name}{which}"))
-        found = []
-        for point in sobol.random(count):
-            parts = np.split(point, np.cumsum(list(sizes.values()))[:-1])
-            found.append({name: _value(space[name], part) for name, part in zip(space, parts, strict=True)})
-        return found
+        return search_space.draw(space, count, numpy_generator(0, "search", f"{self.name} {row.name}{which}"))
 
     def rates(self) -> tuple[float, float]:
         """The whole range of the learning rate."""
@@ -217,19 +210,6 @@ class Table:
                 choice["weights"] = [w * 0.1 if k in row.weaken else w for k, w in enumerate(choice["weights"])]
             runs[row.name] = [self.run(row, choice, seed, test=True) for seed in self.seeds(row, count)]
         return runs
-
-
-def _value(spec, part):
-    kind, *rest = spec
-    if kind == "simplex":  # Dirichlet(1), scaled so that the weights sum to K
-        shares = -np.log1p(-part)
-        return [float(f"{w:.6g}") for w in rest[0] * shares / shares.sum()]
-    u = float(part[0])
-    if kind == "choice":
-        return rest[0][min(int(u * len(rest[0])), len(rest[0]) - 1)]
-    if kind == "log":
-        return float(f"{math.exp(math.log(rest[0]) + u * math.log(rest[1] / rest[0])):.6g}")
-    return float(f"{rest[0] + u * (rest[1] - rest[0]):.6g}")
 
 
 def common_rows(tasks: Sequence[str]) -> list[Row]:

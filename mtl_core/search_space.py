@@ -1,0 +1,34 @@
+"""Configurations to try, from one scrambled Sobol sequence: every part of the ranges gets its share of few draws."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.stats import qmc
+
+
+def draw(space: Mapping, count: int, generator: np.random.Generator) -> list[dict]:
+    """`count` configurations, name -> value, six significant digits.
+
+    space  name -> ("log", low, high), ("uniform", low, high), ("choice", values), or ("simplex", K): weights that are
+           uniform on the simplex and scaled to sum to K.
+    """
+    sizes = {name: spec[1] if spec[0] == "simplex" else 1 for name, spec in space.items()}
+    found = []
+    for point in qmc.Sobol(sum(sizes.values()), rng=generator).random(count):
+        parts = np.split(point, np.cumsum(list(sizes.values()))[:-1])
+        found.append({name: _value(space[name], part) for name, part in zip(space, parts, strict=True)})
+    return found
+
+
+def _value(spec, part):
+    kind, *rest = spec
+    if kind == "simplex":  # Dirichlet(1), scaled so that the weights sum to K
+        shares = -np.log1p(-part)
+        return [float(f"{w:.6g}") for w in rest[0] * shares / shares.sum()]
+    u = float(part[0])
+    if kind == "choice":
+        return rest[0][min(int(u * len(rest[0])), len(rest[0]) - 1)]
+    if kind == "log":
+        return float(f"{math.exp(math.log(rest[0]) + u * math.log(rest[1] / rest[0])):.6g}")
+    return float(f"{rest[0] + u * (rest[1] - rest[0]):.6g}")
