@@ -108,6 +108,17 @@ def test_pivots_solve_what_is_not_singular():
     assert left == [] and X.tolist() == [[1e-3, 0.0], [0.0, 0.0]]
 
 
+def test_a_row_whose_pivots_ran_out_is_left():
+    J, Q = np.random.default_rng(0).standard_normal((2, 40, 40))
+    product, counts = np.corrcoef(J), []
+    for rounds in (1, 2, 30):
+        X, left = by_gram._complementary(product, Q.copy(), rounds)
+        counts.append(len(left))
+        X, Y = np.delete(X, left, 0), np.delete(X @ product + Q, left, 0)
+        assert X.min(initial=0) > -1e-12 and Y.min(initial=0) > -1e-10 and np.abs(X * Y).max(initial=0) < 1e-10
+    assert counts[0] > counts[1] > counts[2] == 0
+
+
 def test_the_librarys_frank_wolfe_method_stops_above_the_optimum():
     """Why MGDA has the option of an exact solver, and MGDA-UB no other: tens of per cent at 9 and 40 tasks."""
     for K, least in ((9, 0.05), (40, 0.5)):
