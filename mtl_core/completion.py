@@ -16,7 +16,12 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
     """Search the rows that search.json lacks, all where there is none: two stages, the single-task networks first."""
     place = folder(table.name, profile, root)
     before = search_of(table.name, profile, root) or {}
-    entries, baseline = before.get("rows", {}), before.get("single_task_validation", {})
+    borrowed = results.lent(table.name, profile, "search.json", root)
+    entries, baseline = borrowed | before.get("rows", {}), before.get("single_task_validation", {})
+    if lender := protocol.LENDERS.get(table.name):
+        if not borrowed:
+            raise ValueError(f"{table.name} takes rows of {lender}, which has no search.json yet: search it first")
+        baseline = baseline or search_of(lender, profile, root)["single_task_validation"]
     ranking = before.get("ranking") or table.ranking_run()
     if isinstance(ranking, runs.Run):
         ranking = _train([ranking], "search, layers", place, workers)[ranking.identity]["conflict"]
@@ -54,7 +59,7 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
         "margin": table.margin,
         "rate": list(table.rates()),
         "single_task_validation": baseline,
-        "rows": entries,
+        "rows": {name: entry for name, entry in entries.items() if name not in borrowed},
         "ranking": ranking,
         "provenance": before.get("provenance", runs.provenance()),  # of rows searched later: attempts.jsonl
     }
@@ -90,8 +95,8 @@ def evaluate(table: protocol.Table, profile: str, seeds=10, workers=1, root: Pat
     chosen = {name: entry["choice"] for name, entry in search_of(table.name, profile, root)["rows"].items()}
     expected = table.expected(chosen, seeds)
     here = {(r["row"], r["identity"]) for r in load(table.name, profile, root)}
-    missing = {run.identity: (row, run) for row, found in expected.items() if rows is None or row in rows
-               for run in found if (row, run.identity) not in here}  # fmt: skip
+    own = [row for row in expected if not protocol.is_lent(table.name, row) and (rows is None or row in rows)]
+    missing = {run.identity: (row, run) for row in own for run in expected[row] if (row, run.identity) not in here}
 
     def keep(record):
         results.add(results.compact(record, missing[record["identity"]][0]), place / "runs.jsonl")

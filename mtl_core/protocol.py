@@ -10,6 +10,7 @@ once `search.json` is committed. The reference row of every table is the row of 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from torch import nn
@@ -312,4 +313,19 @@ def two_digits(profile: str = "small") -> Table:
     return table(profile)
 
 
+def _sam_gs(name: str, profile: str = "small") -> Table:
+    """The table of SAM-GS's own parameters on the problem of another table."""
+    from mtl_core.sam_gs_table import table
+
+    return table(name, profile)
+
+
 TABLES = {"qm9": qm9, "multi_fashion_mnist": multi_fashion_mnist, "two_digits": two_digits}
+# table -> the table whose single-task networks, reference row and controls, with their search, stand in it too
+LENDERS = {f"{name}_sam_gs": name for name in ("qm9", "multi_fashion_mnist")}
+TABLES |= {name: partial(_sam_gs, name) for name in LENDERS}
+
+
+def is_lent(table: str, row: str) -> bool:
+    """Whether the lender of `table` has its row of this name; False where it has no lender."""
+    return table in LENDERS and (row.startswith("single ") or row in (REFERENCE, "a_a", "broken"))

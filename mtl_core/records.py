@@ -160,9 +160,9 @@ def fingerprints_of(table: Table, search: Mapping) -> dict[str, list]:
 
 
 def stored_fingerprints(experiment: str, profile: str, root: Path = results.ROOT) -> dict:
-    """row -> fingerprint from fingerprints.json; {} where there is none."""
-    file = results.folder(experiment, profile, root) / "fingerprints.json"
-    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else {}
+    """row -> fingerprint from fingerprints.json and, of rows that it lends, the lender's; {} where there is none."""
+    own = results.parsed(results.folder(experiment, profile, root) / "fingerprints.json") or {"rows": {}}
+    return results.lent(experiment, profile, "fingerprints.json", root) | own["rows"]
 
 
 def write_fingerprints(table: Table, profile: str, root: Path = results.ROOT) -> dict:
@@ -174,14 +174,15 @@ def write_fingerprints(table: Table, profile: str, root: Path = results.ROOT) ->
         made_by.setdefault(record["row"], set()).add(record["provenance"]["source_digest"])
     found = fingerprints_of(table, results.search_of(table.name, profile, root))
     stored = stored_fingerprints(table.name, profile, root)
-    elsewhere = [name for name in found if made_by.get(name) != {here}]
+    elsewhere = [name for name in found if made_by.get(name) != {here} or protocol.is_lent(table.name, name)]
     if bad := [name for name in elsewhere if name not in stored or not same_fingerprint(stored[name], found[name])]:
         raise ValueError(
             f"expected records made by the sources {here} that are here, found others of {', '.join(bad)}: "
             "go to the commit that made them, or rerun the rows; a fingerprint of other code would vouch for nothing"
         )
     found |= {name: stored[name] for name in elsewhere}
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(found))
+    own = sorted(name for name in found if not protocol.is_lent(table.name, name))
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in own)
     text = f'{{\n "source_digest": "{runs.source_digest()}",\n "rows": {{\n{lines}\n }}\n}}\n'
     runs.write_atomically(results.folder(table.name, profile, root) / "fingerprints.json", text)
     return found

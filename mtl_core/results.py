@@ -30,8 +30,13 @@ def folder(experiment: str, profile: str, root: Path = ROOT) -> Path:
 
 
 def load(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
-    """The committed records, in the file's order; [] where there are none yet."""
-    return lines(folder(experiment, profile, root) / "runs.jsonl")
+    """The committed records, in the file's order, then what a lender has of its rows; [] where there are none yet."""
+    found, lender = lines(folder(experiment, profile, root) / "runs.jsonl"), protocol.LENDERS.get(experiment)
+    if not found or lender is None:
+        return found
+    seeds = {seed + more for seed in protocol.SEEDS for more in (0, protocol.OTHER_SEEDS)}
+    return found + [record for record in load(lender, profile, root)
+                    if protocol.is_lent(experiment, record["row"]) and record["config"]["seed"] in seeds]  # fmt: skip
 
 
 def attempts(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
@@ -40,8 +45,23 @@ def attempts(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
 
 
 def search_of(experiment: str, profile: str, root: Path = ROOT) -> dict | None:
-    """search.json, or None before the search is done."""
-    file = folder(experiment, profile, root) / "search.json"
+    """search.json with the lender's rows, if there is one; None before the search is done."""
+    found = parsed(folder(experiment, profile, root) / "search.json")
+    if found is None:
+        return None
+    return {**found, "rows": lent(experiment, profile, "search.json", root) | found.get("rows", {})}
+
+
+def lent(experiment: str, profile: str, file: str, root: Path = ROOT) -> dict:
+    """The entries of rows in the lender's search.json, or fingerprints.json, that it lends; {} without a lender."""
+    lender = protocol.LENDERS.get(experiment)
+    found = parsed(folder(lender, profile, root) / file) if lender else None
+    rows = {} if found is None else found["rows"]
+    return {row: entry for row, entry in rows.items() if protocol.is_lent(experiment, row)}
+
+
+def parsed(file: Path) -> dict | None:
+    """A JSON file's content; None where there is no file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtl_core import completion, methods, protocol, results, runs
+from mtl_core import completion, methods, protocol, records, results, runs, sam_gs_table
 from mtl_core.data import qm9
 
 torch.set_num_threads(1)
@@ -196,6 +196,36 @@ def test_test_data_wait_for_a_committed_search(searched, monkeypatch):
     assert len(record["epochs"]["train_loss"]["mu"]) == 4
     (root / "qm9" / "tiny" / "search.json").write_text("{}")
     assert "not committed" in completion.complete_table("qm9", "tiny", 1, 1, root)
+
+
+def test_a_table_takes_over_what_its_lender_has_and_trains_its_own_rows_alone(searched, tmp_path, monkeypatch):
+    """The lender's networks, reference and controls are neither searched nor trained again, nor written twice."""
+    (table, first, found), root = searched, tmp_path
+    monkeypatch.setenv("MTL_RUNS", str(first / "runs"))
+    runs.write_atomically(root / "qm9/tiny/search.json", json.dumps(found))
+    monkeypatch.setitem(protocol.TABLES, "qm9", lambda profile: table)
+    monkeypatch.setitem(sam_gs_table.SETTINGS, "qm9", [(1.0, 0.99)])
+    monkeypatch.setattr(completion, "is_committed", lambda file: True)
+    mine, row, where = protocol.TABLES["qm9_sam_gs"]("tiny"), "gamma 1, beta2 0.99", ("qm9_sam_gs", "tiny")
+    assert [r.name for r in mine.rows] == [*(r.name for r in table.singles()), "static", "a_a", row]
+    with pytest.raises(ValueError, match="takes rows of qm9, which has no search.json yet"):
+        completion.search(mine, "small", 1, root)
+    assert results.load(*where, root) == [] and results.search_of(*where, root) is None
+    assert "search.json is written" in completion.complete_table(*where, 1, 1, root)
+    own, whole = json.loads((root / "qm9_sam_gs/tiny/search.json").read_text()), results.search_of(*where, root)
+    assert set(own["rows"]) == {row} and set(whole["rows"]) == {r.name for r in mine.searched()}
+    assert own["single_task_validation"] == results.search_of("qm9", "tiny", root)["single_task_validation"]
+    assert len(results.attempts(*where, root)) == 8 + 2
+    completion.evaluate(table, "tiny", 1, 1, root)
+    assert completion.complete_table(*where, 1, 1, root).endswith("1 trained now.")
+    assert [json.loads(t)["row"] for t in (root / "qm9_sam_gs/tiny/runs.jsonl").read_text().splitlines()] == [row]
+    found = results.load(*where, root)
+    assert {r["row"] for r in found} == {r.name for r in mine.rows} and not records.check(mine, found, whole, 1)[""]
+    assert all(not why for why in records.check(mine, found, whole, 1).values())
+    records.write_fingerprints(table, "tiny", root)
+    records.write_fingerprints(mine, "tiny", root)
+    assert set(json.loads((root / "qm9_sam_gs/tiny/fingerprints.json").read_text())["rows"]) == {row}
+    assert set(records.stored_fingerprints(*where, root)) == {r.name for r in mine.rows}
 
 
 @pytest.mark.parametrize("name", ["qm9", "multi_fashion_mnist"])

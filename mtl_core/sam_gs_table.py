@@ -1,0 +1,31 @@
+"""What SAM-GS's γ and β₂ do on real data: one row for each setting, each with a search of its own over rate and decay.
+
+The problem's main table lends its single-task networks, reference row and controls (`protocol.LENDERS`); nothing of
+them is trained again. γ = 0 is momentum alone, γ = 1 the equalised sum alone. The rows are fixed before any of its
+runs: γ as in the paper's ablation at the algorithm's β₂ = 0.99, and the paper's other β₂ where momentum is all there
+is and at the paper's γ of 0.9.
+"""
+
+from dataclasses import replace
+
+from mtl_core import protocol
+
+SETTINGS = {
+    "qm9": [(g, 0.99) for g in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)] + [(g, b) for g in (0.0, 0.9) for b in (0.9, 0.95)],
+    "multi_fashion_mnist": [(g, 0.99) for g in (0.0, 0.1, 0.5, 0.9, 1.0)] + [(0.0, 0.9), (0.9, 0.9)],
+}
+
+
+def table(name: str, profile: str = "small") -> protocol.Table:
+    """The table `name`, a key of `protocol.LENDERS`: (γ, β₂) in `SETTINGS`, beside what its problem's table lends."""
+    main = protocol.TABLES[protocol.LENDERS[name]](profile)
+    sam_gs, rows = main.row("sam_gs"), [row for row in main.rows if protocol.is_lent(name, row.name)]
+    for gamma, beta2 in SETTINGS[main.name]:
+        options, title = {"gamma": gamma, "beta2": beta2}, f"γ = {gamma:g}, β₂ = {beta2:g}"
+        rows.append(replace(sam_gs, name=setting(gamma, beta2), title=title, options=options, space={}))
+    return replace(main, name=name, rows=rows, thresholds=())
+
+
+def setting(gamma: float, beta2: float) -> str:
+    """The row's name: "gamma 0.9, beta2 0.99"."""
+    return f"gamma {gamma:g}, beta2 {beta2:g}"
