@@ -75,7 +75,7 @@ def verdicts(paper: str, judged=None) -> list[Verdict]:
 def _judge(paper, claim, judged):
     if isinstance(claim["results"], dict):
         return _from_results(claim, judged)
-    if claim["rule"]["name"] in ("reaches", "steady", "step time"):
+    if claim["rule"]["name"] in ("reaches", "steady", "step time", "success rate"):
         return _from_study(claim)
     if claim["scope"] != "arithmetic":
         return Verdict(claim, OPEN)
@@ -92,9 +92,10 @@ def _judge(paper, claim, judged):
 
 def _from_study(claim):
     """A claim about starts that reach an optimum of a synthetic problem, or about the time of a step."""
-    from mtl_core import landscape_study, step_times
+    from mtl_core import illustration_study, landscape_study, step_times
 
-    rules = {"reaches": landscape_study.checks, "steady": landscape_study.steady, "step time": step_times.checks}
+    rules = {"reaches": landscape_study.checks, "steady": landscape_study.steady, "step time": step_times.checks,
+             "success rate": illustration_study.checks}  # fmt: skip
     try:
         checks = rules[claim["rule"]["name"]](**{k: v for k, v in claim["rule"].items() if k != "name"})
     except ValueError as edited:

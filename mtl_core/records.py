@@ -18,10 +18,9 @@ import torch
 from mtl_core import protocol, results, runs, training
 from mtl_core.protocol import Row, Table
 from mtl_core.runs import Run
+from mtl_core.tasks import Split
 
-# Relative, of each step. Weights moved by 2e-7, as another machine rounds, moved CAGrad's third step by 1.6e-2 and
-# its second by 8e-4; the plain sum in PCGrad's place moves the second by 9e-3.
-TOLERANCES = (1e-3, 2e-3, 3e-2)
+TOLERANCE = 1e-6  # relative, of a fingerprint in float64: another machine's rounding moves it by 1e-10 at most
 STEPS, BATCH = 3, 32  # of a fingerprint
 COLUMNS = ("experiment", "profile", "row", "title", "state", "seed", "task", "metric", "value", "higher_is_better")
 COLUMNS += ("diverged", "identity", "content", "commit")
@@ -124,34 +123,41 @@ class _Updates:
 
 
 def fingerprint(table: Table, row: Row, choice: Mapping) -> list[list[float]]:
-    """Three training steps of the row's chosen run with seed 0, as numbers with six significant digits.
+    """Three training steps of the row's chosen run with seed 0, in float64, as numbers with eight significant digits.
 
     Per step: the K losses; K cosines between the shared update and the tasks' gradients; the update's length over
     the mean length of those. The data are 32 examples of the embedded tiny problem, the same in each step. The
-    learning rate is the lowest of the table's range: at high rates rounding alone moves the third loss by 1e-3.
-    Losses alone would not do: on these data PCGrad's differ from the plain sum's by 5e-5. Steps after a
-    divergence are missing.
+    learning rate is the lowest of the table's range. In float32 rounding alone, that of two threads instead of one,
+    moved a cosine of CAGrad's second step by 5e-3. Losses alone would not do: on these data PCGrad's differ from
+    the plain sum's by 5e-5. Steps after a divergence are missing.
     """
     run = table.run(row, choice, seed=0)
     options = {**run.problem_options, "profile": "tiny", "train": BATCH}
     schedule = {**run.schedule, "epochs": STEPS, "batch_size": BATCH, "learning_rate": table.rate[0]}
     problem = runs.load_problem(replace(run, problem_options=options))  # an epoch is a step
-    model = runs.build_model(run, problem)
+    train = _in_float64(problem.train)
+    problem = replace(problem, train=train, validation=train)  # which nothing here reads
+    model = runs.build_model(run, problem).double()
     seen = _Updates(model)
     history = training.fit(
         model, problem, run.method, training.Schedule(**schedule), seed=run.seed, method_options=run.method_options,
         convention=run.convention, observers=[seen], test=False,
     )  # fmt: skip
     losses = [list(epoch["train_loss"].values()) for epoch in history.epochs]
-    return [[float(f"{x:.6g}") for x in step + after] for step, after in zip(losses, seen.steps, strict=False)]
+    return [[float(f"{x:.8g}") for x in step + after] for step, after in zip(losses, seen.steps, strict=False)]
+
+
+def _in_float64(split: Split) -> Split:
+    inputs, targets = split.batch(slice(None))
+    return Split(inputs.double(), tuple(t.double() if t.is_floating_point() else t for t in targets))
 
 
 def same_fingerprint(stored, now) -> bool:
-    """Whether two fingerprints have one shape and agree in each step, relative to TOLERANCES, near 0 a tenth of it."""
+    """Whether two fingerprints have one shape and agree in each number, relative to TOLERANCE, near 0 a tenth of it."""
     if [len(step) for step in stored] != [len(step) for step in now]:
         return False
-    steps = zip(TOLERANCES, stored, now, strict=False)
-    return all(math.isclose(x, y, rel_tol=t, abs_tol=t / 10) for t, a, b in steps for x, y in zip(a, b, strict=True))
+    pairs = ((x, y) for a, b in zip(stored, now, strict=True) for x, y in zip(a, b, strict=True))
+    return all(math.isclose(x, y, rel_tol=TOLERANCE, abs_tol=TOLERANCE / 10) for x, y in pairs)
 
 
 def fingerprints_of(table: Table, search: Mapping) -> dict[str, list]:

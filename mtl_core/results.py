@@ -127,7 +127,7 @@ def write_lines(records, file: Path) -> None:
 
 
 def main(arguments=None) -> int:
-    from mtl_core import completion, landscape_study
+    from mtl_core import completion, illustration_study, landscape_study
     from mtl_core.experiments import EXPERIMENTS, RECON
 
     parser = argparse.ArgumentParser(prog="make results", description="train and record reference results")
@@ -137,7 +137,8 @@ def main(arguments=None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--row", action="append", help="only this row of a table (may be given several times)")
     given = parser.parse_args(arguments)
-    known = [*protocol.TABLES, *EXPERIMENTS, landscape_study.NAME]
+    studies = {study.NAME: study.complete for study in (landscape_study, illustration_study)}
+    known = [*protocol.TABLES, *EXPERIMENTS, *studies]
     for what, value, names in (("experiment", given.experiment, known), ("profile", given.profile, RECON)):
         if value not in names:
             near = difflib.get_close_matches(value, names, 1)
@@ -148,8 +149,8 @@ def main(arguments=None) -> int:
     try:
         if given.experiment in protocol.TABLES:
             said = completion.complete_table(*where, rows=given.row)
-        elif given.experiment == landscape_study.NAME:
-            said = landscape_study.complete(given.profile)
+        elif given.experiment in studies:
+            said = studies[given.experiment](given.profile)
         else:
             said = completion.complete_experiment(*where)
     except KeyboardInterrupt:

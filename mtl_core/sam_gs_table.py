@@ -2,8 +2,8 @@
 
 The problem's main table lends its single-task networks, reference row and controls (`protocol.LENDERS`); nothing of
 them is trained again. γ = 0 is momentum alone, γ = 1 the equalised sum alone. The rows are fixed before any of its
-runs: γ as in the paper's ablation at the algorithm's β₂ = 0.99, and the paper's other β₂ where momentum is all there
-is and at the paper's γ of 0.9.
+runs. On QM9: γ as in the paper's ablation at the algorithm's β₂ = 0.99, and the paper's other β₂ where momentum is all
+there is and at the paper's γ of 0.9. On Multi-Fashion+MNIST, whose runs cost six times as much, five of these.
 """
 
 from dataclasses import replace
@@ -12,8 +12,9 @@ from mtl_core import protocol
 
 SETTINGS = {
     "qm9": [(g, 0.99) for g in (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)] + [(g, b) for g in (0.0, 0.9) for b in (0.9, 0.95)],
-    "multi_fashion_mnist": [(g, 0.99) for g in (0.0, 0.1, 0.5, 0.9, 1.0)] + [(0.0, 0.9), (0.9, 0.9)],
+    "multi_fashion_mnist": [(g, 0.99) for g in (0.0, 0.5, 0.9, 1.0)] + [(0.0, 0.9)],
 }
+TITLES = {"qm9": "QM9, eleven targets", "multi_fashion_mnist": "Multi-Fashion+MNIST"}
 
 
 def table(name: str, profile: str = "small") -> protocol.Table:

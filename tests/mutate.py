@@ -36,7 +36,7 @@ TARGETS = {
         ("gram", "cosines", "magnitude_similarity", "ConflictScores"),
         ["test_conflict.py", "test_conflict_log.py"],
     ),
-    "mtl_core/gradients.py": (None, ["test_gradients.py", "test_gradients_errors.py"]),
+    "mtl_core/gradients.py": (None, ["test_gradients.py", "test_gradients_errors.py", "test_rotograd_training.py"]),
     "mtl_core/methods/recon.py": (None, ["test_recon.py", "test_recon_refusals.py"]),
     "mtl_core/methods/baselines.py": (None, ["test_methods.py", "test_conventions.py"]),
     "mtl_core/methods/conventions.py": (None, ["test_conventions.py", "test_methods_levels.py"]),

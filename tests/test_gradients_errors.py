@@ -32,6 +32,24 @@ def test_a_loss_from_another_forward_pass():
         task_gradients(losses, model, features)
 
 
+def test_a_backward_pass_that_fails_fails_with_its_own_words():
+    class Breaks(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            raise RuntimeError("this layer cannot go back")
+
+    model, inputs, targets = build("lenet", 2)
+    forward = model.trunk.forward
+    model.trunk.forward = lambda x: Breaks.apply(forward(x))
+    features = model.features(inputs)
+    with pytest.raises(RuntimeError, match="this layer cannot go back"):
+        task_gradients(losses_of(model, features, targets), model, features)
+
+
 def test_swapped_streams_are_refused():
     model, inputs, targets = build("resnet", 2, split="stem")
     features = model.features(inputs)

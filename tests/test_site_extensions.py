@@ -72,6 +72,8 @@ def test_numbers_are_those_of_the_table(record, judged):
     assert record("qm9", "small", "margin") == f"{judged.table.margin:g}"
     mean, sd = row.metrics["HOMO"]["MAE (meV)"]
     assert record("qm9", "small", "sam_gs", "HOMO", "MAE", "(meV)") == f"{mean:.4g} ± {sd:.2g}"
+    mean, sd = judged.rows["single mu"].metrics["mu"]["MAE (D)"]
+    assert record("qm9", "small", "single", "mu", "mu", "MAE", "(D)") == f"{mean:.4g} ± {sd:.2g}", "a blank in the name"
 
 
 def test_a_count_names_its_denominator(record, judged):

@@ -50,13 +50,14 @@ def record(experiment, profile, *what):
         others = [row for row in verdict.rows.values() if not row.control and row.difference]
         same = sum(row.outcome == " ".join(what[1:]) for row in others)
         return [nodes.Text(f"{same} of {len(others)}")]
-    name, *field = what or ("",)
-    if name not in verdict.rows:
-        raise LookupError(f"no row {name!r} in {experiment}, {profile}; there are: {', '.join(verdict.rows)}")
-    row = verdict.rows[name]
+    what = what or ("",)
+    names = {" ".join(what[:words]): what[words:] for words in range(1, len(what) + 1)}  # a row's name may have blanks
+    if not (here := [name for name in names if name in verdict.rows]):
+        raise LookupError(f"no row {what[0]!r} in {experiment}, {profile}; there are: {', '.join(verdict.rows)}")
+    row = verdict.rows[here[-1]]
     if row.state == "void":
         return [badge("void", "outcome")]
-    text = _of_row(row, field).replace("-", "−")
+    text = _of_row(row, names[row.name]).replace("-", "−")
     return [nodes.Text(text if row.state in ("judged", text) else f"{text} ({row.state})")]
 
 
