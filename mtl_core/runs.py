@@ -6,6 +6,7 @@ by `make results` alone.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -188,11 +189,12 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     problem = load_problem(run)
     model = build_model(run, problem)
     observers = _observers(run, model)
-    history = training.fit(
-        model, problem, run.method, training.Schedule(**run.schedule), method_options=run.method_options,
-        convention=run.convention, seed=run.seed, observers=observers, test=run.test,
-        checkpoint=store.checkpoint(run), device=device,
-    )  # fmt: skip
+    with denormals_flushed():
+        history = training.fit(
+            model, problem, run.method, training.Schedule(**run.schedule), method_options=run.method_options,
+            convention=run.convention, seed=run.seed, observers=observers, test=run.test,
+            checkpoint=store.checkpoint(run), device=device,
+        )  # fmt: skip
     record = {
         "identity": run.identity, "config": json.loads(run.canonical()), **asdict(history),
         "parameters": {"trunk": sum(p.numel() for p in model.trunk.parameters()),
@@ -202,6 +204,21 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     }  # fmt: skip
     store.put(run, record)
     return record
+
+
+@contextlib.contextmanager
+def denormals_flushed():
+    """On this thread's CPU, numbers too small for float32's normal form (1e-38) are zero.
+
+    Dead units under weight decay fill a network with them: SAM-GS with momentum on QM9 (γ = 0.3) took 0.8 s an epoch at
+    first and 8.4 s at the end, 0.8 s throughout with this, and had the same losses to four decimals.
+    """
+    before = (torch.tensor(1e-40) == 0).item()  # torch tells in no other way
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _observers(run: Run, model: models.MultiTaskModel) -> list:
