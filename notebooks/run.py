@@ -169,7 +169,9 @@ def main(arguments=None):
     parser.add_argument("--absent", action="store_true", help="only pages that were never executed")
     parser.add_argument("--force", action="store_true", help="also pages that are up to date")
     parser.add_argument("--list", action="store_true", help="pages and their parameters")
-    parser.add_argument("-j", "--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument(
+        "-j", "--jobs", type=int, default=min(4, os.cpu_count() or 1), help="processes (default: one a core, at most 4)"
+    )
     parser.add_argument("--timeout", type=int, help="seconds a cell may take (default: no limit)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
