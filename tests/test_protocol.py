@@ -228,10 +228,10 @@ def test_a_table_takes_over_what_its_lender_has_and_trains_its_own_rows_alone(se
     assert set(records.stored_fingerprints(*where, root)) == {r.name for r in mine.rows}
 
 
-@pytest.mark.parametrize("name", ["qm9", "multi_fashion_mnist"])
+@pytest.mark.parametrize("name", ["qm9", "multi_fashion_mnist", "qm9_sam_gs"])
 def test_committed_searches_tried_the_draws_of_the_rule(name):
     """What search.json says was tried is what the code draws today, in its order: none left out, none added."""
     table, search = protocol.TABLES[name]("small"), results.search_of(name, "small")
-    for row in table.searched():
+    for row in [row for row in table.searched() if not protocol.is_lent(name, row.name)]:
         tried = [(t["choice"]["learning_rate"], t["choice"]["weight_decay"]) for t in search["rows"][row.name]["tried"]]
         assert tried == [(d["learning_rate"], d["weight_decay"]) for d in table.draws(row)], row.name
