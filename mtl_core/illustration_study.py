@@ -42,9 +42,7 @@ def complete(profile: str, root=results.ROOT) -> str:
 
 def load(profile: str = "small", root=results.ROOT) -> dict[str, dict]:
     """row -> record; ValueError names one that was edited."""
-    found = results.load(NAME, profile, root)
-    results.refuse_edited(found, lambda record: f"{NAME}, {record['row']}")
-    return {record["row"]: record for record in found}
+    return results.by_row(NAME, profile, root)
 
 
 def checks(row: str, against: str, root=results.ROOT) -> tuple[Check, ...] | None:

@@ -105,6 +105,13 @@ def refuse_edited(records, named) -> None:
             raise ValueError(f"{named(record)}: the record was edited, its content does not match its seal")
 
 
+def by_row(experiment: str, profile: str, root: Path = ROOT) -> dict[str, dict]:
+    """row -> its one record, of a study; ValueError names one that was edited."""
+    found = load(experiment, profile, root)
+    refuse_edited(found, lambda record: f"{experiment}, {record['row']}")
+    return {record["row"]: record for record in found}
+
+
 def rounded(value):
     """The value with its numbers at six significant digits."""
     if isinstance(value, float):

@@ -23,9 +23,7 @@ def write(ratios: Mapping[str, Sequence[float]], floors: Sequence[float], settin
 
 def load(root=results.ROOT) -> dict[str, dict]:
     """row -> record; ValueError names one that was edited."""
-    found = results.load(*WHERE, root)
-    results.refuse_edited(found, lambda record: f"step_time, {record['row']}")
-    return {record["row"]: record for record in found}
+    return results.by_row(*WHERE, root)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
