@@ -13,6 +13,9 @@ PORT ?= 8000
 
 # One thread a process: two threads that fight over a busy core are many times slower.
 export OMP_NUM_THREADS ?= 1
+# Files of tests go to all cores, four at most; what times pages in the browser has the machine to itself.
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+ALONE := tests/test_site_browser.py
 # Page, parameters, … reach the programs through the environment, so that quotes in P survive.
 export PAGE P EXPERIMENT PROFILE
 
@@ -47,7 +50,8 @@ test: setup  ## ruff, unit tests, nbval on the notebooks, the site and its check
 	@$(VENV)/ruff format --check .
 	@$(VENV)/python .ci/browser.py
 	@$(MAKE) --no-print-directory book
-	@$(VENV)/pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+	@$(VENV)/pytest tests notebooks --ignore=$(ALONE) -n logical --maxprocesses=4 --dist=loadfile $(NBVAL)
+	@$(VENV)/pytest $(ALONE)
 
 lint: setup  ## ruff alone
 	@$(VENV)/ruff check .

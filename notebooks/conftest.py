@@ -62,9 +62,10 @@ def pytest_configure(config):
     global _store
     from nbval.plugin import IPyNbCell
 
-    _store = tempfile.mkdtemp(prefix="runs-")
+    if not hasattr(config, "workerinput"):  # the workers of pytest-xdist share the store of the one that starts them
+        _store = tempfile.mkdtemp(prefix="runs-")
+        os.environ["MTL_RUNS"] = _store  # empty: a finished run from before must not stand in for a broken method
     os.environ.update(
-        MTL_RUNS=_store,  # empty: a finished run from before must not stand in for a broken method
         PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         IPYTHONDIR=str(ROOT / "notebooks" / ".ipython"),
         OMP_NUM_THREADS="1",
