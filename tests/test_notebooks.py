@@ -1,5 +1,6 @@
 """The form of the source notebooks and the comparison that nbval makes."""
 
+import ast
 import json
 
 import nbformat
@@ -29,6 +30,17 @@ def vacuous(cells):
     return None
 
 
+SHOWS = {"markdown_table", "Markdown", "HTML"}  # what a reader sees only as the last value of a cell, or by display()
+
+
+def unseen(source):
+    """Values that would be shown if they stood last in their cell, and do not: lines of `source`."""
+    tree = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("%")))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    named = [(node, getattr(node.value.func, "attr", getattr(node.value.func, "id", None))) for node in calls]
+    return [ast.unparse(node) for node, name in named if name in SHOWS and node is not tree.body[-1]]
+
+
 def test_there_are_notebooks():
     assert NOTEBOOKS
 
@@ -42,8 +54,16 @@ def test_source_form(path):
     assert parameters.parse(path)
     for cell in book.cells:
         comparison.tolerance(cell.metadata.get("tags", []))
+        assert cell.cell_type != "code" or unseen(cell.source) == []
     ids = [cell["id"] for cell in book.cells]
     assert len(set(ids)) == len(ids)
+
+
+def test_values_that_nobody_sees_are_found():
+    table = "figures.markdown_table(head, lines)"
+    assert unseen(f"%matplotlib inline\nif lines:\n    {table}\n") == [table]
+    assert unseen(f"{table}\nx = 1") == [table]
+    assert unseen(f"if lines:\n    display({table})\n{table}") == []
 
 
 def test_vacuous_notebooks_are_found():
