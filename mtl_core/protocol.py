@@ -1,6 +1,6 @@
 """The comparison protocol: one search budget for every row, then paired seeds, then intervals.
 
-Rules in short (`book/how_to_read_a_table.md` explains them). Each row draws 8 configurations from a Sobol
+Rules in short (`notebooks/how_to_read_a_table.ipynb` explains them). Each row draws 8 configurations from a Sobol
 sequence of its own and trains them at a quarter of the length on one search seed; the best two train at full
 length on another; the best of those is evaluated with seeds 0 to 9, which no search has seen. Selection is by
 validation Δm against fixed single-task validation values. Test data are read in the evaluation alone, and only

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mtl_core import association, figures, harm, papers, results, tables
+from mtl_core import association, figures, harm, papers, protocol, results, tables
 
 sys.path.insert(0, str(papers.ROOT.parent / "_ext"))
 import drawn  # noqa: E402
@@ -18,7 +18,10 @@ def test_the_quoted_association_is_that_of_the_records():
     x, y = ([float(np.mean(getattr(pair, what))) for pair in found] for what in ("dissimilarity", "harm"))
     a = association.between_pairs(x, y, [pair.tasks for pair in found])
     (node,) = drawn.harm_of("task_pairs", "small", "dissimilarity")
-    assert node.astext() == f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over 55 pairs".replace("-", "−")
+    here = min(len(pair.seeds) for pair in found)
+    seeds = f", {here} of {len(protocol.SEEDS)} seeds" if here < len(protocol.SEEDS) else ""
+    said = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over 55 pairs{seeds}"
+    assert node.astext() == said.replace("-", "−")
     assert drawn.harm_of("task_pairs", "small")[0].astext() != node.astext()
 
 

@@ -25,7 +25,7 @@ from docutils.parsers.rst import directives  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
-from mtl_core import association, figures, harm, papers, results, tables  # noqa: E402
+from mtl_core import association, figures, harm, papers, protocol, results, tables  # noqa: E402
 
 log = logging.getLogger(__name__)
 FOLDER = "_drawn"  # under the book's sources, not tracked
@@ -135,6 +135,8 @@ def harm_of(experiment, profile, measure="negative"):
     means = [[float(np.mean(getattr(pair, what))) for pair in found] for what in (measure, "harm")]
     a = association.between_pairs(*means, [pair.tasks for pair in found])
     text = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over {a.pairs} pairs"
+    here, complete = min(len(pair.seeds) for pair in found), len(protocol.SEEDS)
+    text += f", {here} of {complete} seeds" * (here < complete)
     return [nodes.Text(text.replace("-", "−"))]
 
 
