@@ -1,5 +1,6 @@
 """Checkpoints: written atomically, read without running code from the file."""
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -34,9 +35,16 @@ def save_atomically(state, path: Path) -> None:
 
 
 def read(checkpoint: Path, device: str) -> dict | None:
-    """The state in a checkpoint; None, with a warning, where the file is damaged."""
+    """The state in a checkpoint; None, with a warning, where its content is damaged.
+
+    OSError or an error for want of memory go on to the caller: the file may be sound, and the next epoch would replace
+    it.
+    """
+    content = io.BytesIO(checkpoint.read_bytes())
     try:
-        return torch.load(checkpoint, map_location=device, weights_only=True)
+        return torch.load(content, map_location=device, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # torch.load meets garbage with errors of any type
         warnings.warn(f"the checkpoint {checkpoint.name} cannot be read ({error}); training starts over", stacklevel=2)
         return None

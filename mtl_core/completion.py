@@ -114,8 +114,6 @@ def _train(wanted, stage, place, workers, keep=None) -> dict[str, dict]:
 
     def finished(record):
         found[record["identity"]] = record
-        if keep is not None:
-            keep(record)
         if (record["identity"], stage) not in logged:
             line = {"identity": record["identity"], "stage": stage, "seed": record["config"]["seed"],
                     "method": record["config"]["method"], "finished": record["provenance"]["finished"],
@@ -124,6 +122,8 @@ def _train(wanted, stage, place, workers, keep=None) -> dict[str, dict]:
             place.mkdir(parents=True, exist_ok=True)
             with open(place / "attempts.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(line, sort_keys=True) + "\n")
+        if keep is not None:  # after the log: a run that is kept is never asked for again
+            keep(record)
 
     runs.grid(wanted, workers, finished=finished)
     return found

@@ -29,7 +29,7 @@ ROWS: dict[str, tuple[str, dict]] = {
     "equal weights": ("equal", {}),
     "CAGrad": ("cagrad", {"c": 0.4}),
     "Aligned-MTL": ("aligned_mtl", {}),
-    "Nash-MTL": ("nash_mtl", {}),
+    "Nash-MTL": ("nash_mtl", {"normalise": False}),
     "SAM-GS, β₂ = 0.99": ("sam_gs", {"gamma": 0.1, "beta2": 0.99}),
     "SAM-GS, β₂ = 0.5": ("sam_gs", {"gamma": 0.1, "beta2": 0.5}),
     "SAM-GS, β₁ = 0": ("sam_gs", {"gamma": 0.1, "beta2": 0.9, "beta1": 0.0}),

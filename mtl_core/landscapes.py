@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods, seeds, two_tasks
-from mtl_core.methods.conventions import CONVENTIONS, Convention
+from mtl_core.methods.conventions import CONVENTIONS, OPTIMIZERS, Convention
 
 FLOOR = 5e-6  # inside the logarithms of the SAM-GS problems
 
@@ -197,8 +197,8 @@ def trajectories(
     """
     given = {"steps": steps, "optimizer": optimizer, "learning_rate": learning_rate, "convention": convention}
     training = {**landscape.training, **{key: value for key, value in given.items() if value is not None}}
-    if training["optimizer"] not in _OPTIMIZERS:
-        raise ValueError(f"optimizer is one of {', '.join(_OPTIMIZERS)}; got {training['optimizer']!r}")
+    if training["optimizer"] not in OPTIMIZERS:
+        raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}; got {training['optimizer']!r}")
     if training["convention"] not in CONVENTIONS:
         raise ValueError(f"convention is one of {', '.join(CONVENTIONS)}; got {training['convention']!r}")
     starts, options = torch.as_tensor(starts, dtype=torch.float64), dict(options or {})
@@ -219,12 +219,9 @@ def trajectories(
     return Paths(torch.tensor(kept), points, landscape.losses(points).movedim(0, -1))
 
 
-_OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-
-
 def _together(landscape, starts, row, options, convention: Convention, training, kept):
     point = nn.Parameter(starts.reshape(-1, 2).clone())
-    optimizer = _OPTIMIZERS[training["optimizer"]]([point], lr=training["learning_rate"])
+    optimizer = OPTIMIZERS[training["optimizer"]]([point], lr=training["learning_rate"])
     rule = two_tasks.rule(row.name, methods.make(row.name, **options))
     convention = convention.of(row.name)
     factor, wanted, found = convention.factor(row.native_scale, 2), set(kept), []
@@ -262,7 +259,7 @@ def _alone(landscape, start, row, options, convention, training, kept, seed):
 
     model = MultiTaskModel(_Point(start), [nn.Identity(), nn.Identity()])
     tasks = [Task(f"L{k + 1}", 2, lambda output, target, k=k: landscape.losses(output[0])[k]) for k in range(2)]
-    optimizer = _OPTIMIZERS[training["optimizer"]](model.trunk.parameters(), lr=training["learning_rate"])
+    optimizer = OPTIMIZERS[training["optimizer"]](model.trunk.parameters(), lr=training["learning_rate"])
     found, wanted, inputs = [], set(kept), torch.empty(0)  # nothing is read
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.torch_seed(seed, "method"))

@@ -5,6 +5,7 @@ statistics of its own part. Only the first process writes checkpoints; all must 
 """
 
 import atexit
+import os
 from collections.abc import Sequence
 
 import torch
@@ -67,8 +68,9 @@ class Processes:
         try:
             distributed.all_reduce(tensor)
         except RuntimeError as error:
-            raise ProcessLost(f"process {self.rank} of {self.world} lost another one in the middle of a step; start "
-                              "again: a fit with a checkpoint goes on from its last epoch") from error  # fmt: skip
+            raise ProcessLost(f"process {self.rank} of {self.world} could not add up a step with the others; if one of "
+                              "them ended, start again: a fit with a checkpoint goes on from its last epoch. What "
+                              f"torch.distributed says: {error}") from error  # fmt: skip
 
 
 def processes() -> Processes | None:
@@ -76,11 +78,17 @@ def processes() -> Processes | None:
     if not distributed.is_available():
         return None
     if not distributed.is_initialized() and distributed.is_torchelastic_launched():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        distributed.init_process_group()  # gloo for what lies on the CPU, nccl for GPUs
         atexit.register(distributed.destroy_process_group)
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return None
     return Processes(distributed.get_rank(), distributed.get_world_size())
+
+
+def own_device(device: str) -> str:
+    """Under `torchrun`, "cuda" is the GPU of this process's number on its machine; any other name stands as it is."""
+    number = os.environ.get("LOCAL_RANK")
+    return f"cuda:{number}" if device == "cuda" and number is not None else device
 
 
 class JoinedStep(Step):

@@ -5,17 +5,13 @@ digest of the sources that decide its outcome. `results/` holds committed refere
 by `make results` alone.
 """
 
-import ast
-import contextlib
 import functools
 import hashlib
 import inspect
 import json
 import os
-import platform
-import subprocess
 import sys
-import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -24,15 +20,10 @@ from pathlib import Path
 
 import torch
 
-from mtl_core import conflict, data, methods, models, training
-from mtl_core.seeds import torch_generator
-from mtl_core.tasks import Problem
-
-ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-DECISIVE = ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "steps.py", "training.py")
-DECISIVE += ("rotation_step.py", "processes.py", "checkpoints.py")
-DECISIVE += ("data", "models", "methods")
+from mtl_core import conflict, methods, models, training
+from mtl_core.build import build_model, load_problem
+from mtl_core.data import files
+from mtl_core.provenance import ROOT, provenance, source_digest
 
 
 @dataclass(frozen=True)
@@ -87,30 +78,22 @@ class Run:
         return [replace(self, seed=seed) for seed in seeds]
 
 
-@functools.cache
-def source_digest(package: Path = Path(__file__).parent) -> str:
-    """Digest of the sources that decide outcomes, and of torch; comments, docstrings and layout do not change it."""
-    digest = hashlib.sha256(f"torch {torch.__version__}".encode())
-    for entry in DECISIVE:
-        for path in sorted((package / entry).rglob("*.py")) if (package / entry).is_dir() else [package / entry]:
-            tree = ast.parse(path.read_text())
-            for node in ast.walk(tree):
-                if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False):
-                    node.body[0].value.value = ""
-            digest.update(path.relative_to(package).as_posix().encode() + ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
-
-
 def _outside(run: Run) -> str:
     """A mark of the source of a method that was registered from outside this package: changed, it trains again."""
     make = methods.find(run.method).make
     if make.__module__.startswith(("mtl_core.", "torchjd.")):
         return ""
     try:
-        text = inspect.getsource(make)
-    except (OSError, TypeError):  # typed at a prompt: never the same twice
-        text = f"{time.time_ns()}"
-    return "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+        mark = hashlib.sha256(inspect.getsource(make).encode()).hexdigest()[:8]
+    except (OSError, TypeError):  # typed at a prompt
+        mark = _mark_of_the_unread(make)
+    return f"-{mark}"
+
+
+@functools.cache
+def _mark_of_the_unread(make) -> str:
+    """One for each object, and never the same in another process."""
+    return uuid.uuid4().hex[:8]
 
 
 class Store:
@@ -129,7 +112,7 @@ class Store:
     def get(self, run: Run) -> dict | None:
         """The record of a finished run, or None."""
         try:
-            return json.loads(self.path(run).read_text())
+            return json.loads(self.path(run).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 
@@ -139,43 +122,8 @@ class Store:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that a kill at any moment leaves either done or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-@functools.lru_cache(maxsize=2)
-def _problem(name: str, options: str, seed: int) -> Problem:
-    return data.load(name, seed=seed, **json.loads(options))
-
-
-def load_problem(run: Run) -> Problem:
-    """The run's problem, with the tasks it trains on."""
-    problem = _problem(run.problem, json.dumps(dict(run.problem_options), sort_keys=True), run.seed)
-    if run.tasks is None:
-        return problem
-    for k in run.tasks:
-        if not 0 <= k < len(problem.tasks):
-            raise ValueError(f"task {k} of {run.problem} does not exist; there are {len(problem.tasks)}, from 0")
-
-    def only(split):
-        return type(split)(split.inputs, tuple(split.targets[k] for k in run.tasks))
-
-    return replace(problem, tasks=tuple(problem.tasks[k] for k in run.tasks), train=only(problem.train),
-                   validation=only(problem.validation), test=only(problem.test))  # fmt: skip
-
-
-def build_model(run: Run, problem: Problem) -> models.MultiTaskModel:
-    """The run's network, initialised by its seed; copies of split layers draw from their own stream."""
-    model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
-    if not run.split:
-        return model
-    return methods.recon.split_layers(model, run.split, run.split_init, torch_generator(run.seed, "split"))
+    """Write a text file, in UTF-8, that a kill at any moment leaves either done or as it was."""
+    files.write_atomically(path, text.encode())
 
 
 def execute(run: Run, store: Store | None = None, fresh: bool = False, device: str = "cpu") -> dict:
@@ -189,12 +137,11 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     problem = load_problem(run)
     model = build_model(run, problem)
     observers = _observers(run, model)
-    with denormals_flushed():
-        history = training.fit(
-            model, problem, run.method, training.Schedule(**run.schedule), method_options=run.method_options,
-            convention=run.convention, seed=run.seed, observers=observers, test=run.test,
-            checkpoint=store.checkpoint(run), device=device,
-        )  # fmt: skip
+    history = training.fit(
+        model, problem, run.method, training.Schedule(**run.schedule), method_options=run.method_options,
+        convention=run.convention, seed=run.seed, observers=observers, test=run.test,
+        checkpoint=store.checkpoint(run), device=device,
+    )  # fmt: skip
     record = {
         "identity": run.identity, "config": json.loads(run.canonical()), **asdict(history),
         "parameters": {"trunk": sum(p.numel() for p in model.trunk.parameters()),
@@ -206,56 +153,10 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     return record
 
 
-@contextlib.contextmanager
-def denormals_flushed():
-    """On this thread's CPU, numbers too small for float32's normal form (1e-38) are zero.
-
-    Dead units under weight decay fill a network with them: SAM-GS with momentum on QM9 (γ = 0.3) took 0.8 s an epoch at
-    first and 8.4 s at the end, 0.8 s throughout with this, and had the same losses to four decimals.
-    """
-    before = (torch.tensor(1e-40) == 0).item()  # torch tells in no other way
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
 def _observers(run: Run, model: models.MultiTaskModel) -> list:
     if run.observe is None or len(model.heads) < 2:
         return []
     return [conflict.ConflictLog(len(model.heads), **run.observe)]
-
-
-def provenance(device: str = "cpu") -> dict:
-    """Where and with what a run was made: no paths, no host names."""
-    import numpy
-    import torchvision
-
-    def git(*arguments):
-        try:
-            done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=10)
-        except OSError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changed = git("status", "--porcelain", "--", "mtl_core")
-    hardware = torch.cuda.get_device_name() if device.startswith("cuda") else _processor()
-    return {
-        "commit": git("rev-parse", "HEAD"), "clean": None if changed is None else changed == "",
-        "source_digest": source_digest(), "python": platform.python_version(), "torch": torch.__version__,
-        "torchvision": torchvision.__version__, "numpy": numpy.__version__, "machine": platform.machine(),
-        "system": platform.system(), "hardware": hardware, "threads": torch.get_num_threads(),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }  # fmt: skip
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def processes():

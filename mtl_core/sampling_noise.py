@@ -27,8 +27,13 @@ AGREE = 1e-3  # relative: a run trained again gives the committed metric this cl
 def measure(table: protocol.Table, profile: str, draws: int = 1000, root: Path = results.ROOT) -> dict:
     """The record: difference of Δm, second row minus reference, at one seed, and its percentile interval.
 
-    ValueError where the committed records are missing, or where a run trained again has other test metrics.
+    ValueError where a metric is no mean over examples, where the committed records are missing, or where a run trained
+    again has other test metrics.
     """
+    tasks = runs.load_problem(table.base).tasks
+    if others := [task.name for task in tasks if not all(map(_is_a_mean, *zip(*task.metrics.items(), strict=True)))]:
+        raise ValueError(f"expected metrics that are means over examples (accuracy, absolute error); {table.name} has "
+                         f"others for {', '.join(others)}, which cannot be resampled example by example")  # fmt: skip
     search = results.search_of(table.name, profile, root) or {"rows": {}}
     committed = {(r["row"], r["identity"]): r for r in results.load(table.name, profile, root)}
     here = {row for row, _ in committed}
@@ -70,6 +75,10 @@ def per_example(table: protocol.Table, problem: Problem, model, zero) -> torch.T
         share = 100 / base / len(set(groups)) / groups.count(groups[k]) * (1 if higher else -1)
         total += share * (errors(task, outputs[k], problem.test.targets[k]).double() - base)
     return total
+
+
+def _is_a_mean(name: str, make) -> bool:
+    return name == "accuracy" or hasattr(make(), "factor")  # the absolute error in a unit
 
 
 def errors(task, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

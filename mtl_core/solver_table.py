@@ -61,7 +61,7 @@ def solvers() -> list[tuple]:
         ("Nash-MTL", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, 1.0), lambda G, w: bargain(G, w, 1.0)),
         ("FairGrad", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, ALPHA), bargain),
         ("FairGrad", "least squares", "torchjd", aggregation.FairGradWeighting(ALPHA), bargain_as_printed),
-        ("CAGrad", "Clarabel", "torchjd", methods.make("cagrad").gramian_weighting, cagrad),
+        ("CAGrad", "Clarabel", "torchjd", methods.make("cagrad").weighting.weigh, cagrad),
         ("UPGrad", "non-negative least squares, once a task", "mtl_core",
          lambda G: project(torch.eye(len(G), dtype=G.dtype), G), projections),
     ]  # fmt: skip

@@ -191,13 +191,13 @@ def _upgrad(method):
     return lambda J, losses: projected(J, losses) / 2
 
 
-@_closed_form("nash_mtl")
+@_closed_form("nash_mtl", "normalise")
 def _nash_mtl(method):
-    r"""$G w = \|G\|/w$ has $w_k = \sqrt{\|G\|/(1+\cos\varphi)}\,/\,\|g_k\|$: the two gradients get one length."""
+    r"""$G w = s/w$ has $w_k = \sqrt{s/(1+\cos\varphi)}\,/\,\|g_k\|$, s = ‖G‖ or 1: the two gradients get one length."""
 
     def update(J, losses):
         norms, cosine = _norms_and_cosine(J)
-        size = torch.linalg.matrix_norm(J @ J.mT)
+        size = torch.linalg.matrix_norm(J @ J.mT) if method.weighting.normalise else torch.ones_like(cosine)
         free = 1 + cosine > 2e-13  # else no direction improves both
         length = torch.where(free, size / (1 + cosine).masked_fill(~free, 1), 0.0).sqrt()
         return _in_lengths(length[:, None], J, norms)
@@ -266,7 +266,7 @@ def _cagrad(method):
 
     With $q(w) = \|g_w\|^2 = a(w-m)^2 + r$ the derivative vanishes where $a(w-m)/\sqrt q = s$ for one number s.
     """
-    weighting = method.gramian_weighting
+    weighting = method.weighting.weigh
 
     def update(J, losses):
         mean = J.mean(1)

@@ -66,7 +66,7 @@ def test_combine_multiplies_by_the_factor_and_clips_the_shared_gradient(name, sc
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_heads_keep_their_raw_gradient_under_unit(name):
     for convention in CONVENTIONS.values():
-        if convention.heads == "unit":
+        if convention.of(name).heads == "unit":
             _, heads = combined(name, conflicting(3), convention)
             assert torch.equal(heads, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
 

@@ -256,7 +256,7 @@ def test_conventions_reach_the_path():
     "given, message",
     [
         ({"method": "cagrat"}, "did you mean 'cagrad'"),
-        ({"optimizer": "lion"}, "optimizer is one of sgd, adam"),
+        ({"optimizer": "lion"}, "optimizer is one of adam, sgd"),
         ({"convention": "mine"}, "convention is one of"),
         ({"method": "rotograd"}, "a landscape has none"),
         ({"starts": [1.0, 2.0, 3.0]}, r"starts have shape \(..., 2\)"),

@@ -1,6 +1,7 @@
 """Where a method reads its gradients: features, last layer, losses after the step; one pass through the trunk."""
 
 import gc
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -123,6 +124,16 @@ def test_gradnorm_reads_the_last_layer():
     norms = last.norm(dim=1)  # at the first step all training rates are 1: towards the mean norm
     moved = 1 - 0.025 * torch.sign(norms - norms.mean())
     torch.testing.assert_close(step.method.weights.detach(), 3 * moved / moved.sum(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+def test_a_method_without_weights_is_refused_at_the_features(observed):
+    """GradDrop decides number by number: there is no weight to send through the trunk."""
+    problem, model = small_problem(2), small_model(2)
+    row = replace(METHODS["graddrop"], level="features")
+    step = Step(model, problem.tasks, row, fresh("graddrop", 2), PLAIN, observed)
+    with pytest.raises(ValueError, match="expected a WeightedAggregator of torchjd, got GradDrop; register it at"):
+        step(*problem.train.batch(slice(0, 16)))
 
 
 @pytest.mark.parametrize("name", NEAR)

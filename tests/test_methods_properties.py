@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_core import methods
+from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods import CONVENTIONS, METHODS
 from mtl_core.methods.averaging import onto_simplex
 from mtl_core.methods.by_gram import unit_gram
@@ -96,6 +97,20 @@ def test_linear_in_the_common_scale_in_float32_too(name, scale):
     one, other = update(name, J, 2), update(name, J * scale, 2) / scale
     # Frank-Wolfe stops on the way, where rounding decides
     assert (one - other).norm() <= (0.5 if name == "mgda" else 2e-3) * one.norm()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+@pytest.mark.parametrize("name", [n for n in NAMES if n in METHODS and "Gram matrix" in METHODS[n].needs])
+def test_float32_gradients_whose_squares_overflow_or_vanish(name, scale):
+    """A run that diverges passes through such numbers: it ends by them, and no solver ends the search for it."""
+    J = family("conflicting", 3, dtype=torch.float32)
+    one, other = update(name, J, 2), update(name, J * scale, 2) / scale
+    assert torch.isfinite(other).all() and (one - other).norm() <= 1e-2 * one.norm()
+
+
+def test_moco_says_that_its_step_overflowed():
+    with pytest.raises(NonFiniteGradientError, match="MoCo's step is quadratic .* norm is 3.9e\\+19"):
+        update("moco", torch.ones(2, 60) * 1e19)
 
 
 @pytest.mark.parametrize("name", ["nash_mtl", "imtl_g", "imtl_g_features", "norm_equalised"])

@@ -93,7 +93,7 @@ def test_an_entry_of_the_table(monkeypatch):
 def test_recorded_traces_are_followed_as_far_as_they_are_printed():
     rows = trace_table.rows()
     followed = {row["method"] for row in rows if row["trace"] != "one step"}
-    assert len(rows) == 38 and followed == {"sam_gs", "rotate_only", "rotograd", "rotograd_norm"}
+    assert len(rows) == 39 and followed == {"sam_gs", "rotate_only", "rotograd", "rotograd_norm"}
     assert [row["trace"] for row in rows if not row["difference"] < row["limit"] or not row["vectors"]] == []
     assert sum(row["vectors"] for row in rows) > 200
 

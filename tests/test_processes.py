@@ -80,4 +80,4 @@ def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
         small_model(3), small_problem(3, examples=640), "mgda", schedule, checkpoint=tmp_path / "c.pt"
     )
     assert history.epochs[:epochs] == state["history"]["epochs"] and len(history.epochs) == epochs + 1
-    assert "lost another one" in output or "SIGKILL" in output or "Signal 9" in output
+    assert "could not add up a step" in output or "SIGKILL" in output or "Signal 9" in output

@@ -134,6 +134,17 @@ def searched(tmp_path_factory):
         yield small, root, completion.search(small, "tiny", 1, root)
 
 
+def test_a_kill_between_log_and_records_loses_no_line_and_doubles_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTL_RUNS", str(tmp_path / "runs"))
+    run = TABLE.run(TABLE.row("equal"), {"learning_rate": 0.01, "weight_decay": 0.0}, 0, test=True)
+    kept = []
+    with pytest.raises(KeyboardInterrupt):
+        completion._train([run], "evaluation", tmp_path, 1, lambda record: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert len(results.lines(tmp_path / "attempts.jsonl")) == 1
+    completion._train([run], "evaluation", tmp_path, 1, kept.append)
+    assert len(results.lines(tmp_path / "attempts.jsonl")) == len(kept) == 1
+
+
 def test_the_search_keeps_its_budget_and_says_what_it_tried(searched):
     table, root, found = searched
     assert set(found["rows"]) == {row.name for row in table.searched()}

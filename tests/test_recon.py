@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mtl_core.gradients import task_gradients
 from mtl_core.methods.recon import candidate_layers, split_layers
-from mtl_core.models import lenet
+from mtl_core.models import lenet, mlp
 
 K = 3
 
@@ -230,6 +230,10 @@ def test_reinitialise_without_generator_repeats_by_the_global_seed_and_leaves_it
     state = torch.get_rng_state()
     one = split_layers(plain, ["conv1"], "reinitialise")
     assert torch.equal(torch.get_rng_state(), state)
+    for init in ("copy", "reinitialise"):  # drawn from the same seed, the model's first layer is another draw
+        torch.manual_seed(7)
+        first, second = copies(split_layers(mlp([2, 2], inputs=4, width=8), ["0"], init), "0")
+        assert torch.equal(first.weight, second.weight) is (init == "copy")
     for seed, same in ((7, True), (8, False)):
         torch.manual_seed(seed)
         other = split_layers(plain, ["conv1"], "reinitialise")

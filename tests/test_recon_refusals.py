@@ -19,6 +19,13 @@ def plain():
     return narrow_resnet()
 
 
+def test_a_model_with_rotations_is_refused(plain):
+    model = copy.deepcopy(plain)
+    model.rotations = nn.ModuleList(nn.Identity() for _ in range(K))
+    with pytest.raises(SplitError, match="expected a model without rotations"):
+        split_layers(model, ["conv1"])
+
+
 # --- in-place operations
 
 

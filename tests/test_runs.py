@@ -1,5 +1,6 @@
 """Runs: identity, the store, resuming after a kill, grids, and what a record says."""
 
+import functools
 import inspect
 import json
 import multiprocessing
@@ -12,7 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtl_core import completion, methods, results, runs, training
+from mtl_core import completion, methods, provenance, results, runs, training
 from mtl_core.experiments import ReconExperiment
 
 torch.set_num_threads(1)
@@ -56,8 +57,8 @@ def test_the_identity_rests_on_the_config_alone():
 @pytest.mark.parametrize("before", [False, True])
 def test_denormal_numbers_are_zero_in_a_training_and_nowhere_else(store, monkeypatch, before):
     """Without it the last epochs of one SAM-GS run took ten times as long as its first."""
-    seen, fit = [], training.fit
-    monkeypatch.setattr(training, "fit", lambda *a, **k: seen.append((tiny * 1).item()) or fit(*a, **k))
+    seen, go = [], training._Loop.run
+    monkeypatch.setattr(training._Loop, "run", lambda *a, **k: seen.append((tiny * 1).item()) or go(*a, **k))
     tiny = torch.tensor(1e-40)
     torch.set_flush_denormal(before)
     try:
@@ -81,11 +82,11 @@ def test_a_finished_run_is_not_trained_again(store, monkeypatch):
             again()
 
 
-def test_changed_sources_train_again_and_comments_do_not(tmp_path):
+def test_changed_sources_train_again_and_comments_do_not(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "models").mkdir()
     (tmp_path / "methods").mkdir()
-    for name in runs.DECISIVE:
+    for name in provenance.DECISIVE:
         if name.endswith(".py"):
             (tmp_path / name).write_text("x = 1\n")
     file = tmp_path / "methods" / "a.py"
@@ -98,6 +99,8 @@ def test_changed_sources_train_again_and_comments_do_not(tmp_path):
     base = digest('def f(x):\n    """One."""\n    return x + 1\n')
     assert digest('def f(x):\n    """Two."""\n    # why\n    return (x +\n            1)\n') == base
     assert digest('def f(x):\n    """One."""\n    return x + 2\n') != base
+    monkeypatch.setattr(provenance.importlib.metadata, "version", lambda name: f"{name} of tomorrow")
+    assert digest('def f(x):\n    """One."""\n    return x + 1\n') != base, "a library that solves a method's problem"
     runs.source_digest.cache_clear()
 
 
@@ -109,7 +112,10 @@ def test_a_method_from_outside_is_trained_again_when_its_source_changes(store, m
     run = replace(TINY, method="outside")
     first = store.path(run)
     text = "two"
-    assert store.path(run) != first
+    assert (second := store.path(run)) != first == store.path(run).with_name(first.name)
+    monkeypatch.undo()
+    monkeypatch.setitem(methods.METHODS, "outside", replace(row, make=functools.partial(dict)))  # has no source
+    assert store.path(run) == store.path(run) not in (first, second)
     assert store.path(TINY) == store.folder / f"{TINY.identity}.json"
 
 

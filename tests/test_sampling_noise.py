@@ -46,6 +46,11 @@ def test_without_records_it_says_what_is_missing(tmp_path):
         sampling_noise.measure(protocol.qm9("tiny"), "tiny", root=tmp_path)
 
 
+def test_metrics_that_are_no_means_are_refused_before_anything_is_trained():
+    with pytest.raises(ValueError, match="two_digits has others for odd product, sum, .*example by example"):
+        sampling_noise.measure(protocol.two_digits("tiny"), "tiny")
+
+
 def test_an_edited_record_is_refused(tmp_path):
     file = tmp_path / "qm9" / "small" / "sampling_noise.json"
     file.parent.mkdir(parents=True)

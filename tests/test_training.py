@@ -1,6 +1,8 @@
 """The training loop: resuming, pairing, divergence, what is read and when."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,6 +103,22 @@ def test_a_damaged_checkpoint_starts_over(damage, tmp_path):
     assert outcome(found) == outcome(wanted)
 
 
+def test_a_checkpoint_that_cannot_be_read_now_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    train(checkpoint=path)
+    before, read = path.read_bytes(), Path.read_bytes
+    for error in (OSError(5, "Input/output error"), torch.OutOfMemoryError("CUDA out of memory")):
+
+        def fail(*arguments, error=error, **more):
+            raise error
+
+        monkeypatch.setattr(*(Path, "read_bytes") if isinstance(error, OSError) else (torch, "load"), fail)
+        with pytest.raises(type(error)):
+            train(checkpoint=path)
+        monkeypatch.undo()
+        assert read(path) == before
+
+
 def test_rows_are_paired():
     """All methods start at the same weights and see the same batches."""
     seen = {}
@@ -158,6 +176,26 @@ def test_a_diverged_run_is_kept_with_its_last_finite_epoch():
     assert history.diverged is not None and len(history.epochs) < 3
     assert all(math.isfinite(v["loss"]) for v in history.final["test"].values())
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_weights_that_blow_up_in_the_last_step_of_an_epoch_end_the_run(epoch, monkeypatch):
+    """Its gradients were finite; validation shows it, and the epoch before is what remains."""
+    _, wanted = train(schedule=replace(SCHEDULE, epochs=epoch, decay="constant"))
+    steps, batches = [], len(PROBLEM.train) // SCHEDULE.batch_size
+    step = torch.optim.SGD.step
+
+    def blow_up(self, *arguments):
+        steps.append(step(self, *arguments))
+        if len(steps) == (epoch + 1) * batches:
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", blow_up)
+    model, history = train(schedule=replace(SCHEDULE, decay="constant"))
+    assert history.diverged["epoch"] == len(history.epochs) == epoch and history.diverged["step"] == batches
+    assert "task 1, loss" in history.diverged["message"]
+    assert history.final == wanted.final and all(torch.isfinite(p).all() for p in model.parameters())
 
 
 def test_nan_in_the_first_batch_ends_at_the_initial_weights():

@@ -10,7 +10,7 @@ from torchjd import aggregation, scalarization
 from mtl_core.methods import recon
 from mtl_core.methods.averaging import DBMTL, MoCo
 from mtl_core.methods.bargaining import fairgrad, nash_mtl
-from mtl_core.methods.baselines import Broken, CAGrad, LogSum, NormEqualised, Static
+from mtl_core.methods.baselines import Broken, CAGrad, LogSum, NormEqualised, Static, pcgrad
 from mtl_core.methods.by_gram import aligned_mtl, gradvac, imtl_g, mgda, mgda_ub, upgrad
 from mtl_core.methods.combination import combine, update
 from mtl_core.methods.conventions import CONVENTIONS, Convention
@@ -41,7 +41,7 @@ _row("geometric_mean", "Geometric mean", WEIGHTING, GeometricMean, "mean", "Chen
 _row("rlw", "Random weights (RLW)", WEIGHTING, scalarization.Random, "mean", "Lin et al. 2022, arXiv 2111.10603",
      random=True)  # fmt: skip
 _row("dwa", "DWA", WEIGHTING, DWA, "sum", "Liu et al. 2019, arXiv 1803.10704",
-     defaults={"temperature": (2.0, "section 3.2 of the paper"), "window": (25, "github.com/AvivNavon/nash-mtl")},
+     defaults={"temperature": (2.0, "section 4.1 of the paper"), "window": (25, "github.com/AvivNavon/nash-mtl")},
      presets={"nash-mtl": {"window": 25}, "famo": {"window": 25}})  # fmt: skip
 _row("uncertainty", "Uncertainty weights", WEIGHTING, Uncertainty, "sum", "Kendall et al. 2018, arXiv 1705.07115",
      own=True)  # fmt: skip
@@ -51,7 +51,7 @@ _row("gradnorm", "GradNorm", WEIGHTING, GradNorm, "sum", "Chen et al. 2018, arXi
 _row("imtl_l", "IMTL-L", WEIGHTING, IMTLL, "sum", "Liu et al. 2021, ICLR", own=True)
 _row("famo", "FAMO", WEIGHTING, FAMO, "mean", "Liu et al. 2023, arXiv 2306.03792",
      needs=("losses", "losses after the step"),
-     defaults={"rate": (0.025, "section 4 of the paper"), "decay": (1e-3, "section 4 of the paper")},
+     defaults={"rate": (0.025, "github.com/Cranial-XIX/FAMO"), "decay": (1e-3, "section 5.2 of the paper")},
      presets={"famo": {"decay": 0.01}, "samgs": {"decay": 1e-3}})  # fmt: skip
 _row("stch", "Smooth Tchebycheff", WEIGHTING, STCH, "mean", "Lin et al. 2024, arXiv 2402.19078",
      defaults={"mu": (0.1, "one of the four values that the paper tries")})  # fmt: skip
@@ -62,7 +62,7 @@ _row("norm_equalised", "Norm-equalised sum", AGGREGATION, NormEqualised, "sum", 
 _row("mgda", "MGDA", AGGREGATION, mgda, "mean", "Sener & Koltun 2018, arXiv 1810.04650", needs=("Gram matrix",))
 _row("mgda_ub", "MGDA-UB", AGGREGATION, mgda_ub, "mean", "Sener & Koltun 2018, arXiv 1810.04650, section 3.3",
      level="features", needs=("Gram matrix",))  # fmt: skip
-_row("pcgrad", "PCGrad", AGGREGATION, aggregation.PCGrad, "sum", "Yu et al. 2020, arXiv 2001.06782",
+_row("pcgrad", "PCGrad", AGGREGATION, pcgrad, "sum", "Yu et al. 2020, arXiv 2001.06782",
      needs=("Gram matrix",), random=True)  # fmt: skip
 _row("gradvac", "GradVac", AGGREGATION, gradvac, "sum", "Wang et al. 2021, arXiv 2010.05874",
      needs=("Gram matrix",), random=True, defaults={"beta": (0.5, "TorchJD and LibMTL")})  # fmt: skip

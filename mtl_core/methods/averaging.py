@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mtl_core.conflict import gram
+from mtl_core.conflict import gram, row_norms
+from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods.own_parameters import positive
 from mtl_core.methods.sam_gs import _equalised_to, _finite_norms
 
@@ -61,6 +62,10 @@ class MoCo(_Averages):
             self.weights = torch.full((len(matrix),), 1 / len(matrix), dtype=torch.float64)
         weights = self.weights.cpu()  # a checkpoint may have put them elsewhere
         slope = gram(self.averages).cpu() @ weights + self.rho * weights
+        if not slope.isfinite().all():
+            largest = row_norms(self.averages).max().item()
+            raise NonFiniteGradientError(f"MoCo's step is quadratic in the averaged gradients and overflowed: their "
+                                         f"largest norm is {largest:.1e}. Scale the losses down.")  # fmt: skip
         self.weights = onto_simplex(weights - self.gamma / self.steps.item() ** 0.5 * slope)
         return self.weights.to(matrix) @ self.averages
 

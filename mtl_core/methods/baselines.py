@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchjd import aggregation, scalarization
 
+from mtl_core.methods.by_gram import ByGram
+from mtl_core.methods.own_parameters import positive
 from mtl_core.methods.sam_gs import _equalised, _finite_norms
 
 
@@ -26,16 +28,14 @@ class LogSum(scalarization.Scalarizer):
     r"""$\sum_k \log L_k$, the scale-invariant sum (Nash-MTL, arXiv 2202.01017, section 6); losses must be positive."""
 
     def forward(self, losses: Tensor, /) -> Tensor:
-        if (losses <= 0).any():
-            bad = (losses <= 0).nonzero().flatten().tolist()
-            raise ValueError(f"the sum of logs needs positive losses; not positive: task {', '.join(map(str, bad))}")
+        positive(losses, "the sum of logs")
         return losses.log().sum()
 
 
 class NormEqualised(aggregation.Aggregator):
     r"""$\bar n \sum_k g_k / n_k$: every task gradient brought to the mean norm, then summed; (K, D) -> (D,).
 
-    A control that published tables lack: SAM-GS without momentum. A zero gradient takes no part.
+    A control: SAM-GS without momentum. A zero gradient takes no part.
     """
 
     @torch.no_grad()
@@ -47,6 +47,8 @@ class Broken(aggregation.Aggregator):
     """The weighted sum with one task's shared gradient multiplied by `factor`: a sound table calls it different.
 
     weights  one number per task; None for ones.
+
+    As an aggregation it leaves the heads their tasks' raw gradients; static weights, a loss weighting, weigh them.
     """
 
     def __init__(self, weights=None, task: int = 0, factor: float = 0.1):
@@ -65,18 +67,25 @@ class _CAGradWeighting(aggregation.CAGradWeighting):
         self.factor = 1 / (1 + c**2) if rescale else 1.0
 
     def forward(self, gramian: Tensor, /) -> Tensor:
-        # TorchJD gives zero weights, so no step at all, where the squared norms sum to less than 1e-4
-        trace = gramian.trace()
-        return self.factor * super().forward(gramian / trace.masked_fill(trace == 0, 1))
+        return self.factor * super().forward(gramian)
 
 
-class CAGrad(aggregation.GramianWeightedAggregator):
-    r"""TorchJD's CAGrad with the division by $1 + c^2$ that the published codes apply (`rescale`).
+class CAGrad(ByGram):
+    r"""TorchJD's CAGrad with the division by $1 + c^2$ that the published codes apply (`rescale`); (K, D) -> (D,).
 
     $\Delta = \bar g + c\|\bar g\|\, g_w/\|g_w\|$, where w on the simplex minimises
-    $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$.
+    $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$. Solved on a Gram matrix of unit trace: TorchJD's own gives zero weights, so
+    no step at all, where the squared norms sum to less than 1e-4.
     Source: Liu et al., NeurIPS 2021, arXiv 2110.14048, Algorithm 1.
     """
 
     def __init__(self, c: float = 0.4, rescale: bool = False):
         super().__init__(_CAGradWeighting(c, rescale))
+
+
+def pcgrad() -> aggregation.WeightedAggregator:
+    """TorchJD's PCGrad, on a Gram matrix of unit trace, which neither overflows nor vanishes; (K, D) -> (D,).
+
+    Source: Yu et al., NeurIPS 2020, arXiv 2001.06782, Algorithm 1.
+    """
+    return ByGram(aggregation.PCGradWeighting())

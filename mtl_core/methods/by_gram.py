@@ -99,7 +99,7 @@ def mgda(solver: str = "frank-wolfe") -> aggregation.WeightedAggregator:
     """
     if solver not in ("frank-wolfe", "exact"):
         raise ValueError(f"solver is 'frank-wolfe' or 'exact', got {solver!r}")
-    return aggregation.MGDA() if solver == "frank-wolfe" else ByGram(min_norm_weights)
+    return ByGram(aggregation.MGDAWeighting() if solver == "frank-wolfe" else min_norm_weights)
 
 
 def mgda_ub() -> aggregation.WeightedAggregator:

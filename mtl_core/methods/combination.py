@@ -56,6 +56,9 @@ def task_weights(
         weights = method(matrix, losses)
     elif type(method).forward is aggregation.WeightedAggregator.forward and matrix.shape[1]:
         return method.weighting(matrix)
+    elif row.level != "parameters":
+        raise ValueError(f"a method of the level {row.level!r} weighs the tasks: expected a WeightedAggregator of "
+                         f"torchjd, got {type(method).__name__}; register it at the level 'parameters'")  # fmt: skip
     else:
         return None
     if row.own:

@@ -81,8 +81,19 @@ CONVENTIONS = {
             scale="K times",
             clip=1.0,
             own_optimizer=None,
-            source="github.com/ThomBors/samgs: any update times K, then clip 1; the log-variances of the uncertainty "
-            "weights are in no optimizer",
+            exceptions={
+                **dict.fromkeys(("equal", "log_sum", "rlw", "uncertainty", "famo"), {"scale": "raw", "clip": None}),
+                **dict.fromkeys(
+                    ("imtl_g", "imtl_g_features", "nash_mtl"), {"heads": "weighted", "scale": "raw", "clip": None}
+                ),
+                "dwa": {"scale": "mean", "clip": None},
+                **dict.fromkeys(("mgda", "mgda_ub"), {"heads": "weighted", "clip": None}),
+                "pcgrad": {"scale": "raw"},
+            },
+            source="github.com/ThomBors/samgs, commit 7eee6a2: SAM-GS, CAGrad, GradDrop and Aligned-MTL times K, then "
+            "clip 1; PCGrad clipped alone; what hands the optimizer a weighted loss (Nash-MTL and IMTL-G too) is not "
+            "clipped, its clip stands before the backward pass; the log-variances of the uncertainty weights are in no "
+            "optimizer",
         ),
         Convention(
             "nash-mtl",

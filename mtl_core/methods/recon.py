@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from mtl_core.models.multi_task import MultiTaskModel, initialise
+from mtl_core.seeds import torch_seed
 
 # In-place operations that traced models use: on a value that several tasks still read they would write it K times.
 _OUT_OF_PLACE = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
@@ -42,16 +43,21 @@ def split_layers(model: MultiTaskModel, layers, init: str = "copy", generator: t
                "reinitialise": copies 1 … K-1 are drawn anew (`models.initialise`), as Recon's final run
                draws every convolution's copies independently. The released code leaves copies of
                linear layers equal; here they are drawn too.
-    generator  source of the new draws; torch's own generator is not touched.
+    generator  source of the new draws; torch's own generator is not touched. None: a stream that follows from torch's
+               initial seed, and is not the one that the model was drawn from.
 
     `model` itself is left as it is. Splitting nothing returns a plain copy; splitting everything gives
     K independent trunks. A shared layer after a fork is applied K times; a BatchNorm among them then
     mixes K streams in its running statistics, as in the released code.
     SplitError: unknown layer names (with suggestions), a trunk that cannot be traced (naming the
-    module), parameters that the trunk uses outside of the layer's own forward, a K-stream trunk.
+    module), parameters that the trunk uses outside of the layer's own forward, a K-stream trunk, a model with
+    rotations.
     """
     if init not in ("copy", "reinitialise"):
         raise ValueError(f"init is 'copy' or 'reinitialise', got {init!r}")
+    if model.rotations is not None:
+        raise SplitError("expected a model without rotations, which belong to features that all tasks share; split the "
+                         "trunk before RotoGrad trains it, or leave it whole")  # fmt: skip
     layers, K = list(dict.fromkeys(layers)), len(model.heads)
     _check_names(layers, candidate_layers(model))
     model = copy.deepcopy(model)
@@ -127,7 +133,8 @@ def _graph(trunk: nn.Module) -> fx.Graph:
 def _replace_by_copies(trunk, layers, K, init, generator):
     seed = None
     if init == "reinitialise":
-        seed = torch.randint(2**62, (), generator=generator).item() if generator else torch.initial_seed()
+        seed = torch.randint(2**62, (), generator=generator).item() if generator else None
+        seed = torch_seed(torch.initial_seed(), "split") if seed is None else seed
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
