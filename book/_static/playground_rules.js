@@ -26,7 +26,7 @@ window.playgroundRules = (() => {
       const det = M[0][0] * M[1][1] - M[0][1] * M[1][0];
       return [(M[1][1] * b[0] - M[0][1] * b[1]) / det, (M[0][0] * b[1] - M[1][0] * b[0]) / det];
     });
-    const plain = { optimizer: "sgd", rate: 0.02, steps: 600, scale: "sum" };
+    const plain = { optimizer: "sgd", rate: 0.02, steps: 600, convention: "plain, clipped" };
     return { at, pareto, limits: [[-5, 5], [-4, 4]], start: [-3.5, 3], ...plain };
   }
 
@@ -43,7 +43,7 @@ window.playgroundRules = (() => {
       }
       return found;
     };
-    return { at, optimizer: "adam", rate: 1e-3, scale: "K times", ...more };
+    return { at, optimizer: "adam", rate: 1e-3, convention: "samgs", ...more };
   }
 
   const q1 = (x, y, s) => [((x - 7 * s) ** 2 + 0.1 * (y + 8) ** 2) / 10 - 20, (x - 7 * s) / 5, 0.02 * (y + 8)];
@@ -65,7 +65,8 @@ window.playgroundRules = (() => {
       ...samgs(q2, { pareto: null, limits: [[-11, 11], [-13, 11]], start: [-3.5, 5.5], steps: 21000 }) },
   };
 
-  // --- methods: a fresh rule, (g1, g2) -> update; "mean" rules are scaled to a sum
+  // --- methods: a fresh rule, (g1, g2) -> update; "mean" rules are scaled to a sum. Convention -> factor of the update
+  // and its largest length; in the released code of SAM-GS not all methods are doubled and clipped.
 
   function equalised(a, b) {
     const n = norm(a), m = norm(b), mean = (n + m) / 2;
@@ -73,13 +74,13 @@ window.playgroundRules = (() => {
   }
 
   const methods = {
-    equal: { title: "Equal weights", native: "sum", make: () => (a, b) => mix(1, a, 1, b) },
+    equal: { title: "Equal weights", native: "sum", samgs: [1, null], make: () => (a, b) => mix(1, a, 1, b) },
     norm_equalised: { title: "Norm-equalised sum", native: "sum", make: () => equalised },
-    mgda: { title: "MGDA", native: "mean", make: () => (a, b) => {
+    mgda: { title: "MGDA", native: "mean", samgs: [2, null], make: () => (a, b) => {
       const d = mix(1, b, -1, a), square = dot(d, d), w = square > 0 ? clamp(dot(b, d) / square, 0, 1) : 0;
       return mix(w, a, 1 - w, b);
     } },
-    pcgrad: { title: "PCGrad", native: "sum", make: () => (a, b) => {
+    pcgrad: { title: "PCGrad", native: "sum", samgs: [1, 1], make: () => (a, b) => {
       const overlap = Math.min(0, dot(a, b)), share = (g) => 1 - overlap / (dot(g, g) || 1);
       return mix(share(a), a, share(b), b);
     } },
@@ -114,17 +115,21 @@ window.playgroundRules = (() => {
     } },
   };
 
+  function scaling(problem, method) {  // [factor, largest length or null]
+    return problem.convention === "samgs" ? method.samgs ?? [2, 1] : [method.native === "mean" ? 2 : 1, 1];
+  }
+
   /* { points: Float64Array [x0, y0, x1, y1, …], updates: the vector that each step descended along } */
   function run(problemName, methodName, start, steps) {
     const problem = problems[problemName], method = methods[methodName], rule = method.make();
     const total = steps ?? problem.steps, size = 2 * total + 2;
     const points = new Float64Array(size), updates = new Float64Array(size);
-    const factor = problem.scale === "K times" || method.native === "mean" ? 2 : 1;
+    const [factor, longest] = scaling(problem, method);
     const m = [0, 0], v = [0, 0], p = [Number(start[0]), Number(start[1])];
     for (let t = 0; t <= total; t++) {
       points.set(p, 2 * t);
       const [a, b] = problem.at(p[0], p[1]).gradients, raw = rule(a, b), u = [factor * raw[0], factor * raw[1]];
-      const clip = Math.min(1, 1 / (norm(u) + 1e-6));
+      const clip = longest === null ? 1 : Math.min(1, longest / (norm(u) + 1e-6));
       for (const j of [0, 1]) {
         const g = u[j] * clip;
         updates[2 * t + j] = g;
@@ -137,5 +142,5 @@ window.playgroundRules = (() => {
     return { points, updates };
   }
 
-  return { problems, methods, run };
+  return { problems, methods, run, scaling };
 })();
