@@ -223,3 +223,25 @@ def test_the_librarys_cagrad_stops_where_the_mean_does_not():
     for factor, moves in ((1.0, True), (1e-2, True), (1e-5, False), (0.0, False)):
         scaled = torch.cat([J[:2], factor * J[2:]])
         assert scaled.mean(0).norm() > 1 and bool(update("cagrad", scaled).any()) == moves
+
+
+def test_nash_mtl_can_end_where_another_point_is_better_for_one_task_and_as_good_for_the_other():
+    """Its Theorem 5.5 promises a Pareto-optimal limit for convex losses; weakly so is what holds.
+
+    Both losses are convex and 2-smooth, both are zero at (0.3, 0); the steps are the theorem's, min_k 1 / (L K w_k).
+    """
+
+    def losses(theta):
+        outside = (theta.norm() - 1).clamp(min=0) ** 2
+        return torch.stack([outside, (theta - torch.tensor([0.3, 0.0], dtype=torch.float64)).square().sum()])
+
+    for start in ((2.0, 1.5), (-2.0, 1.0), (0.1, 3.0)):
+        theta = torch.tensor(start, dtype=torch.float64)
+        for _ in range(20):
+            if losses(theta)[0] < 1e-20:  # rounding alone decides whether the next step ends inside of the circle
+                break
+            J = torch.autograd.functional.jacobian(losses, theta)
+            weights = methods.make("nash_mtl", normalise=False).weighting(J)
+            theta = theta - 1 / (2 * 2 * weights.max()) * (weights @ J)
+        first, second = losses(theta).tolist()
+        assert first < 1e-20 and second > 0.5, "on the unit circle, far from the point that is best for both"

@@ -85,7 +85,8 @@ _row("aligned_mtl", "Aligned-MTL", AGGREGATION, aligned_mtl, "mean", "Senushkin 
 _row("aligned_mtl_ub", "Aligned-MTL-UB", AGGREGATION, aligned_mtl, "mean", "Senushkin et al. 2023, CVPR",
      level="features", needs=("Gram matrix",))  # fmt: skip
 _row("moco", "MoCo", AGGREGATION, MoCo, "mean", "Fernando et al. 2023, arXiv 2210.12624",
-     defaults={"beta": (0.5, "LibMTL"), "gamma": (0.1, "LibMTL"), "rho": (0.0, "LibMTL")})  # fmt: skip
+     defaults={"beta": (0.5, "LibMTL; over √t"), "gamma": (0.1, "LibMTL; over √t"),
+               "rho": (0.0, "LibMTL")})  # fmt: skip
 _row("db_mtl", "DB-MTL", AGGREGATION, DBMTL, "sum", "Lin et al. 2023, arXiv 2308.12029",
      needs=("gradients", "losses"), defaults={"beta": (0.9, "LibMTL")})  # fmt: skip
 _row("upgrad", "UPGrad", AGGREGATION, upgrad, "mean", "Quinton & Rey 2024, arXiv 2406.16232", needs=("Gram matrix",))

@@ -83,7 +83,8 @@ def nash_mtl(normalise: bool = True) -> aggregation.WeightedAggregator:
 
     Solved exactly in every step. Differs from the released code and TorchJD, which linearise 20 times with the
     solver ECOS and, where that is not installed or fails, keep the old weights, at the start equal ones; and from
-    the paper's option of solving in every n-th step. A Pareto-stationary point gives no step, a failure an error.
+    the paper's option of solving in every n-th step, which would also save the gradients of the steps between. A
+    Pareto-stationary point gives no step, a failure an error.
     Clipping to 1 is part of the convention `nash-mtl`. Source: Navon et al., ICML 2022, arXiv 2202.01017, Claim 3.1.
     """
     return aggregation.WeightedAggregator(_Bargain(1.0, normalise))

@@ -218,6 +218,6 @@ def upgrad() -> aggregation.WeightedAggregator:
     $\Delta = \frac1K J^\top \sum_k v_k$, $v_k = \arg\min_{v \ge e_k} v^\top G v$; (K, D) -> (D,).
     K quadratic programmes, exact, under 1 ms together at K = 40. TorchJD's own solver needs quadprog and regularises G
     by 1e-4 of its trace, which takes short gradients for noise.
-    Source: Quinton & Rey 2024, arXiv 2406.16232, equation 3.
+    Source: Quinton & Rey 2024, arXiv 2406.16232, equations 4 and 6.
     """
     return ByGram(aggregation.UPGradWeighting(projector=_ExactProjector()))

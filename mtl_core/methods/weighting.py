@@ -98,7 +98,7 @@ class FAMO(scalarization.FAMO):
     behind every step of the model's optimizer: one more forward pass.
 
     rate   learning rate of $\xi$.
-    decay  its weight decay; 0.001 in the paper, 1e-5, 0.001 and 0.01 in the released code.
+    decay  its weight decay; in the paper 0.01 on Cityscapes, else 0.001; 1e-5, 0.001 and 0.01 in the released code.
 
     Differs from the released code: a loss that is not positive is an error, not NaN. TorchJD's rule, with its
     optimizer in `state_dict()`. Source: Liu et al., NeurIPS 2023, arXiv 2306.03792, Algorithm 1.
