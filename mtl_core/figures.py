@@ -100,7 +100,7 @@ def cosine_histograms(panels: Mapping[str, Mapping[str, Mapping]], bins: int = 2
     figure.supxlabel("cosine of the two tasks' gradients", fontsize=9)
     figure.supylabel("% of steps", fontsize=9)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, fontsize=8)
     return figure
 
 
@@ -122,7 +122,7 @@ def _half_width(histograms, bins: int, cells: int) -> int:
 
 def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple | None], xlabel: str):
     """A forest plot: one line per row with its seeds as dots and, where there is one, its interval."""
-    figure, axis = plt.subplots(figsize=(7, 0.45 * len(rows) + 1))
+    figure, axis = plt.subplots(figsize=(5.2, 0.45 * len(rows) + 1))
     for y, (name, values) in enumerate(rows.items()):
         axis.plot(values, [y] * len(values), "o", color=COLOURS["blue"], ms=4, alpha=0.7)
         if intervals.get(name) is not None:
@@ -172,7 +172,7 @@ def two_spaces(landscape, paths: Mapping):
     right.set(xlabel="L₁", ylabel="L₂")
     handles, labels = left.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique, loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(unique.values(), unique, loc="outside upper left", ncols=2, fontsize=8)
     return figure
 
 

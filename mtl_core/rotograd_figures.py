@@ -84,7 +84,7 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
     axis.set_xlabel("learning rate of the rotations (dash-dotted: that of the network)")
     axis.set_ylabel("% of seeds that solve both")
     axis.set_ylim(-3, 103)
-    figure.legend(loc="outside upper center", fontsize=8, ncols=3)
+    figure.legend(loc="outside upper left", fontsize=8, ncols=2)
     return figure
 
 
@@ -137,6 +137,7 @@ def animation(pair: Pair, path, seconds: float = 8) -> str:
     words = "Level lines of two tasks turn until their best points coincide while a dot walks to them"
     return (
         f'<svg id="turning" role="img" aria-label="{words}" viewBox="{-EXTENT} {-EXTENT} {2 * EXTENT} '
-        f'{2 * EXTENT}" style="width:100%;max-width:26rem;cursor:pointer;border:1px solid currentColor">'
+        f'{2 * EXTENT}" style="display:block;margin:auto;width:100%;max-width:26rem;cursor:pointer;'
+        'border:1px solid currentColor">'
         f'<g transform="scale(1,-1)">{"".join(parts)}{dot}</g></svg>'
     )

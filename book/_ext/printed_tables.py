@@ -68,12 +68,12 @@ class ClaimTable(SphinxDirective):
             held = [check.holds is True for check in verdict.checks]
             hold = "comparison holds" if len(held) == 1 else "comparisons hold"
             count = f"{sum(held)} of {len(held)} {hold}" if held else claim.get("needs", "")
-            row = [claim["id"], claim["claim"], where, claim["scope"], verdict.outcome, count]
+            row = [claim["id"], verdict.outcome, claim["claim"], where, claim["scope"], count]
             body.append([[nodes.Text(str(text))] for text in row])
             failed = [check.text for check in verdict.checks if check.holds is not True]
             if failed:
                 against.append(f"{claim['id']}: " + "; ".join(failed) + ".")
-        head = ["claim", "in our words", "where", "scope", "outcome", "behind it"]
+        head = ["claim", "outcome", "in our words", "where", "scope", "behind it"]
         name, text = f"Claims of {papers.about(paper)['short']}", ", and what arithmetic gives."
         found = [_caption(name, text, f"{paper}-claims"), _table(head, body, 1, "claims")]
         if against:

@@ -1,4 +1,4 @@
-// Small repairs on every page. What scrolls inside itself can be reached by keyboard; the sidebar is a landmark for
+// Small repairs on every page. What scrolls inside itself can be reached by keyboard and shows it; the sidebar is a landmark for
 // screen readers; a site that is opened from a disk shows search results without excerpts, which it may not fetch.
 (() => {
   const boxes = ".bd-article :is(figure, div.cell_output, div.math, pre, .pst-scrollable-table-container)";
@@ -7,6 +7,9 @@
       const scrolls = box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === "auto";
       if (scrolls) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
+      const more = () => box.classList.toggle("more", scrolls && box.scrollLeft + box.clientWidth < box.scrollWidth - 8);
+      box.onscroll = more;
+      more();
     }
   };
   if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") {
