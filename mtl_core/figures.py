@@ -160,7 +160,7 @@ def two_spaces(landscape, paths: Mapping):
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5))
     level_lines(left, landscape)
     if landscape.pareto is not None:
-        look = {"color": COLOURS["green"], "lw": 5, "alpha": 0.35, "solid_capstyle": "round", "label": "Pareto set"}
+        look = {"color": COLOURS["green"], "lw": 5, "alpha": 0.5, "solid_capstyle": "round", "label": "Pareto set"}
         left.plot(*landscape.pareto.T.numpy(), **look)
         right.plot(*landscape.losses(landscape.pareto).numpy(), **look)
     for (label, path), (colour, line) in zip(paths.items(), PATHS, strict=False):
