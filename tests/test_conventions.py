@@ -198,3 +198,15 @@ def test_both_ways_of_a_weighted_step_agree(name):
         gradients.append([p.grad.clone() for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_what_the_code_of_sam_gs_does_to_each_method():
+    """Read off its classes (commit 7eee6a2): a clip before the backward pass does nothing; some multiply by K."""
+    raw, weighted = ("unit", "raw", None), ("weighted", "raw", None)
+    expected = {name: ("unit", "K times", 1.0) for name in ("sam_gs", "cagrad", "graddrop", "aligned_mtl")}
+    expected |= dict.fromkeys(("equal", "log_sum", "rlw", "uncertainty", "famo"), raw)
+    expected |= dict.fromkeys(("imtl_g", "imtl_g_features", "nash_mtl"), weighted)
+    expected |= {"dwa": ("unit", "mean", None), "pcgrad": ("unit", "raw", 1.0)}
+    expected |= dict.fromkeys(("mgda", "mgda_ub"), ("weighted", "K times", None))
+    found = {name: CONVENTIONS["samgs"].of(name) for name in expected}
+    assert {name: (c.heads, c.scale, c.clip) for name, c in found.items()} == expected

@@ -14,6 +14,7 @@ from engine import small_model, small_problem
 
 from mtl_core import training
 from mtl_core.methods import METHODS
+from mtl_core.processes import own_device
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "train_for_processes.py"
@@ -81,3 +82,10 @@ def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
     )
     assert history.epochs[:epochs] == state["history"]["epochs"] and len(history.epochs) == epochs + 1
     assert "could not add up a step" in output or "SIGKILL" in output or "Signal 9" in output
+
+
+def test_each_process_takes_the_gpu_of_its_own_number(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert own_device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [own_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
