@@ -10,6 +10,11 @@
 BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
 VENV := .venv/bin
 PORT ?= 8000
+SITE := $(VENV)/jupyter-book build book --quiet -W --keep-going
+STAMP := _build/site.stamp
+# What the whole site is drawn from, beside the executed notebooks: the first file that is newer than the site.
+NEWER = find _config.yml requirements.lock CHANGELOG.md book mtl_core results -newer $(STAMP) -type f \
+  -not -path 'book/notebooks/*' -not -path 'book/_drawn/*' -not -path '*/__pycache__/*' -print -quit
 
 # One thread a process: two threads that fight over a busy core are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -35,14 +40,16 @@ pages: setup
 	@$(VENV)/python notebooks/run.py
 
 site: setup
-	@rm -rf _build/html
+	@rm -rf _build/html $(STAMP)
+	@mkdir -p _build && touch $(STAMP).new
 	@$(VENV)/jupyter-book --version >/dev/null
-	@$(VENV)/jupyter-book build book --all --quiet -W --keep-going
+	@$(SITE) --all
+	@mv $(STAMP).new $(STAMP)
 	@echo "The book: file://$(CURDIR)/_build/html/index.html   (or: make serve)"
 
 pdf: pages  ## the whole book in one file, printed by Chromium
 	@$(VENV)/python .ci/browser.py
-	@$(VENV)/jupyter-book build book --all --quiet -W --keep-going --builder singlehtml >/dev/null
+	@$(SITE) --all --builder singlehtml >/dev/null
 	@$(VENV)/python tests/browser.py _build/singlehtml/index.html _build/conflicting_gradients.pdf
 
 test: setup  ## ruff, unit tests, nbval on the notebooks, the site and its checks
@@ -64,7 +71,9 @@ format: setup  ## let ruff put the sources into shape
 run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epochs=1"
 	@$(VENV)/python notebooks/run.py --page "$$PAGE" --parameters "$$P"
 	@$(VENV)/python notebooks/run.py --absent
-	@$(MAKE) --no-print-directory site
+	@if test -f $(STAMP) && test -z "$$($(NEWER))"; \
+	then touch $(STAMP).new && rm $(STAMP) && $(SITE) && mv $(STAMP).new $(STAMP); \
+	else $(MAKE) --no-print-directory site; fi
 	@echo "Your page: file://$(CURDIR)/_build/html/notebooks/$$PAGE.html"
 
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]

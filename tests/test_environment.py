@@ -1,7 +1,9 @@
 """pyproject.toml, environment.yml and requirements.lock in step; the set-up; the workflow's pins."""
 
+import functools
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -190,6 +192,30 @@ def test_help_lists_every_target():
         assert re.search(rf"(?m)^{target}:.*## \S", makefile) and re.search(rf"(?m)^  {target} +\S", listed), target
     phony = re.search(r"(?m)^\.PHONY: (.*)$", makefile).group(1).split()
     assert set(phony) == set(re.findall(r"(?m)^([a-z]+):", makefile))
+
+
+@pytest.mark.parametrize(
+    "changed, whole", [("book/glossary.md", True), ("book/_ext/feed.py", True), ("results/qm9/runs.jsonl", True),
+                       ("mtl_core/conflict.py", True), ("book/notebooks/page.ipynb", False),
+                       ("book/_drawn/forest.svg", False), ("mtl_core/__pycache__/conflict.pyc", False)])  # fmt: skip
+def test_make_run_draws_the_whole_site_where_more_than_pages_changed(changed, whole, tmp_path):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    command = re.search(r"(?m)^NEWER = ((?:.*\\\n)*.*)$", makefile).group(1).replace("$(STAMP)", "stamp")
+    watched = re.match(r"find ((?:[\w./]+ )+)-newer", command).group(1).split()
+    assert all((ROOT / name).exists() for name in watched)
+    for name in watched:
+        place = tmp_path / name
+        place.mkdir() if (ROOT / name).is_dir() else place.touch()
+    (tmp_path / changed).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / changed).touch()
+    for name in (tmp_path, *tmp_path.rglob("*")):
+        os.utime(name, (1, 1))
+    (tmp_path / "stamp").touch()
+    newer = functools.partial(subprocess.run, ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert newer(check=True).stdout == ""
+    (tmp_path / changed).write_text("changed")
+    os.utime(tmp_path / "stamp", (2, 2))
+    assert newer(check=True).stdout == (f"{changed}\n" if whole else "")
 
 
 def test_ci_runs_make_test():
