@@ -1,15 +1,15 @@
 """Aggregations that keep a running average of each task's gradient: MoCo and DB-MTL."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtl_core.conflict import gram, row_norms
 from mtl_core.gradients import NonFiniteGradientError
-from mtl_core.methods.own_parameters import positive
+from mtl_core.methods.own_parameters import ShapedByLoading, positive
 from mtl_core.methods.sam_gs import _equalised_to, _finite_norms
 
 
-class _Averages(nn.Module):
+class _Averages(ShapedByLoading):
     """State of K running averages (K, D), which loads into a fresh instance."""
 
     def __init__(self):
@@ -27,12 +27,6 @@ class _Averages(nn.Module):
                              f"{tuple(matrix.shape)}: make a new instance for another problem")  # fmt: skip
         self.averages.lerp_(matrix, beta)
         self.steps += 1
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        for name, _ in self.named_buffers(recurse=False):
-            if prefix + name in state_dict:  # a fresh instance does not know the shape yet
-                setattr(self, name, torch.empty_like(state_dict[prefix + name]))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class MoCo(_Averages):

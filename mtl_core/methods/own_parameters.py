@@ -1,4 +1,4 @@
-"""What methods with K numbers of their own share: they are made at the first call, learnt, saved and loaded."""
+"""What methods with a state share: it is made at the first call, learnt, saved, and loaded into a fresh instance."""
 
 import copy
 
@@ -8,7 +8,19 @@ from torch import Tensor, nn
 from mtl_core.methods.conventions import OPTIMIZERS
 
 
-class OwnParameters(nn.Module):
+class ShapedByLoading(nn.Module):
+    """Mixin: parameters and buffers take the shape of a loaded state. A fresh instance does not know K or D yet."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for name, value in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
+            given = state_dict.get(prefix + name)
+            if given is not None and given.shape != value.shape:
+                empty = torch.empty_like(given)
+                setattr(self, name, nn.Parameter(empty) if isinstance(value, nn.Parameter) else empty)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class OwnParameters(ShapedByLoading):
     """Mixin for a method that learns K numbers, the parameter named `own`, which starts at `start`.
 
     The number of tasks is not known before the first call of `begin`. `learn(rule)` takes one step of the
@@ -46,11 +58,6 @@ class OwnParameters(nn.Module):
 
     def set_extra_state(self, state: dict | None) -> None:
         self.saved, self.optimizer = copy.deepcopy(state), None  # the giver's optimizer writes its state in place
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        if prefix + self.own in state_dict:  # a fresh instance does not know K yet
-            setattr(self, self.own, nn.Parameter(torch.empty_like(state_dict[prefix + self.own])))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def positive(losses: Tensor, what: str) -> None:

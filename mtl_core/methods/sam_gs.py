@@ -13,9 +13,10 @@ from torchjd.aggregation import Aggregator
 
 from mtl_core.conflict import CHUNK, magnitude_similarity, row_norms
 from mtl_core.gradients import NonFiniteGradientError
+from mtl_core.methods.own_parameters import ShapedByLoading
 
 
-class SAMGS(Aggregator):
+class SAMGS(ShapedByLoading, Aggregator):
     r"""Similarity-aware momentum gradient surgery: (K, D) -> (D,), before any scaling or clipping.
 
     gamma  threshold of the overall magnitude similarity $\Psi$ below which gradients are equalised;
@@ -103,11 +104,6 @@ class SAMGS(Aggregator):
         width = min(kept.shape[1], matrix.shape[1])
         new[:, :width] = kept[:, :width]
         return new
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        if f"{prefix}momentum" in state_dict:  # a fresh instance does not know the shape yet
-            self.momentum = torch.empty_like(state_dict[f"{prefix}momentum"])
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 def _finite_norms(matrix: Tensor) -> Tensor:

@@ -195,8 +195,3 @@ class GradNorm(OwnParameters):
         super().learn(rule)
         self.weights.clamp_(min=self.FLOOR)
         self.weights.mul_(len(self.weights) / self.weights.sum())
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        if f"{prefix}first" in state_dict:
-            self.first = torch.empty_like(state_dict[f"{prefix}first"])
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
