@@ -82,6 +82,12 @@ def test_a_count_names_its_denominator(record, judged):
     assert better and record("qm9", "small", "count", "better") == f"{better} of {len(others)}"
     small = sum(row.outcome == "small difference" for row in others)
     assert record("qm9", "small", "count", "small", "difference") == f"{small} of {len(others)}"
+    titles = [row.title for row in others if row.outcome == "worse"]
+    assert len(titles) > 1 and record("qm9", "small", "rows", "worse").split("; ") == titles
+    assert record("qm9", "small", "rows", "excellent") == "none"
+    lost = {"state": "void", "outcome": "void", "difference": None}  # still one of the rows
+    assert record("qm9", "small", "count", "better", **lost) == f"{better - 1} of {len(others)} (1 void)"
+    assert record("qm9", "small", "rows", "better", **lost).endswith(" (1 void)")
 
 
 def test_what_cannot_be_relied_on_says_so(record):

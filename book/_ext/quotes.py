@@ -4,7 +4,8 @@
     {record}`qm9 small sam_gs delta`        mean ± sd of Δm over the seeds; `WORD mean` leaves the spread out
     {record}`qm9 small sam_gs outcome`      or seeds, diverged, core-seconds
     {record}`qm9 small sam_gs HOMO MAE (meV)`   mean ± sd of a test metric
-    {record}`qm9 small margin`              or `count better`: how many rows have that outcome, of how many
+    {record}`qm9 small margin`              or `count better`: how many rows have that outcome, of how many;
+                                            `rows better`: their titles
     {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
     {tally}`recon sam_gs`                   how many claims of these papers have which outcome
 
@@ -20,6 +21,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
 from mtl_core import claims, tables
+from mtl_core.protocol import REFERENCE
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +48,12 @@ def record(experiment, profile, *what):
         raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
     if what == ("margin",):
         return [nodes.Text(f"{verdict.table.margin:g}")]
-    if what[:1] == ("count",):
-        others = [row for row in verdict.rows.values() if not row.control and row.difference]
-        same = sum(row.outcome == " ".join(what[1:]) for row in others)
-        return [nodes.Text(f"{same} of {len(others)}")]
+    if what[:1] in (("count",), ("rows",)):
+        asked = [verdict.rows[row.name] for row in verdict.table.shared() if not row.control and row.name != REFERENCE]
+        same = [row.title for row in asked if row.outcome == " ".join(what[1:])]
+        text = f"{len(same)} of {len(asked)}" if what[0] == "count" else "; ".join(same) or "none"
+        others = Counter(row.state for row in asked if row.state not in ("judged", " ".join(what[1:])))
+        return [nodes.Text(text + "".join(f" ({count} {state})" for state, count in others.items()))]
     what = what or ("",)
     names = {" ".join(what[:words]): what[words:] for words in range(1, len(what) + 1)}  # a row's name may have blanks
     if not (here := [name for name in names if name in verdict.rows]):
