@@ -2,8 +2,8 @@
 
 import pytest
 
-from mtl_core import results, runs
-from mtl_core.experiments import DOSES, EXPERIMENTS, ConflictDose, TaskPairs
+from mtl_core import protocol, results, runs
+from mtl_core.experiments import DOSES, EXPERIMENTS, ConflictDose, ReconExchange, TaskPairs
 
 
 def test_pairs_of_targets_differ_in_nothing_but_their_tasks():
@@ -41,6 +41,23 @@ def test_doses_take_the_rates_that_the_table_searched(monkeypatch):
     found = [rows[f"{label}, LeNet"][0].schedule for label in ("together", "digit", "garment")]
     assert [schedule["learning_rate"] for schedule in found] == [0.031, 0.032, 0.033]
     assert {schedule["weight_decay"] for schedule in found} == {1e-4}
+
+
+def test_an_exchange_takes_the_method_of_one_row_and_all_else_of_the_other(monkeypatch):
+    rows = ReconExchange("small", seeds=2).plan()
+    table = protocol.multi_fashion_mnist("small")
+    search = results.search_of(table.name, "small")
+    own = table.expected({name: entry["choice"] for name, entry in search["rows"].items()}, 2)
+    assert own["recon_equal"][0].split != own["recon_pcgrad"][0].split, "the search chose differently for the two"
+    for name, method in (("recon_equal", "equal"), ("recon_pcgrad", "pcgrad")):
+        (other,) = {"recon_equal", "recon_pcgrad"} - {name}
+        found = rows[f"{name} as {other}"]
+        assert [run.method for run in found] == [method] * 2 and [run.seed for run in found] == list(
+            table.seeds(table.row(name), 2)
+        )
+        assert [runs.replace(run, method=own[other][0].method) for run in found] == own[other]
+    monkeypatch.setattr("mtl_core.results.search_of", lambda *place: None)
+    assert ReconExchange("small").plan() == {}
 
 
 @pytest.mark.parametrize(("experiment", "row"), [(TaskPairs, "mu + alpha"), (ConflictDose, "together, LeNet")])
