@@ -46,9 +46,9 @@ def committed(judged, monkeypatch):
 def record(judged, monkeypatch):
     """Text that the role shows, from the committed table with one row changed."""
 
-    def shown(*what, **changed):
+    def shown(*what, table=judged.table, **changed):
         rows = dict(judged.rows) | {"sam_gs": replace(judged.rows["sam_gs"], **changed)}
-        found = {("qm9", "small"): replace(judged, rows=rows)}
+        found = {("qm9", "small"): replace(judged, rows=rows, table=table)}
         monkeypatch.setattr(tables, "committed", lambda *name: found.get(name))
         return "".join(node.astext() for node in quotes.record(*what))
 
@@ -70,6 +70,9 @@ def test_numbers_are_those_of_the_table(record, judged):
     assert record("qm9", "small", "sam_gs", "outcome") == row.outcome
     assert record("qm9", "small", "sam_gs", "seeds") == "20"
     assert record("qm9", "small", "margin") == f"{judged.table.margin:g}"
+    finer = replace(judged.table, margin=0.5)
+    shown = plain(record("qm9", "small", "sam_gs", "difference", table=finer))
+    assert shown == f"{d.mean:+.2f} [{d.low:.2f}, {d.high:.2f}]"
     mean, sd = row.metrics["HOMO"]["MAE (meV)"]
     assert record("qm9", "small", "sam_gs", "HOMO", "MAE", "(meV)") == f"{mean:.4g} ± {sd:.2g}"
     mean, sd = judged.rows["single mu"].metrics["mu"]["MAE (D)"]
@@ -83,7 +86,7 @@ def test_a_count_names_its_denominator(record, judged):
     small = sum(row.outcome == "small difference" for row in others)
     assert record("qm9", "small", "count", "small", "difference") == f"{small} of {len(others)}"
     titles = [row.title for row in others if row.outcome == "worse"]
-    assert len(titles) > 1 and record("qm9", "small", "rows", "worse").split("; ") == titles
+    assert len(titles) > 1 and record("qm9", "small", "rows", "worse") == ", ".join(titles)
     assert record("qm9", "small", "rows", "excellent") == "none"
     lost = {"state": "void", "outcome": "void", "difference": None}  # still one of the rows
     assert record("qm9", "small", "count", "better", **lost) == f"{better - 1} of {len(others)} (1 void)"

@@ -6,6 +6,8 @@
     {record}`qm9 small sam_gs HOMO MAE (meV)`   mean ± sd of a test metric
     {record}`qm9 small margin`              or `count better`: how many rows have that outcome, of how many;
                                             `rows better`: their titles
+
+Differences have one decimal, two where the table's margin is below one point.
     {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
     {tally}`recon sam_gs`                   how many claims of these papers have which outcome
 
@@ -51,9 +53,14 @@ def record(experiment, profile, *what):
     if what[:1] in (("count",), ("rows",)):
         asked = [verdict.rows[row.name] for row in verdict.table.shared() if not row.control and row.name != REFERENCE]
         same = [row.title for row in asked if row.outcome == " ".join(what[1:])]
-        text = f"{len(same)} of {len(asked)}" if what[0] == "count" else "; ".join(same) or "none"
+        text = [nodes.Text(f"{len(same)} of {len(asked)}")]
+        if what[0] == "rows":
+            text = [node for title in same for node in (nodes.Text(", "), nodes.emphasis(title, title))][1:]
         others = Counter(row.state for row in asked if row.state not in ("judged", " ".join(what[1:])))
-        return [nodes.Text(text + "".join(f" ({count} {state})" for state, count in others.items()))]
+        return [
+            *(text or [nodes.Text("none")]),
+            *(nodes.Text(f" ({count} {state})") for state, count in others.items()),
+        ]
     what = what or ("",)
     names = {" ".join(what[:words]): what[words:] for words in range(1, len(what) + 1)}  # a row's name may have blanks
     if not (here := [name for name in names if name in verdict.rows]):
@@ -61,19 +68,19 @@ def record(experiment, profile, *what):
     row = verdict.rows[here[-1]]
     if row.state == "void":
         return [badge("void", "outcome")]
-    text = _of_row(row, names[row.name]).replace("-", "−")
+    text = _of_row(row, names[row.name], 1 if verdict.table.margin >= 1 else 2).replace("-", "−")
     return [nodes.Text(text if row.state in ("judged", text) else f"{text} ({row.state})")]
 
 
-def _of_row(row, field):
+def _of_row(row, field, digits):
     match field:
         case ["difference", *mean] if row.difference and mean in ([], ["mean"]):
             d = row.difference
-            return f"{d.mean:+.1f}" + ("" if mean else f" [{d.low:.1f}, {d.high:.1f}]")
+            return f"{d.mean:+.{digits}f}" + ("" if mean else f" [{d.low:.{digits}f}, {d.high:.{digits}f}]")
         case ["delta", *mean] if row.delta and mean in ([], ["mean"]):
             values = list(row.delta.values())
-            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 and not mean else ""
-            return f"{np.mean(values):+.1f}" + spread
+            spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 and not mean else ""
+            return f"{np.mean(values):+.{digits}f}" + spread
         case ["outcome"]:
             return row.outcome
         case ["seeds"]:
