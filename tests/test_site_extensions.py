@@ -56,7 +56,7 @@ def record(judged, monkeypatch):
 
 
 def plain(text):
-    return text.replace("−", "-")
+    return text.replace("−", "-").replace("\u00a0", " ")
 
 
 def test_numbers_are_those_of_the_table(record, judged):

@@ -84,9 +84,11 @@ class Forest(Drawn):
             "Δm minus that of searched static weights, points" + f"\n{going_on} seeds, no verdict" * bool(going_on),
         )  # fmt: skip
         # Narrow, so that a phone shows labels and dots side by side (site.css lets it shrink to the window).
-        figure.set_size_inches(5, 0.36 * len(names) + 0.9)
+        labels = [textwrap.fill(name, 20) for name in names]
+        most = max(label.count("\n") + 1 for label in labels)
+        figure.set_size_inches(5, max(0.36, 0.14 * most) * len(names) + 0.9)
         axis = figure.axes[0]
-        axis.set_yticks(range(len(names)), [textwrap.fill(name, 20) for name in names], fontsize=8)
+        axis.set_yticks(range(len(names)), labels, fontsize=8)
         axis.axvspan(-verdict.table.margin, verdict.table.margin, color="#eeeeee", zorder=0)
         if "from" in self.options:
             axis.set_xlim(left=self.options["from"])

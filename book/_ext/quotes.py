@@ -76,7 +76,7 @@ def _of_row(row, field, digits):
     match field:
         case ["difference", *mean] if row.difference and mean in ([], ["mean"]):
             d = row.difference
-            return f"{d.mean:+.{digits}f}" + ("" if mean else f" [{d.low:.{digits}f}, {d.high:.{digits}f}]")
+            return f"{d.mean:+.{digits}f}" + ("" if mean else f" [{d.low:.{digits}f},\u00a0{d.high:.{digits}f}]")
         case ["delta", *mean] if row.delta and mean in ([], ["mean"]):
             values = list(row.delta.values())
             spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 and not mean else ""
