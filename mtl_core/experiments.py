@@ -183,7 +183,7 @@ class ConflictDose:
 class ReconExchange:
     """Method and configuration taken apart: two rows of the table with Recon, each as the other's search chose.
 
-    On Multi-Fashion+MNIST the rows of equal weights and of PCGrad with Recon differ in the method and in what eight
+    On Multi-Fashion+MNIST the rows of equal weights and of PCGrad with Recon differ in the method and in what ten
     draws have found for each: layers, S, rate, decay. Here each method trains on the other's configuration; the other
     half of the 2 x 2 is the table's own. Decided when seven of the table's ten seeds had been seen.
     """
