@@ -56,6 +56,10 @@ def test_an_exchange_takes_the_method_of_one_row_and_all_else_of_the_other(monke
             table.seeds(table.row(name), 2)
         )
         assert [runs.replace(run, method=own[other][0].method) for run in found] == own[other]
+    moved = ReconExchange("small", 1, ("recon_equal", "recon_sam_gs")).plan()["recon_sam_gs as recon_equal"][0]
+    of = {key: getattr(own["recon_sam_gs"][0], key) for key in ("method", "method_options", "convention")}
+    assert of["convention"] == "samgs" and of["method_options"]
+    assert moved == runs.replace(own["recon_equal"][0], **of), "options and convention go with the method"
     monkeypatch.setattr("mtl_core.results.search_of", lambda *place: None)
     assert ReconExchange("small").plan() == {}
 
