@@ -91,6 +91,24 @@ def doses(records) -> list[Shared]:
     return read(records, lambda name, task: f"{task}, {name.partition(', ')[2]}", paired=True)
 
 
+def change(before: Shared, after: Shared, measure: str) -> evaluation.PairedDifference:
+    """Paired difference after − before of `measure` ("harm" or a key of `MEASURES`) over the seeds that both have.
+
+    ValueError where they have fewer than two seeds in common.
+    """
+    old, new = (dict(zip(dose.seeds, getattr(dose, measure), strict=True)) for dose in (before, after))
+    both = sorted(old.keys() & new.keys())
+    return evaluation.paired_difference([new[seed] for seed in both], [old[seed] for seed in both])
+
+
+def in_words(conflict: evaluation.PairedDifference, harm: evaluation.PairedDifference) -> str:
+    """In words, whether conflict and harm moved the same way; an interval that holds zero settles nothing."""
+    if conflict.low <= 0 <= conflict.high or harm.low <= 0 <= harm.high:
+        return "these seeds do not settle both"
+    more, worse = ("more" if found.low > 0 else "less" for found in (conflict, harm))
+    return f"{more} conflict, {'*and* ' if more == worse else '*but* '}{worse} harm"
+
+
 def _mean(records, task):
     tests = [record["final"]["test"][task] for record in records]
     return {metric: float(np.mean([test[metric] for test in tests])) for metric in tests[0]}

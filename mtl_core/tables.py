@@ -177,6 +177,23 @@ def deltas(table: Table, found: Mapping[str, Sequence[Mapping]]) -> dict[str, di
     return result
 
 
+def crossed(verdict: TableVerdict, exchange: Sequence[Mapping], pair: tuple[str, str]) -> dict:
+    """(method, configuration) -> Δm, one number per seed, of the 2 x 2 that two rows and their exchange make.
+
+    The table's own rows are the diagonal; `exchange` holds the records of the other two cells, named "method as
+    configuration" (`experiments.ReconExchange`). Δm is computed as the table computes it: against the table's
+    single-task networks. Only seeds that all four cells have; {} where a cell has none.
+    """
+    own = {row.name: [r for r in verdict.records if r["row"] == row.name] for row in verdict.table.singles()}
+    cells = {(name, name): verdict.rows[name].delta for name in pair if name in verdict.rows}
+    for method, other in (pair, pair[::-1]):
+        there = [record for record in exchange if record["row"] == f"{method} as {other}"]
+        found = deltas(verdict.table, own | {method: there}) if there and all(own.values()) else {}
+        cells[method, other] = found.get(method, {})
+    shared = sorted(set.intersection(*map(set, cells.values()))) if len(cells) == 4 else []
+    return {cell: np.array([values[seed] for seed in shared]) for cell, values in cells.items()} if shared else {}
+
+
 def summary(found: Sequence[Mapping]) -> dict:
     """task -> metric -> (mean, sd over the records) of the test metrics at the last epoch, the loss among them."""
     tests = [record["final"]["test"] for record in found if record["final"].get("test")]

@@ -1,9 +1,11 @@
 """Harm and conflict read off records: signs, pairing and what is left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mtl_core import harm, results
+from mtl_core import evaluation, harm, results
 
 
 def record(row, seed, test, log=None, problem="multi_fashion_mnist"):
@@ -69,3 +71,33 @@ def test_an_edited_record_is_named():
     made[2]["final"]["test"]["garment"]["accuracy"] += 1
     with pytest.raises(ValueError, match="row garment, offset 8, width 4, seed 0: the record was edited"):
         harm.doses(made)
+
+
+def test_change_pairs_two_doses_by_seed_and_is_after_minus_before():
+    before = harm.doses(dose((0, 1, 2), "before"))[0]
+    after = harm.doses(dose((3, 2, 1), "after"))[0]
+    after = replace(after, harm=before.harm.max() + np.array([4.0, 6.0, 90.0]), negative=np.array([0.5, 0.6, 0.9]))
+    assert before.seeds == (0, 1, 2) and after.seeds == (1, 2, 3)  # 1 and 2 in common
+    found = harm.change(before, after, "harm")
+    expected = before.harm.max() + np.array([4.0, 6.0]) - before.harm[1:]
+    assert found.n == 2 and found.mean == pytest.approx(expected.mean()) and found.mean > 0
+    assert harm.change(after, before, "harm").mean == -found.mean
+    assert harm.change(before, after, "negative").mean == pytest.approx((0.2 + 0.3) / 2)
+    with pytest.raises(ValueError, match="2"):
+        harm.change(before, harm.doses(dose((2,), "one"))[0], "harm")
+
+
+@pytest.mark.parametrize(
+    ("conflict", "lost", "words"),
+    [
+        ((1, 2), (3, 4), "more conflict, *and* more harm"),
+        ((1, 2), (-4, -3), "more conflict, *but* less harm"),
+        ((-2, -1), (3, 4), "less conflict, *but* more harm"),
+        ((-2, -1), (-4, -3), "less conflict, *and* less harm"),
+        ((-2, 1), (3, 4), "these seeds do not settle both"),
+        ((1, 2), (0, 4), "these seeds do not settle both"),
+    ],
+)
+def test_words_follow_the_intervals(conflict, lost, words):
+    made = [evaluation.PairedDifference((low + high) / 2, 1.0, 5, low, high, 0.1) for low, high in (conflict, lost)]
+    assert harm.in_words(*made) == words

@@ -87,8 +87,9 @@ def compared():
 @pytest.mark.parametrize("method", METHODS)
 def test_end_points(chromium, page, compared, name, method):
     """Within 1e-3, from starts drawn now. A method with a switch (a sign, a threshold) can come so near to it that the
-    last bit decides. Where that is so, Python's own paths part when the start moves by 1e-10 and the origin by about
-    100, which rounds every step otherwise: a path is compared as long as eight such neighbours stay with it."""
+    last bit decides. Where that is so, Python's own paths part when the start moves by 1e-10 and every later point by
+    1e-13, rounding written large: a path is compared until 50 steps before the first of eight such neighbours leaves
+    it (SAM-GS, at rest on bowls, leaves the optimum at a step that rounding alone decides)."""
     landscape, where = LANDSCAPES[name], torch.tensor(starts(name, 10), dtype=torch.float64)
     steps = min(landscape.training["steps"], 600)
     chromium.open(page)
@@ -96,13 +97,16 @@ def test_end_points(chromium, page, compared, name, method):
     found = torch.tensor(chromium.run(f"{json.dumps(where.tolist())}.map({script})"), dtype=torch.float64)
     found = found.reshape(10, steps + 1, 2).transpose(0, 1)
     draw = torch.Generator().manual_seed(SEED)
-    origin = 50 + 50 * torch.rand(2, dtype=torch.float64, generator=draw)
-    elsewhere = replace(landscape, losses=lambda points: landscape.losses(points - origin))
-    nearby = where + origin + 1e-10 * (2 * torch.rand(8, 10, 2, dtype=torch.float64, generator=draw) - 1)
+
+    def moved(points, size):
+        return points + size * (2 * torch.rand(points.shape, dtype=torch.float64, generator=draw) - 1)
+
+    shaken = replace(landscape, losses=lambda points: landscape.losses(moved(points, 1e-13)))
     path = trajectories(landscape, where, method, steps=steps).points
-    neighbours = trajectories(elsewhere, nearby.reshape(80, 2), method, steps=steps).points - origin
+    neighbours = trajectories(shaken, moved(where.repeat(8, 1), 1e-10), method, steps=steps).points
     spread = (neighbours.reshape(steps + 1, 8, 10, 2) - path[:, None]).abs().amax((1, 3))
-    known = (spread > 1e-6).cumsum(0) == 0  # (T, 10)
+    parted = (spread > 1e-6).cumsum(0)  # (T, 10)
+    known = torch.cat([parted[50:], parted[-1:].expand(50, 10)]) == 0
     apart = (found - path).abs().amax(-1) * known
     assert apart.max() < 1e-3, f"seed {SEED}, start {where[apart.amax(0).argmax()].tolist()}"
     compared[name, method] = (known[-1].sum().item(), known.double().mean().item())

@@ -261,3 +261,23 @@ def test_committed_tables_are_sound():
         if folder.parent.name in protocol.TABLES:
             complaints += tables.committed(folder.parent.name, folder.name).complaints()
     assert not complaints
+
+
+def test_a_crossed_pair_keeps_cell_and_seed_apart():
+    """Four cells with a shift of their own; the exchange's records in any order, some seeds missing."""
+    verdict, pair, shift = judge(), ("equal", "mgda"), {("equal", "mgda"): 3.0, ("mgda", "equal"): -5.0}
+    exchange = []
+    for (method, configuration), points in shift.items():
+        for seed in (4, 2, 7):
+            record = copy.deepcopy(of(verdict.records, method, seed))
+            for metrics in record["final"]["test"].values():
+                metrics["accuracy"] += points
+            exchange.append(record | {"row": f"{method} as {configuration}"})
+    found = tables.crossed(verdict, exchange[:-1], pair)  # the last cell lacks seed 7
+    assert set(found) == {("equal", "equal"), ("mgda", "mgda"), *shift}
+    for (method, configuration), values in found.items():
+        own = verdict.rows[method].delta
+        expected = [own[seed] + shift.get((method, configuration), 0) / 0.9 for seed in (2, 4)]
+        assert values == pytest.approx(expected, abs=0.05)  # an accuracy of about 90 %: a point is 1.1 % of it
+    assert tables.crossed(verdict, exchange[:3], pair) == {}, "one cell of four is empty"
+    assert tables.crossed(verdict, exchange, ("equal", "cagrad")) == {}, "no such row"
