@@ -5,7 +5,7 @@ the log of the shared network's task gradients over its training (`conflict.Conf
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,13 @@ MEASURES = {
     "negative": "share of steps with a negative cosine",
     "excess": f"share below −{TAIL} minus share above {TAIL}",
     "dissimilarity": "1 − magnitude similarity",
+}
+
+
+# Two doses that differ in one thing: the garment over all of the digit instead of part; a trunk four times as wide.
+CONTRASTS = {
+    "overlap": ("offset 8, width 8", "offset 0, width 8"),
+    "width": ("offset 8, width 4", "offset 8, width 16"),
 }
 
 
@@ -88,7 +95,8 @@ def pairs(records) -> list[Shared]:
 
 def doses(records) -> list[Shared]:
     """The doses of `experiments.ConflictDose`, each seed against the single-task networks of that seed."""
-    return read(records, lambda name, task: f"{task}, {name.partition(', ')[2]}", paired=True)
+    found = read(records, lambda name, task: f"{task}, {name.partition(', ')[2]}", paired=True)
+    return [replace(dose, name=dose.name.removeprefix("together, ")) for dose in found]
 
 
 def change(before: Shared, after: Shared, measure: str) -> evaluation.PairedDifference:
@@ -102,11 +110,14 @@ def change(before: Shared, after: Shared, measure: str) -> evaluation.PairedDiff
 
 
 def in_words(conflict: evaluation.PairedDifference, harm: evaluation.PairedDifference) -> str:
-    """In words, whether conflict and harm moved the same way; an interval that holds zero settles nothing."""
-    if conflict.low <= 0 <= conflict.high or harm.low <= 0 <= harm.high:
-        return "these seeds do not settle both"
-    more, worse = ("more" if found.low > 0 else "less" for found in (conflict, harm))
-    return f"{more} conflict, {'*and* ' if more == worse else '*but* '}{worse} harm"
+    """In words, whether conflict and harm moved the same way; where an interval holds zero the change is not seen."""
+    more, worse = (None if found.low <= 0 <= found.high else "more" if found.mean > 0 else "less"
+                   for found in (conflict, harm))  # fmt: skip
+    if more and worse:
+        return f"{more} conflict, {'*and*' if more == worse else '*but*'} {worse} harm"
+    if worse:
+        return f"{worse} harm, with no change of conflict that these seeds can see"
+    return f"{more or 'no more or less'} conflict, with no change of harm that these seeds can see"
 
 
 def _mean(records, task):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mtl_core import association, figures, harm, papers, protocol, results, tables
+from mtl_core import association, evaluation, figures, harm, papers, protocol, results, tables
 
 sys.path.insert(0, str(papers.ROOT.parent / "_ext"))
 import drawn  # noqa: E402
@@ -25,6 +25,19 @@ def test_the_quoted_association_is_that_of_the_records():
     assert drawn.harm_of("task_pairs", "small")[0].astext() != node.astext()
 
 
+def test_a_quoted_contrast_is_that_of_the_records():
+    found = {dose.name: dose for dose in harm.doses(results.load("conflict_dose", "small"))}
+    for contrast, (before, after) in harm.CONTRASTS.items():
+        both = sorted(set(found[before].seeds) & set(found[after].seeds))
+        for measure, scale, digits in (("harm", 1, 2), ("negative", 100, 1), ("dissimilarity", 1, 2)):
+            old, new = ({seed: getattr(found[name], measure)[found[name].seeds.index(seed)] for seed in both}
+                        for name in (before, after))  # fmt: skip
+            d = evaluation.paired_difference(new, old)
+            mean, low, high = (f"{scale * value:+.{digits}f}".replace("-", "−") for value in (d.mean, d.low, d.high))
+            (node,) = drawn.dose_of("conflict_dose", "small", contrast, measure)
+            assert node.astext() == f"{mean} [{low},\N{NO-BREAK SPACE}{high}]"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [(("task_pairs", "tiny"), "no runs of task_pairs, tiny"), (("task_pairs", "small", "angle"), "no measure 'angle'")],
@@ -32,6 +45,19 @@ def test_the_quoted_association_is_that_of_the_records():
 def test_what_is_missing_is_named(words, message):
     with pytest.raises(LookupError, match=message):
         drawn.harm_of(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("conflict_dose", "tiny", "overlap", "harm"), "no runs of conflict_dose, tiny, dose offset 8, width 8"),
+        (("conflict_dose", "small", "depth", "harm"), "no contrast 'depth'"),
+        (("conflict_dose", "small", "width", "angle"), "of 'angle'"),
+    ],
+)
+def test_a_missing_contrast_is_named(words, message):
+    with pytest.raises(LookupError, match=message):
+        drawn.dose_of(*words)
 
 
 class Fake:

@@ -34,7 +34,7 @@ def dose(seeds=(0, 1), name="offset 8, width 4"):
 
 def test_harm_is_the_loss_against_networks_of_the_same_seed():
     (found,) = harm.doses(dose())
-    assert found.name == "together, offset 8, width 4" and found.tasks == ("digit", "garment")
+    assert found.name == "offset 8, width 4" and found.tasks == ("digit", "garment")
     assert found.harm == pytest.approx([(10 + 0) / 2, (11 + 20) / 2])  # percent of the own accuracy, mean over tasks
     assert found.negative == pytest.approx([0.3, 0.3]) and found.dissimilarity == pytest.approx([0.25, 0.25])
 
@@ -94,8 +94,10 @@ def test_change_pairs_two_doses_by_seed_and_is_after_minus_before():
         ((1, 2), (-4, -3), "more conflict, *but* less harm"),
         ((-2, -1), (3, 4), "less conflict, *but* more harm"),
         ((-2, -1), (-4, -3), "less conflict, *and* less harm"),
-        ((-2, 1), (3, 4), "these seeds do not settle both"),
-        ((1, 2), (0, 4), "these seeds do not settle both"),
+        ((-2, 1), (3, 4), "more harm, with no change of conflict that these seeds can see"),
+        ((0, 1), (-4, -3), "less harm, with no change of conflict that these seeds can see"),
+        ((1, 2), (0, 4), "more conflict, with no change of harm that these seeds can see"),
+        ((-2, 1), (-3, 4), "no more or less conflict, with no change of harm that these seeds can see"),
     ],
 )
 def test_words_follow_the_intervals(conflict, lost, words):

@@ -7,8 +7,9 @@
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
 
-and the role {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets; a third
-word names another of `mtl_core.harm.MEASURES`. What is missing stops the build (`-W`) and is named.
+and the roles {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets, where a third
+word names another of `mtl_core.harm.MEASURES`; and {dose}`conflict_dose small overlap harm`: by how much a contrast of
+`mtl_core.harm.CONTRASTS` changes harm or a measure. What is missing stops the build (`-W`) and is named.
 """
 
 import textwrap
@@ -142,7 +143,23 @@ def harm_of(experiment, profile, measure="negative"):
     return [nodes.Text(text.replace("-", "−"))]
 
 
+def dose_of(experiment, profile, contrast, measure):
+    """Inline nodes: paired change of harm, or of a measure (shares in points), from the first dose to the second."""
+    if contrast not in harm.CONTRASTS or measure not in ("harm", *harm.MEASURES):
+        raise LookupError(f"no contrast {contrast!r} of {measure!r}; there are {', '.join(harm.CONTRASTS)} and harm, "
+                          f"{', '.join(harm.MEASURES)}")  # fmt: skip
+    found = {dose.name: dose for dose in harm.doses(results.load(experiment, profile))}
+    if missing := [name for name in harm.CONTRASTS[contrast] if name not in found]:
+        raise LookupError(f"no runs of {experiment}, {profile}, dose {missing[0]}, are committed in results/")
+    change = harm.change(*(found[name] for name in harm.CONTRASTS[contrast]), measure)
+    scale, digits = (100, 1) if measure in ("negative", "excess") else (1, 2)  # shares in points
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in (change.mean, change.low, change.high))
+    text = f"{mean} [{low}, {high}]"
+    return [nodes.Text(text.replace("-", "−").replace(", ", ",\N{NO-BREAK SPACE}"))]
+
+
 def setup(app):
+    app.add_role("dose", quotes.Quote(dose_of))
     app.add_directive("forest", Forest)
     app.add_directive("printed-dots", PrintedDots)
     app.add_role("harm", quotes.Quote(harm_of))
