@@ -14,7 +14,7 @@ import torch
 
 from mtl_core import methods, results, runs
 from mtl_core.claim_rules import Check
-from mtl_core.landscapes import LANDSCAPES, jittered, scaled, trajectories
+from mtl_core.landscapes import LANDSCAPES, jittered, scaled, side_by_side, trajectories
 
 NAME = "sam_gs_landscapes"
 WITHIN = 0.1  # distance to an optimum that counts as reached
@@ -90,12 +90,23 @@ def study(problem: str, row: str, seeds: int, steps: int) -> dict:
            which on the path stays within `WITHIN` of one of the optima until the end; None if it never does.
     paths  the source's starts: (time, start, 2) points, three decimals, and the steps at which they were taken.
     """
-    (name, weight, _), (method, options) = PROBLEMS[problem], ROWS[row]
-    landscape = LANDSCAPES[name] if weight == 1 else weighted(LANDSCAPES[name], weight)
-    starts = torch.as_tensor(landscape.starts, dtype=torch.float64)
-    whole = torch.cat([starts[None], jittered(starts, seeds, SPREAD)])
+    landscape, whole = _problem(problem, seeds)
+    method, options = ROWS[row]
     found = trajectories(landscape, whole, method, options=options, steps=steps, every=EVERY,
                          convention=CONVENTIONS.get(row))  # fmt: skip
+    return _record(problem, row, seeds, steps, landscape, found)
+
+
+def _problem(problem, seeds):
+    """The landscape of `problem` and its starts, the source's own before the jittered ones: (1 + seeds, N, 2)."""
+    name, weight, _ = PROBLEMS[problem]
+    landscape = LANDSCAPES[name] if weight == 1 else weighted(LANDSCAPES[name], weight)
+    starts = torch.as_tensor(landscape.starts, dtype=torch.float64)
+    return landscape, torch.cat([starts[None], jittered(starts, seeds, SPREAD)])
+
+
+def _record(problem, row, seeds, steps, landscape, found):
+    method, options = ROWS[row]
     optima = torch.tensor(landscape.optima, dtype=torch.float64)
     distance = (found.points[..., None, :] - optima).norm(dim=-1).amin(-1)  # (time, seed, start)
     stays = (distance < WITHIN).flip(0).cumprod(0).flip(0).bool()
@@ -129,16 +140,20 @@ def weighted(landscape, weight: float):
 
 
 def again(rows, problems, steps: int, workers: int = 2) -> dict[tuple[str, str], dict]:
-    """(problem, row) -> the source's starts once more, with one jittered copy, each study in a process of its own."""
-    wanted = [(problem, row) for problem in problems for row in rows]
-    with ProcessPoolExecutor(min(workers, len(wanted)), mp_context=runs.processes()) as pool:
-        studies = [pool.submit(_alone, *pair, steps) for pair in wanted]
-        return {pair: study.result() for pair, study in zip(wanted, studies, strict=True)}
+    """(problem, row) -> the source's starts once more, with one jittered copy: each problem in a process of its own,
+    all rows side by side. Rows whose convention is their own have no place here."""
+    if own := [row for row in rows if row in CONVENTIONS]:
+        raise ValueError(f"{', '.join(own)}: a row with a convention of its own cannot stand beside others; take study")
+    with ProcessPoolExecutor(min(workers, len(problems)), mp_context=runs.processes()) as pool:
+        studies = [pool.submit(_side_by_side, problem, rows, steps) for problem in problems]
+        return {key(record): record for found in studies for record in found.result()}
 
 
-def _alone(problem, row, steps):
+def _side_by_side(problem, rows, steps):
     torch.set_num_threads(1)
-    return study(problem, row, 1, steps)
+    landscape, whole = _problem(problem, 1)
+    found = side_by_side(landscape, whole, [ROWS[row] for row in rows], steps=steps, every=EVERY)
+    return [_record(problem, row, 1, steps, landscape, paths) for row, paths in zip(rows, found, strict=True)]
 
 
 def agreeing(found: Mapping, records: Mapping) -> tuple[int, int]:

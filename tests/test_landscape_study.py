@@ -39,6 +39,11 @@ def test_the_studies_again_in_two_processes():
     assert landscape_study.agreeing(found, here) == (26, 26) and landscape_study.agreeing(found, changed) == (0, 26)
 
 
+def test_a_row_with_its_own_convention_is_not_drawn_beside_others():
+    with pytest.raises(ValueError, match="no clip, no factor K: a row with a convention of its own"):
+        landscape_study.again(("SAM-GS", "SAM-GS, no clip, no factor K"), ("samgs_1",), steps=1)
+
+
 def test_counts_within_a_budget():
     record = made()
     assert landscape_study.reached(record, 18000) == (2, 3) and landscape_study.reached(record, 17999) == (1, 3)

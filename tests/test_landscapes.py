@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtl_core import landscapes, methods, two_tasks
-from mtl_core.landscapes import LANDSCAPES, trajectories
+from mtl_core.landscapes import LANDSCAPES, side_by_side, trajectories
 
 NAMES = list(LANDSCAPES)
 OPTIONS = {"static": {"weights": [0.3, 1.7]}, "dwa": {"window": 2}}
@@ -104,6 +104,30 @@ def test_ten_batched_paths_are_the_one_at_a_time_paths(name, method):
     for t in range(steps + 1):
         torch.testing.assert_close(together.points[t], alone.points[t], rtol=0, atol=near, msg=f"step {t}")
     torch.testing.assert_close(together.losses, alone.losses, rtol=0, atol=10 * near)
+
+
+@pytest.mark.parametrize("name", ["ravines", "samgs_1"])
+def test_methods_side_by_side_are_each_as_alone(name):
+    """Bit for bit, those that draw and those with state too, in any company and twice."""
+    landscape, starts = LANDSCAPES[name], points(5).reshape(5, 1, 2)
+    left_out = "log_sum" if name.startswith("samgs") else ""  # needs positive losses
+    rows = [(row, OPTIONS.get(row, {})) for row in two_tasks.names() if row != left_out]
+    rows += [("graddrop", {}), ("sam_gs", {"gamma": 0.9})]
+    found = side_by_side(landscape, starts, rows, steps=12, every=5)
+    assert len(found) == len(rows)
+    for (method, options), paths in zip(rows, found, strict=True):
+        alone = trajectories(landscape, starts, method, options=options, steps=12, every=5)
+        assert torch.equal(paths.points, alone.points), method
+        assert torch.equal(paths.steps, alone.steps) and torch.equal(paths.losses, alone.losses)
+        assert paths.points.shape == (4, 5, 1, 2)
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    (("db_mtl", {}), "no batched rule"), (("rotograd", {}), "a landscape has none"),
+])  # fmt: skip
+def test_what_cannot_stand_beside_others_is_refused(row, message):
+    with pytest.raises(ValueError, match=message):
+        side_by_side(LANDSCAPES["bowls"], points(2), [("equal", {}), row], steps=1)
 
 
 ARGUMENTS = [{"gamma": 0.0}, {"gamma": 1.0}, {"beta1": 0.5}, {"beta2": 0.5}]
