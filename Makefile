@@ -4,7 +4,7 @@
 # `make help` lists the rest.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book site pages pdf test lint format run results lab serve bench lock clean
+.PHONY: help setup book site pages pdf test lint format run results again lab serve bench lock clean
 
 # PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.
 BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
@@ -78,6 +78,9 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
 	@$(VENV)/python -m mtl_core.results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
+
+again: setup  ## one committed run once more, against its record: make again EXPERIMENT=qm9 ROW=equal [SEED=0]
+	@$(VENV)/python -m mtl_core.again "$$EXPERIMENT" --row "$$ROW" $${SEED:+--seed "$$SEED"} $${PROFILE:+--profile "$$PROFILE"}
 
 lab: setup  ## JupyterLab in notebooks/
 	@IPYTHONDIR=$(CURDIR)/notebooks/.ipython $(VENV)/jupyter lab --notebook-dir=notebooks

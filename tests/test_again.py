@@ -1,0 +1,77 @@
+"""A committed run once more: found by name, compared number by number, and red where it is not the record."""
+
+import copy
+
+import pytest
+
+from mtl_core import again, protocol, results, runs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A store with one run of QM9's tiny table, one epoch long, as `make results` commits it."""
+    place = tmp_path_factory.mktemp("results")
+    table = protocol.qm9("tiny")
+    run = table.run(table.row("equal"), {"learning_rate": 0.003, "weight_decay": 0.0}, 0, 0.0, test=True)
+    record = runs.execute(run, runs.Store(tmp_path_factory.mktemp("runs")))
+    results.add(results.compact(record, "equal"), results.folder("qm9", "tiny", place) / "runs.jsonl")
+    return place
+
+
+@pytest.fixture
+def here(root, monkeypatch):
+    monkeypatch.setattr(again, "recorded", lambda *which, found=again.recorded: found(*which, root=root))
+    return results.load("qm9", "tiny", root)[0]
+
+
+def asked(*more):
+    return again.main(["qm9", "--profile", "tiny", "--row", "equal", *more])
+
+
+def test_the_same_run_returns_its_record(here, capsys):
+    assert asked() == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 12 and said[-1] == "largest relative difference 0.0e+00, tolerance 0.05"
+    assert not any("loss" in line for line in said)
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1.04, 0), (1.06, 1), (0.96, 0), (0.94, 1), (float("nan"), 1)])
+def test_a_metric_beyond_the_tolerance_is_red(here, monkeypatch, capsys, factor, code):
+    changed = copy.deepcopy(here)
+    task, metrics = next(iter(changed["final"]["test"].items()))
+    metric = next(name for name in metrics if name != "loss")
+    metrics[metric] /= factor
+    monkeypatch.setattr(again, "recorded", lambda *_: changed)
+    assert asked() == code, capsys.readouterr().out
+
+
+def test_nan_anywhere_is_red(here, monkeypatch, capsys):
+    changed = copy.deepcopy(here)
+    task, metrics = list(changed["final"]["test"].items())[-1]
+    metrics[next(name for name in metrics if name != "loss")] = float("nan")
+    monkeypatch.setattr(again, "recorded", lambda *_: changed)
+    assert asked() == 1 and "largest relative difference nan" in capsys.readouterr().out
+
+
+def test_what_is_not_there_is_named(here, root, capsys):
+    assert again.main(["qm8", "--row", "equal"]) == 2
+    assert "no experiment 'qm8' of runs; there are: qm9, multi_fashion_mnist" in capsys.readouterr().err
+    assert again.main(["qm9", "--profile", "tiny", "--row", "equals"]) == 2
+    assert "no row 'equals'; there are: equal" in capsys.readouterr().err
+    assert asked("--seed", "3") == 2 and "no seed 3; there are: 0" in capsys.readouterr().err
+
+
+def test_an_edited_record_is_refused(root, tmp_path):
+    record = results.load("qm9", "tiny", root)[0]
+    record["final"]["test"]["mu"]["loss"] += 1
+    results.write_lines([record], results.folder("qm9", "tiny", tmp_path) / "runs.jsonl")
+    with pytest.raises(ValueError, match="row equal, seed 0: the record was edited"):
+        again.recorded("qm9", "tiny", "equal", 0, tmp_path)
+
+
+@pytest.mark.parametrize(("before", "now", "code"), [("loss", "loss", 0), (None, "loss", 1), ("loss", None, 1)])
+def test_divergence_is_compared_too(here, monkeypatch, capsys, before, now, code):
+    diverged = {"loss": {"step": 3}, None: None}
+    monkeypatch.setattr(again, "recorded", lambda *_: here | {"diverged": diverged[before]})
+    monkeypatch.setattr(runs, "execute", lambda *_: here | {"diverged": diverged[now]})
+    assert asked() == code and "diverged: the record " in capsys.readouterr().out
