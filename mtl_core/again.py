@@ -13,9 +13,10 @@ from pathlib import Path
 
 from mtl_core import protocol, results, runs
 
-# Relative, of a test metric. The same kind of processor gives the very digits. With another instruction set rounding
-# differs and grows in training: four runs of QM9's equal weights with SSE or AVX2 in place of AVX-512 differed by up to
-# 0.023 in a metric.
+# Relative, of a test metric. The same code on the same kind of processor gives the very digits. With other instructions,
+# or code that sums in another order, rounding differs and grows in training: four runs of QM9's equal weights with SSE
+# or AVX2 in place of AVX-512 differed by up to 0.023 in a metric. That code of another day computes the same is what
+# the fingerprints say, in float64.
 TOLERANCE = 0.05
 
 
@@ -68,6 +69,10 @@ def main(arguments=None) -> int:
     found = differences(record, again)
     for (task, metric), (old, new, apart) in found.items():
         print(f"{task:<12}{metric:<20}{old:>12.6g}{new:>12.6g}{apart:>10.1e}")
+    same = again["provenance"]["source_digest"] == record["provenance"]["source_digest"]
+    print(
+        f"code: {'that of the record' if same else 'changed since the record, ' + record['provenance']['commit'][:12]}"
+    )
     largest = max((apart for *_, apart in found.values()), key=lambda apart: (apart != apart, apart))  # NaN first
     print(f"largest relative difference {largest:.1e}, tolerance {TOLERANCE:g}")
     return int(not largest <= TOLERANCE)

@@ -31,7 +31,8 @@ def asked(*more):
 def test_the_same_run_returns_its_record(here, capsys):
     assert asked() == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 12 and said[-1] == "largest relative difference 0.0e+00, tolerance 0.05"
+    assert len(said) == 13 and said[-1] == "largest relative difference 0.0e+00, tolerance 0.05"
+    assert said[-2] == "code: that of the record"
     assert not any("loss" in line for line in said)
 
 
@@ -43,6 +44,12 @@ def test_a_metric_beyond_the_tolerance_is_red(here, monkeypatch, capsys, factor,
     metrics[metric] /= factor
     monkeypatch.setattr(again, "recorded", lambda *_: changed)
     assert asked() == code, capsys.readouterr().out
+
+
+def test_code_of_another_day_is_named(here, monkeypatch, capsys):
+    old = here["provenance"] | {"source_digest": "0" * 16, "commit": "c0ffee" * 6}
+    monkeypatch.setattr(again, "recorded", lambda *_: here | {"provenance": old})
+    assert asked() == 0 and "code: changed since the record, c0ffeec0ffee\n" in capsys.readouterr().out
 
 
 def test_nan_anywhere_is_red(here, monkeypatch, capsys):
