@@ -13,10 +13,10 @@ from pathlib import Path
 
 from mtl_core import protocol, results, runs
 
-# Relative, of a test metric. The same code on the same kind of processor gives the very digits. With other instructions,
-# or code that sums in another order, rounding differs and grows in training: four runs of QM9's equal weights with SSE
-# or AVX2 in place of AVX-512 differed by up to 0.023 in a metric. That code of another day computes the same is what
-# the fingerprints say, in float64.
+# Relative, of a test metric. The same code on the same kind of processor gives the very digits. Other instructions, or
+# code that sums in another order, round differently, and this grows in training: four runs of QM9's equal weights with
+# SSE or AVX2 in place of AVX-512 differed by up to 0.023 in a metric. That code of another day computes the same is
+# what the fingerprints say, in float64.
 TOLERANCE = 0.05
 
 
