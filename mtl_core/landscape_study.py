@@ -14,7 +14,8 @@ import torch
 
 from mtl_core import methods, results, runs
 from mtl_core.claim_rules import Check
-from mtl_core.landscapes import LANDSCAPES, jittered, scaled, side_by_side, trajectories
+from mtl_core.descent import side_by_side, trajectories
+from mtl_core.landscapes import LANDSCAPES, jittered, scaled
 
 NAME = "sam_gs_landscapes"
 WITHIN = 0.1  # distance to an optimum that counts as reached

@@ -1,4 +1,4 @@
-r"""Closed forms of the methods for two tasks, for many points at once: what `landscapes.trajectories` steps with.
+r"""Closed forms of the methods for two tasks, for many points at once: what `descent.trajectories` steps with.
 
 A rule takes task gradients J (B, 2, D) and losses (B, 2) and returns updates (B, D): row b is what the registered
 method returns for J[b], before any scaling or clipping. Each is made from an instance of the method, whose arguments

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mtl_core import landscapes, methods, seeds
+from mtl_core import descent, methods, seeds
 from mtl_core.gradients import task_gradients
 from mtl_core.methods import METHODS, Convention, Method
 from mtl_core.methods.conventions import CONVENTIONS
@@ -58,13 +58,13 @@ def arguments(row: Method, tasks: int, features: int = 0) -> dict:
 def paths(landscape, starts, names: Iterable[str] | None = None, **training) -> tuple[dict, dict]:
     """(name -> Paths, name -> why it has none) of methods from the same starts of a landscape.
 
-    names     methods; None for all of the registry. training: arguments of `landscapes.trajectories`.
+    names     methods; None for all of the registry. training: arguments of `descent.trajectories`.
     """
     found, reasons = {}, {}
     for name in METHODS if names is None else names:
         options = arguments(methods.find(name), 2)
         try:
-            found[name] = landscapes.trajectories(landscape, starts, name, options=options, **training)
+            found[name] = descent.trajectories(landscape, starts, name, options=options, **training)
         except (ValueError, TypeError) as error:
             reasons[name] = str(error)
     return found, reasons

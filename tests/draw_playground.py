@@ -13,7 +13,8 @@ LANDSCAPE, METHODS = "uneven_bowls", ("equal", "norm_equalised", "mgda", "pcgrad
 def paths():
     """label -> Paths of six methods from the playground's own start."""
     from mtl_core import methods
-    from mtl_core.landscapes import LANDSCAPES, trajectories
+    from mtl_core.descent import trajectories
+    from mtl_core.landscapes import LANDSCAPES
 
     landscape = LANDSCAPES[LANDSCAPE]
     start = landscape.starts[:1]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mtl_core import landscapes, methods, two_tasks
-from mtl_core.landscapes import LANDSCAPES, side_by_side, trajectories
+from mtl_core.descent import side_by_side, trajectories
+from mtl_core.landscapes import LANDSCAPES
 
 NAMES = list(LANDSCAPES)
 OPTIONS = {"static": {"weights": [0.3, 1.7]}, "dwa": {"window": 2}}

@@ -13,7 +13,8 @@ from draw_playground import FILE, METHODS, drawing
 from notebook_tools import comparison
 
 from mtl_core import methods
-from mtl_core.landscapes import LANDSCAPES, trajectories
+from mtl_core.descent import trajectories
+from mtl_core.landscapes import LANDSCAPES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = [ROOT / "book" / "_static" / name for name in ("playground.js", "playground_rules.js")]

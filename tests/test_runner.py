@@ -159,6 +159,20 @@ def test_a_missing_notebook_is_named(project, runner, capsys):
         registry.write_text(before)
 
 
+def _wait_for_the_cell(project, seconds=60):
+    """Until Papermill's copy says that the chapter's last cell, which sleeps, is running."""
+    copy, until = project / "_build" / "pages" / "chapter.ipynb", time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            cell = json.loads(copy.read_text(encoding="utf-8"))["cells"][-1]
+            if cell["metadata"].get("papermill", {}).get("status") == "running":
+                return
+        except (FileNotFoundError, json.JSONDecodeError):
+            pass  # not yet there, or being written
+        time.sleep(0.05)
+    pytest.fail(f"the cell did not start within {seconds} s")
+
+
 def test_interrupt_ends_cleanly(project):
     command = [sys.executable, "notebooks/run.py", "--page", "chapter", "--parameters", "seeds=9"]
     with subprocess.Popen(
@@ -172,7 +186,7 @@ def test_interrupt_ends_cleanly(project):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert "executing" in process.stdout.readline()
-        time.sleep(2.5)  # the kernel is up and the cell sleeps
+        _wait_for_the_cell(project)
         os.killpg(process.pid, signal.SIGINT)
         out, error = process.communicate(timeout=60)
     assert process.returncode == 130
