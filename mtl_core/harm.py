@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_core import evaluation, results
+from mtl_core import association, evaluation, results
 from mtl_core.conflict import ConflictLog
 from mtl_core.records import directions
 
@@ -107,6 +107,16 @@ def change(before: Shared, after: Shared, measure: str) -> evaluation.PairedDiff
     old, new = (dict(zip(dose.seeds, getattr(dose, measure), strict=True)) for dose in (before, after))
     both = sorted(old.keys() & new.keys())
     return evaluation.paired_difference([new[seed] for seed in both], [old[seed] for seed in both])
+
+
+def rank_by_seed(found: Sequence[Shared], measure: str) -> dict[int, float]:
+    """seed -> rank correlation of `measure` with harm over the networks, for every seed that all of them have."""
+    common = sorted(set.intersection(*(set(shared.seeds) for shared in found))) if found else []
+
+    def at(seed, name):
+        return [getattr(shared, name)[shared.seeds.index(seed)] for shared in found]
+
+    return {seed: association.rank_correlation(at(seed, measure), at(seed, "harm")) for seed in common}
 
 
 def in_words(conflict: evaluation.PairedDifference, harm: evaluation.PairedDifference) -> str:

@@ -87,6 +87,16 @@ def test_change_pairs_two_doses_by_seed_and_is_after_minus_before():
         harm.change(before, harm.doses(dose((2,), "one"))[0], "harm")
 
 
+def test_ranks_are_compared_within_a_seed_that_all_networks_have():
+    names, seeds = ("first", "second", "third"), ((0, 1, 2), (1, 2), (2, 1, 3))
+    found = [harm.doses(dose(each, name))[0] for each, name in zip(seeds, names, strict=True)]
+    given = ({0: 9.0, 1: 1.0, 2: 3.0}, {1: 2.0, 2: 2.0}, {1: 3.0, 2: 1.0, 3: -9.0})  # up in seed 1, down in seed 2
+    found = [replace(each, harm=np.array([values[seed] for seed in each.seeds]), excess=np.full(len(each.seeds), place))
+             for place, (each, values) in enumerate(zip(found, given, strict=True))]  # fmt: skip
+    assert harm.rank_by_seed(found, "excess") == {1: pytest.approx(1), 2: pytest.approx(-1)}
+    assert harm.rank_by_seed([], "excess") == {}
+
+
 @pytest.mark.parametrize(
     ("conflict", "lost", "words"),
     [
