@@ -218,6 +218,26 @@ def test_make_run_draws_the_whole_site_where_more_than_pages_changed(changed, wh
     assert newer(check=True).stdout == (f"{changed}\n" if whole else "")
 
 
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("results EXPERIMENT=qm9 PROFILE=small", "mtl_core.results|qm9|--profile|small"),
+        ("results EXPERIMENT=qm9 PROFILE=tiny SEEDS=3", "mtl_core.results|qm9|--profile|tiny|--seeds|3"),
+        ("again EXPERIMENT=qm9 ROW=equal", "mtl_core.again|qm9|--row|equal"),
+        ("again EXPERIMENT=e PROFILE=tiny ROW=r SEED=2", "mtl_core.again|e|--row|r|--seed|2|--profile|tiny"),
+    ],
+)
+def test_make_hands_on_what_it_is_given(given, expected, tmp_path):
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\n(IFS="|"; echo "$*")\nprintenv PYTHONDONTWRITEBYTECODE || exit 0\n')
+    stub.chmod(0o755)
+    outside = {k: v for k, v in os.environ.items() if k not in ("EXPERIMENT", "PROFILE", "SEED", "SEEDS", "ROW")}
+    command = ["make", "--no-print-directory", "BOOT=true", f"VENV={tmp_path}", *given.split()]
+    found = subprocess.run(command, cwd=ROOT, env=outside | {"PYTHONDONTWRITEBYTECODE": "1"}, text=True, check=True,
+                           capture_output=True)  # fmt: skip
+    assert found.stdout == f"-m|{expected}\n"
+
+
 def test_ci_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert "make test" in script.read_text() and script.stat().st_mode & 0o111
