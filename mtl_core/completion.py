@@ -12,8 +12,11 @@ from mtl_core import protocol, results, runs
 from mtl_core.results import ROOT, folder, load, search_of
 
 
-def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = ROOT) -> dict:
-    """Search the rows that search.json lacks, all where there is none: two stages, the single-task networks first."""
+def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = ROOT, only=None) -> dict:
+    """Search the rows that search.json lacks, all where there is none: two stages, the single-task networks first.
+
+    only  names of the shared rows to search now; the others wait for another call.
+    """
     place = folder(table.name, profile, root)
     before = search_of(table.name, profile, root) or {}
     borrowed = results.lent(table.name, profile, "search.json", root)
@@ -26,7 +29,8 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
     if isinstance(ranking, runs.Run):
         ranking = _train([ranking], "search, layers", place, workers)[ranking.identity]["conflict"]
     for rows in (table.singles(), table.shared()):  # the fixed values and static weights come from the first
-        rows = [row for row in rows if row.follows is None and row.name not in entries]
+        rows = [row for row in rows if row.follows is None and row.name not in entries
+                and (only is None or row.tasks is not None or row.name in only)]  # fmt: skip
         draws = {r.name: [table.resolve(r, choice, ranking, baseline) for choice in table.draws(r)] for r in rows}
         short = {row.name: [table.run(row, choice, protocol.SHORT_SEED, 0.25) for choice in draws[row.name]]
                  for row in rows}  # fmt: skip
@@ -53,6 +57,7 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
             }  # fmt: skip
             if row.tasks is not None:
                 baseline |= second[full[row.name][kept[row.name].index(best)].identity]["final"]["validation"]
+        baseline = results.rounded(baseline)  # as search.json has it: rows that are searched later find the same
     found = {
         "table": table.name,
         "profile": profile,
@@ -138,13 +143,20 @@ def is_committed(file: Path) -> bool:
 
 
 def complete_table(name, profile, seeds, workers, root: Path = ROOT, rows=None) -> str:
-    """Search, then, once search.json is committed, evaluate; a sentence that says what was done."""
+    """Search, then, once search.json is committed, evaluate; a sentence that says what was done.
+
+    rows  names of the rows to search and to evaluate now, None for all. Nothing is evaluated before all are searched.
+    """
     table, file = protocol.TABLES[name](profile), folder(name, profile, root) / "search.json"
     known = (search_of(name, profile, root) or {}).get("rows", {})
-    if not file.exists() or known and {row.name for row in table.searched()} - set(known):
-        found = search(table, profile, workers, root)
+    wanted = [row.name for row in table.searched()]
+    if not file.exists() or known and set(wanted) - set(known):
+        found = search(table, profile, workers, root, rows)
         edges = [row for row, entry in found["rows"].items() if entry["at_edge"]]
         note = f" At the edge of the range of rates: {', '.join(edges)}." if edges else ""
+        if waiting := set(wanted) - set(search_of(name, profile, root)["rows"]):
+            left = [row for row in wanted if row in waiting]
+            return f"search.json is written, not yet whole.{note} To be searched: {', '.join(left)}."
         return f"search.json is written.{note} Commit it, then run the same command again: it reads the test data."
     if not is_committed(file):
         return "search.json is not committed as it is: commit it first; test data are read after that alone."

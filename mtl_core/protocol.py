@@ -138,7 +138,8 @@ class Table:
         if row.split is not None:
             choice["split"] = self.layers(row, choice, ranking)
         if "power" in choice:
-            weights = np.array([values["loss"] for values in baseline.values()]) ** -choice["power"]
+            tasks = load_problem(self.base).tasks  # a JSON file has them in the alphabet's order
+            weights = np.array([baseline[task.name]["loss"] for task in tasks]) ** -choice["power"]
             choice["weights"] = [float(f"{w:.6g}") for w in weights * len(weights) / weights.sum()]
         return choice
 

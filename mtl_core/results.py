@@ -142,11 +142,17 @@ def main(arguments=None) -> int:
     parser.add_argument("--profile", default="small")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--row", action="append", help="only this row of a table (may be given several times)")
+    parser.add_argument(
+        "--row", action="append", help="search and evaluate this row of a table now (may be given several times)"
+    )
     given = parser.parse_args(arguments)
     studies = {study.NAME: study.complete for study in (landscape_study, illustration_study)}
     known = [*protocol.TABLES, *EXPERIMENTS, *studies]
-    for what, value, names in (("experiment", given.experiment, known), ("profile", given.profile, RECON)):
+    asked = [("experiment", given.experiment, known), ("profile", given.profile, RECON)]
+    if given.experiment in protocol.TABLES and given.profile in RECON:
+        rows = [row.name for row in protocol.TABLES[given.experiment](given.profile).rows]
+        asked += [("row", row, rows) for row in given.row or ()]
+    for what, value, names in asked:
         if value not in names:
             near = difflib.get_close_matches(value, names, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

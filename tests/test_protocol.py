@@ -42,10 +42,12 @@ def test_static_weights_are_drawn_from_the_simplex():
 
 
 def test_the_reference_family_holds_equal_weights_and_inverse_losses():
-    losses = {"a": {"loss": 0.5}, "b": {"loss": 0.1}, "c": {"loss": 0.25}}
-    row = TABLE.row("static")
-    assert TABLE.resolve(row, {"power": 0.0}, None, losses)["weights"] == [1, 1, 1]
-    np.testing.assert_allclose(TABLE.resolve(row, {"power": 1.0}, None, losses)["weights"], [0.375, 1.875, 0.75])
+    losses = {task: {"loss": 0.5 + k} for k, task in enumerate(qm9.TARGETS)}
+    row, inverse = TABLE.row("static"), 1 / (0.5 + np.arange(11))
+    assert TABLE.resolve(row, {"power": 0.0}, None, losses)["weights"] == [1] * 11
+    found = TABLE.resolve(row, {"power": 1.0}, None, losses)["weights"]
+    np.testing.assert_allclose(found, inverse * 11 / inverse.sum(), rtol=1e-5)
+    assert TABLE.resolve(row, {"power": 1.0}, None, dict(sorted(losses.items())))["weights"] == found, "by name"
     run = TABLE.run(row, TABLE.resolve(row, {"power": 1.0, "learning_rate": 0.01}, None, losses), 0)
     assert set(run.method_options) == {"weights"}, "the power itself is no argument of the method"
 
@@ -189,6 +191,26 @@ def test_a_row_added_later_is_searched_alone(searched, tmp_path, monkeypatch):
     )
     assert again["rows"]["sam_gs"]["choice"] == found["rows"]["sam_gs"]["choice"]
     assert {a["method"] for a in results.attempts("qm9", "tiny", tmp_path)} == {"sam_gs"}
+
+
+def test_a_search_in_parts_ends_where_a_whole_one_does(searched, tmp_path, monkeypatch):
+    table, root, found = searched
+    monkeypatch.setitem(protocol.TABLES, "qm9", lambda profile: table)
+    monkeypatch.setattr(completion, "is_committed", lambda file: pytest.fail("evaluation before the search is whole"))
+    monkeypatch.setenv("MTL_RUNS", str(root / "runs"))
+    part = completion.complete_table("qm9", "tiny", 1, 1, tmp_path, rows=["sam_gs"])
+    assert part.startswith("search.json is written, not yet whole.") and part.endswith("To be searched: static.")
+    first = results.search_of("qm9", "tiny", tmp_path)
+    assert set(first["rows"]) == set(found["rows"]) - {"static"} and first["single_task_validation"]
+    assert completion.complete_table("qm9", "tiny", 1, 1, tmp_path, rows=["static"]).startswith(
+        "search.json is written."
+    )
+    assert {**results.search_of("qm9", "tiny", tmp_path), "provenance": found["provenance"]} == found
+
+
+def test_a_row_that_the_table_has_not_is_named(capsys):
+    assert results.main(["qm9", "--profile", "tiny", "--row", "statics"]) == 2
+    assert "there is no row 'statics'. Did you mean 'static'?" in capsys.readouterr().err
 
 
 def test_test_data_wait_for_a_committed_search(searched, monkeypatch):
