@@ -6,6 +6,7 @@ statistics of its own part. Only the first process writes checkpoints; all must 
 
 import atexit
 import os
+import re
 from collections.abc import Sequence
 
 import torch
@@ -83,6 +84,19 @@ def processes() -> Processes | None:
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return None
     return Processes(distributed.get_rank(), distributed.get_world_size())
+
+
+def chosen_device(device: str | None = None) -> str:
+    """`device`, else $MTL_DEVICE, else "cpu". ValueError where it is not "cpu", "cuda" or "cuda:N", or is not here."""
+    name = device or os.environ.get("MTL_DEVICE") or "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"a device is 'cpu', 'cuda' or 'cuda:N' with a GPU's number, got {name!r} (from $MTL_DEVICE?)")
+    if name != "cpu" and (torch.cuda.device_count() <= (torch.device(name).index or 0)):
+        raise ValueError(
+            f"{name} was asked for, and torch sees {torch.cuda.device_count()} GPUs: set MTL_DEVICE=cpu, or see that "
+            "the driver works (nvidia-smi) and that torch has CUDA (a .venv set up with TORCH=cpu has not)"
+        )
+    return name
 
 
 def own_device(device: str) -> str:

@@ -50,7 +50,7 @@ def provenance(device: str = "cpu") -> dict:
         return done.stdout.strip() if done.returncode == 0 else None
 
     changed = git("status", "--porcelain", "--", "mtl_core")
-    hardware = torch.cuda.get_device_name() if device.startswith("cuda") else _processor()
+    hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "commit": git("rev-parse", "HEAD"), "clean": None if changed is None else changed == "",
         "source_digest": source_digest(), "python": platform.python_version(), "torch": torch.__version__,

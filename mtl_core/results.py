@@ -19,7 +19,7 @@ import os
 import sys
 from pathlib import Path
 
-from mtl_core import protocol, runs
+from mtl_core import processes, protocol, runs
 
 ROOT = runs.ROOT / "results"
 DIGITS = 6  # significant digits of the numbers in a committed record
@@ -146,6 +146,11 @@ def main(arguments=None) -> int:
         "--row", action="append", help="search and evaluate this row of a table now (may be given several times)"
     )
     given = parser.parse_args(arguments)
+    try:
+        processes.chosen_device()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     studies = {study.NAME: study.complete for study in (landscape_study, illustration_study)}
     known = [*protocol.TABLES, *EXPERIMENTS, *studies]
     asked = [("experiment", given.experiment, known), ("profile", given.profile, RECON)]

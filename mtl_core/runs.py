@@ -23,6 +23,7 @@ import torch
 from mtl_core import conflict, methods, models, training
 from mtl_core.build import build_model, load_problem
 from mtl_core.data import files
+from mtl_core.processes import chosen_device
 from mtl_core.provenance import ROOT, provenance, source_digest
 
 
@@ -126,9 +127,12 @@ def write_atomically(path: Path, text: str) -> None:
     files.write_atomically(path, text.encode())
 
 
-def execute(run: Run, store: Store | None = None, fresh: bool = False, device: str = "cpu") -> dict:
-    """The record of `run`: from the store if it is finished there, else trained, resuming if it was cut off."""
-    store = store or Store()
+def execute(run: Run, store: Store | None = None, fresh: bool = False, device: str | None = None) -> dict:
+    """The record of `run`: from the store if it is finished there, else trained, resuming if it was cut off.
+
+    device  for `processes.chosen_device`.
+    """
+    store, device = store or Store(), chosen_device(device)
     found = None if fresh else store.get(run)
     if found is not None:
         return found
@@ -175,19 +179,20 @@ def _work(run: Run, root, fresh, device) -> dict:
 
 def grid(
     runs: Sequence[Run], workers: int = 1, store: Store | None = None, fresh: bool = False, client=None,
-    device: str = "cpu", finished=None,
+    device: str | None = None, finished=None,
 ) -> list[dict]:  # fmt: skip
     """The records of `runs`, in their order. Finished ones come from the store, the rest are trained.
 
     workers  processes of one torch thread each; 1 trains here, one after the other.
     client   a dask.distributed.Client: its cluster trains instead (all workers must see the store).
+    device   for `processes.chosen_device`; the processes share one GPU.
     finished  called with each record as it is there, first with those that the store had.
 
     Stopping it (Ctrl-C) loses no finished run; a cut-off run goes on from its last epoch next time.
     """
     from tqdm import tqdm
 
-    store = store or Store()
+    store, device = store or Store(), chosen_device(device)
     records = {run.identity: None if fresh else store.get(run) for run in runs}
     todo = {run.identity: run for run in runs if records[run.identity] is None}
     bar = tqdm(total=len(records), initial=len(records) - len(todo), unit="run", disable=None)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from engine import small_model, small_problem
 
-from mtl_core import training
+from mtl_core import results, runs, training
 from mtl_core.methods import METHODS
-from mtl_core.processes import own_device
+from mtl_core.processes import chosen_device, own_device
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "train_for_processes.py"
@@ -82,6 +82,35 @@ def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
     )
     assert history.epochs[:epochs] == state["history"]["epochs"] and len(history.epochs) == epochs + 1
     assert "could not add up a step" in output or "SIGKILL" in output or "Signal 9" in output
+
+
+def test_a_device_is_named_or_comes_from_the_environment(monkeypatch):
+    monkeypatch.delenv("MTL_DEVICE", raising=False)
+    assert chosen_device() == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("MTL_DEVICE", "cuda:1")
+    assert (chosen_device(), chosen_device("cpu"), chosen_device("cuda")) == ("cuda:1", "cpu", "cuda")
+    for name, said in (("cuda:2", "torch sees 2 GPUs"), ("gpu", "got 'gpu'"), ("mps", "got 'mps'")):
+        monkeypatch.setenv("MTL_DEVICE", name)
+        with pytest.raises(ValueError, match=said):
+            chosen_device()
+
+
+def test_runs_go_to_the_device_that_was_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("MTL_DEVICE", "cuda")
+    monkeypatch.setattr(runs.training, "fit", lambda *_, device, **__: (_ for _ in ()).throw(LookupError(device)))
+    run = runs.Run("two_digits", {"profile": "tiny"}, model="lenet")
+    for asked, went in ((None, "cuda"), ("cpu", "cpu")):
+        with pytest.raises(LookupError, match=went):
+            runs.grid([run], store=runs.Store(tmp_path), device=asked)
+
+
+def test_make_results_stops_at_a_device_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("MTL_DEVICE", "cuda")
+    assert results.main(["qm9", "--profile", "tiny"]) == 2
+    assert "cuda was asked for, and torch sees 0 GPUs: set MTL_DEVICE=cpu" in capsys.readouterr().err
 
 
 def test_each_process_takes_the_gpu_of_its_own_number(monkeypatch):
