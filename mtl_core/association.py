@@ -83,7 +83,7 @@ def between_pairs(x, y, pairs, given=None, permutations: int = 2000, seed: int =
     random, ranks = np.random.default_rng(seed), stats.rankdata(y)
     orders = [random.permutation(K) for _ in range(permutations)]
     found = np.abs([rank_correlation(matrix[order[i], order[j]], ranks) for order in orders])
-    p = (1 + np.sum(found >= abs(rho) - 1e-12)) / (1 + permutations)
+    p = (1 + np.sum(found >= abs(rho) - 1e-12)) / (1 + permutations) if np.isfinite(rho) else np.nan
     return Association(rho, low, high, float(p), len(pairs), K)
 
 

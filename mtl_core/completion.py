@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from mtl_core import protocol, results, runs
+from mtl_core import protocol, records, results, runs, tables
 from mtl_core.results import ROOT, folder, load, search_of
 
 
@@ -50,7 +50,7 @@ def search(table: protocol.Table, profile: str, workers: int = 1, root: Path = R
             best = max(kept[row.name], key=lambda i: tried[i]["full"])
             spent = [first[r.identity] for r in short[row.name]] + [second[r.identity] for r in full[row.name]]
             entries[row.name] = {
-                "choice": draws[row.name][best], "at_edge": table.at_edge(draws[row.name][best]), "tried": tried,
+                "choice": draws[row.name][best], "at_edge": table.at_edge(row, draws[row.name][best]), "tried": tried,
                 "core_seconds": sum(r["core_seconds"] for r in spent),
                 "trunk_backward_passes": sum(r["trunk_backward_passes"] for r in spent),
                 "diverged": sum(r["diverged"] is not None for r in spent),
@@ -94,11 +94,14 @@ def _finite(value):
     return None if value == -float("inf") else value
 
 
-def evaluate(table: protocol.Table, profile: str, seeds=10, workers=1, root: Path = ROOT, rows=None) -> int:
-    """Train the evaluation runs that runs.jsonl lacks, of all rows or of those named; how many were trained."""
+def evaluate(table: protocol.Table, profile: str, seeds=None, workers=1, root: Path = ROOT, rows=None) -> int:
+    """Train the evaluation runs that runs.jsonl lacks, of all rows or of those named; how many were trained.
+
+    seeds  how many; None: ten, and of the rows in extended.json as many as it says.
+    """
     place = folder(table.name, profile, root)
-    chosen = {name: entry["choice"] for name, entry in search_of(table.name, profile, root)["rows"].items()}
-    expected = table.expected(chosen, seeds)
+    seeds = tables.seeds_of(table.name, profile, root) if seeds is None else seeds
+    expected = records.expected_runs(table, search_of(table.name, profile, root), seeds)
     here = {(r["row"], r["identity"]) for r in load(table.name, profile, root)}
     own = [row for row in expected if not protocol.is_lent(table.name, row) and (rows is None or row in rows)]
     missing = {run.identity: (row, run) for row in own for run in expected[row] if (row, run.identity) not in here}
@@ -161,8 +164,8 @@ def complete_table(name, profile, seeds, workers, root: Path = ROOT, rows=None) 
     if not is_committed(file):
         return "search.json is not committed as it is: commit it first; test data are read after that alone."
     if edges := [row for row, entry in known.items() if entry["at_edge"]]:
-        said = f"Nothing is evaluated: the rate lies at the edge of its range for {', '.join(edges)}."
-        return f"{said} Widen the table's `rate` for all rows, remove search.json and search again."
+        said = f"Nothing is evaluated: a rate lies at the edge of its range for {', '.join(edges)}."
+        return f"{said} Widen its range for all rows, remove search.json and search again."
     count = evaluate(table, profile, seeds, workers, root, rows)
     return f"{len(load(name, profile, root))} records, {count} trained now."
 

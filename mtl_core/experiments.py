@@ -163,6 +163,8 @@ class ConflictDose:
         """Row, as in "together, DOSE", "digit, DOSE" and "garment, DOSE", -> one run per seed."""
         table = protocol.multi_fashion_mnist(self.profile)
         chosen = (results.search_of(table.name, self.profile) or {"rows": {}})["rows"]
+        if not {"equal", "single digit", "single garment"} <= set(chosen):
+            chosen = {}  # all of them or none: networks of another search could not be compared
         rows = {}
         for dose, (offset, model, options) in DOSES.items():
             base = replace(table.base, problem_options={**table.base.problem_options, "offset": offset}, model=model,
@@ -193,10 +195,10 @@ class ReconExchange:
     pair: tuple[str, str] = ("recon_equal", "recon_pcgrad")
 
     def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
-        """Row, as in "recon_equal as recon_pcgrad" (method first), -> its runs; {} before the table has a search."""
+        """Row, as in "recon_equal as recon_pcgrad" (method first), -> its runs; {} before the search is whole."""
         table = protocol.multi_fashion_mnist(self.profile)
         search = results.search_of(table.name, self.profile)
-        if search is None:
+        if search is None or {row.name for row in table.searched()} - set(search["rows"]):
             return {}
         found = table.expected({name: entry["choice"] for name, entry in search["rows"].items()}, self.seeds)
         rows = {}

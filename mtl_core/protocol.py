@@ -1,9 +1,9 @@
 """The comparison protocol: one search budget for every row, then paired seeds, then intervals.
 
 Rules in short (`notebooks/how_to_read_a_table.ipynb` explains them). Each row draws 8 configurations from a Sobol
-sequence of its own and trains them at a quarter of the length on one search seed; the best two train at full
-length on another; the best of those is evaluated with seeds 0 to 9, which no search has seen. Selection is by
-validation Δm against fixed single-task validation values. Test data are read in the evaluation alone, and only
+sequence of its own and trains them at a quarter of the length, in whole epochs, on one search seed; the best two
+train at full length on another; the best of those is evaluated with seeds 0 to 9, which no search has seen. Selection
+is by validation Δm against fixed single-task validation values. Test data are read in the evaluation alone, and only
 once `search.json` is committed. The reference row of every table is the row of searched static weights.
 """
 
@@ -174,11 +174,14 @@ class Table:
                     return chosen
         raise ValueError(f"split is 'ranking', 'normalisation', 'convolutions' or 'random', got {row.split!r}")
 
-    def at_edge(self, choice: Mapping) -> bool:
-        """Whether the chosen rate lies in the outer tenth of its range, on the log scale (rule: widen for all rows)."""
-        low, high = map(math.log, self.rates())
-        place = (math.log(choice["learning_rate"]) - low) / (high - low)
-        return not 0.1 <= place <= 0.9
+    def at_edge(self, row: Row, choice: Mapping) -> bool:
+        """Whether a chosen rate lies in the outer tenth of its range, on the log scale (rule: widen for all rows).
+
+        Rates are the learning rate and what else is drawn on the log scale. Other ranges end where the method does.
+        """
+        ranges = {"learning_rate": self.rates()} | {k: ends for k, (kind, *ends) in row.space.items() if kind == "log"}
+        places = [math.log(choice[k] / low) / math.log(high / low) for k, (low, high) in ranges.items()]
+        return not all(0.1 <= place <= 0.9 for place in places)
 
     def validation_delta(self, record: Mapping, baseline: Mapping) -> float:
         """Δm of a record's last epoch on validation data against the fixed single-task values; -inf if it diverged."""
@@ -209,7 +212,8 @@ class Table:
         for row in self.rows:
             choice = dict(choices[row.follows or row.name])
             if row.weaken:
-                choice["weights"] = [w * 0.1 if k in row.weaken else w for k, w in enumerate(choice["weights"])]
+                choice["weights"] = [float(f"{w * 0.1:.6g}") if k in row.weaken else w
+                                     for k, w in enumerate(choice["weights"])]  # fmt: skip
             runs[row.name] = [self.run(row, choice, seed, test=True) for seed in self.seeds(row, count)]
         return runs
 

@@ -41,8 +41,8 @@ def check(table: Table, records: Sequence[Mapping], search: Mapping, seeds: int 
         return reasons
     for name, entry in entries.items():
         full = [tried for tried in entry["tried"] if tried["full"] is not None]
-        best = max(full, key=lambda tried: tried["full"], default=None)
-        if best is not None and entry["choice"] != best["choice"]:
+        best = [tried["choice"] for tried in full if tried["full"] == max(one["full"] for one in full)]
+        if best and entry["choice"] not in best:  # of equals the search takes one
             reasons[name if name in reasons else ""].append("the chosen configuration is not the best of its search")
     if strays := sorted({record["row"] for record in records} - {row.name for row in table.rows}):
         reasons[""].append(f"extra runs of {', '.join(strays)}, which is no row of the table")
@@ -59,14 +59,21 @@ def expected_runs(table: Table, search: Mapping, seeds: int | Mapping = 10) -> d
     return {name: found[count][name] for name, count in counts.items()}
 
 
-def whole_seeds(table: Table, records: Sequence[Mapping], search: Mapping) -> int | None:
-    """n where every row consists of the runs of its first n seeds, 0 < n < 10: training goes on. Else None."""
+def whole_seeds(
+    table: Table, records: Sequence[Mapping], search: Mapping, seeds: int | Mapping = 10
+) -> dict[str, int] | None:
+    """row -> its seeds so far, where each row that is the table's own has its first n, or all that it is to have,
+    with n too few for some: training goes on. Else None."""
     if {row.follows or row.name for row in table.rows} - set(search.get("rows", {})):
         return None
-    here = Counter(record["identity"] for record in records)
-    for n in range(1, len(protocol.SEEDS)):
-        if here == Counter(run.identity for found in expected_runs(table, search, n).values() for run in found):
-            return n
+    counts = {row.name: seed_count(seeds, row.name) for row in table.rows}
+    own = [name for name in counts if not protocol.is_lent(table.name, name)]
+    here = Counter(record["identity"] for record in records if record["row"] in own)
+    for n in range(1, max(counts[name] for name in own)):
+        so_far = counts | {name: min(n, counts[name]) for name in own}
+        expected = expected_runs(table, search, so_far)
+        if here == Counter(run.identity for name in own for run in expected[name]):
+            return so_far
     return None
 
 

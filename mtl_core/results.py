@@ -1,6 +1,6 @@
 """Reference results: records of runs that are committed, as text, under `results/EXPERIMENT/PROFILE/`.
 
-    python -m mtl_core.results EXPERIMENT --profile small [--seeds 10] [--workers 2] [--row NAME]
+    python -m mtl_core.results EXPERIMENT --profile small [--seeds N] [--workers 2] [--row NAME]
 
 trains what is missing and nothing else, and writes each record as soon as it is finished:
 
@@ -18,6 +18,8 @@ import json
 import os
 import sys
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from mtl_core import processes, protocol, runs
 
@@ -140,7 +142,7 @@ def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="make results", description="train and record reference results")
     parser.add_argument("experiment")
     parser.add_argument("--profile", default="small")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, help="how many; left out: as the table says, or ten")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--row", action="append", help="search and evaluate this row of a table now (may be given several times)"
@@ -163,17 +165,25 @@ def main(arguments=None) -> int:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             print(f"there is no {what} {value!r}.{hint} There are: {', '.join(names)}", file=sys.stderr)
             return 2
-    where = given.experiment, given.profile, given.seeds, given.workers
+    where, name = f"results/{given.experiment}/{given.profile}", f"{given.experiment} {given.profile}.lock"
+    lock = runs.Store().root / "locks" / name  # two that write one folder would each lose what the other has added
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if given.experiment in protocol.TABLES:
-            said = completion.complete_table(*where, rows=given.row)
-        elif given.experiment in studies:
-            said = studies[given.experiment](given.profile)
-        else:
-            said = completion.complete_experiment(*where)
+        with FileLock(lock, timeout=0):
+            if given.experiment in protocol.TABLES:
+                what = given.experiment, given.profile, given.seeds, given.workers
+                said = completion.complete_table(*what, rows=given.row)
+            elif given.experiment in studies:
+                said = studies[given.experiment](given.profile)
+            else:
+                what = given.experiment, given.profile, given.seeds or len(protocol.SEEDS), given.workers
+                said = completion.complete_experiment(*what)
+    except Timeout:
+        print(f"{where}: another `make results` is writing it; wait for that one, or stop it", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
-    print(f"results/{given.experiment}/{given.profile}: {said}")
+    print(f"{where}: {said}")
     return 0
 
 

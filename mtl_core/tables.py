@@ -83,7 +83,7 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
     stored  row -> fingerprint as committed, None to leave the code out of the judgement (simulations, tests).
     now     row -> fingerprint of the code as it is; None computes them, some seconds.
     """
-    unfinished = records.whole_seeds(table, found, search) if seeds == len(protocol.SEEDS) else None
+    unfinished = records.whole_seeds(table, found, search, seeds)
     why = records.check(table, found, search, unfinished or seeds)
     whole, stale = why.pop(""), {}
     runnable = not set(row.follows or row.name for row in table.rows) - set(search.get("rows", {}))
@@ -106,7 +106,7 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
     usable = {} if whole else {name: grouped[name] for name in why if not why[name]}
     delta = deltas(table, usable)
     differences, outcomes = compare(table, delta)
-    controls = None if unfinished else controls_pass(outcomes)
+    controls = None if unfinished else controls_pass(differences, outcomes)
     if bad := [name for name in ("a_a", "broken", REFERENCE) if why[name] or stale.get(name)]:
         controls = None
         whole.append(f"its controls cannot be judged: see {', '.join(bad)}")
@@ -206,9 +206,8 @@ def summary(found: Sequence[Mapping]) -> dict:
 
 
 def paired(delta: Mapping, row: str, against: str = REFERENCE) -> list[float]:
-    """Differences of the i-th seeds of two rows: the same seeds, but for the A/A row."""
-    a, b = list(delta[row].values()), list(delta[against].values())
-    return [x - y for x, y in zip(a, b[: len(a)], strict=True)]
+    """Differences of the i-th seeds that both rows have: the same seeds, but for the A/A row."""
+    return [x - y for x, y in zip(delta[row].values(), delta[against].values(), strict=False)]
 
 
 def compare(table: Table, delta: Mapping) -> tuple[dict, dict]:
@@ -224,11 +223,11 @@ def compare(table: Table, delta: Mapping) -> tuple[dict, dict]:
     return found, {name: evaluation.outcome(d.low, d.high, table.margin) for name, d in found.items()}
 
 
-def controls_pass(outcomes: Mapping) -> bool | None:
-    """Whether A/A is not called different and broken is called worse; None where one of them is not there."""
+def controls_pass(differences: Mapping, outcomes: Mapping) -> bool | None:
+    """Whether A/A is not called different, and broken is, downwards; None where one of them is not there."""
     if not {"a_a", "broken"} <= set(outcomes):
         return None
-    return outcomes["a_a"] not in DIFFERENT and outcomes["broken"] in ("worse", "small difference")
+    return outcomes["a_a"] not in DIFFERENT and outcomes["broken"] in DIFFERENT and differences["broken"].high < 0
 
 
 def false_verdict_rate(table: Table, tables: int = 300, spread: float = 1.0, seeds: int = 10, seed: int = 0) -> dict:
@@ -252,9 +251,13 @@ def false_verdict_rate(table: Table, tables: int = 300, spread: float = 1.0, see
                     t: {m: 100 + (x if higher else -x) for m, higher in up[t].items()} for t in tasks}}}
                 for s, x in enumerate(noise)
             ]  # fmt: skip
-        _, outcomes = compare(table, deltas(table, found))
+        differences, outcomes = compare(table, deltas(table, found))
         called = [n for n, word in outcomes.items() if word in DIFFERENT and not table.row(n).control]
-        false, rows, void = false + bool(called), rows + len(called), void + (controls_pass(outcomes) is False)
+        false, rows, void = (
+            false + bool(called),
+            rows + len(called),
+            void + (controls_pass(differences, outcomes) is False),
+        )
     of = tables * sum(not row.control and row.name != REFERENCE for row in table.shared())
     interval = evaluation.wilson(false, tables)
     return {"tables": tables, "false": false, "interval": interval, "rows": rows, "of": of, "void": void}

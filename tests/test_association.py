@@ -98,3 +98,9 @@ def test_interval_over_things_covers_and_narrows():
     assert over_items([1, 2, 3, 4, 5], [1, 2, 3, 4, 5])[:2] == (pytest.approx(1), pytest.approx(1))
     with pytest.raises(ValueError, match="four or more, got 3 and 3"):
         over_items([1, 2, 3], [1, 2, 3])
+
+
+def test_a_measurement_that_does_not_vary_has_no_p():
+    pairs = list(combinations("abcde", 2))
+    found = between_pairs(np.ones(10), np.arange(10.0), pairs)
+    assert np.isnan([found.rho, found.p]).all()

@@ -41,6 +41,9 @@ def test_doses_take_the_rates_that_the_table_searched(monkeypatch):
     found = [rows[f"{label}, LeNet"][0].schedule for label in ("together", "digit", "garment")]
     assert [schedule["learning_rate"] for schedule in found] == [0.031, 0.032, 0.033]
     assert {schedule["weight_decay"] for schedule in found} == {1e-4}
+    del search["rows"]["equal"]  # the single-task networks are searched first
+    found = [ConflictDose("tiny", seeds=1).plan()[f"{label}, LeNet"][0].schedule for label in ("together", "digit")]
+    assert found[0]["learning_rate"] == found[1]["learning_rate"], "all from the search or none"
 
 
 def test_an_exchange_takes_the_method_of_one_row_and_all_else_of_the_other(monkeypatch):
@@ -60,8 +63,10 @@ def test_an_exchange_takes_the_method_of_one_row_and_all_else_of_the_other(monke
     of = {key: getattr(own["recon_sam_gs"][0], key) for key in ("method", "method_options", "convention")}
     assert of["convention"] == "samgs" and of["method_options"]
     assert moved == runs.replace(own["recon_equal"][0], **of), "options and convention go with the method"
-    monkeypatch.setattr("mtl_core.results.search_of", lambda *place: None)
-    assert ReconExchange("small").plan() == {}
+    part = {**search, "rows": {name: entry for name, entry in search["rows"].items() if name != "mgda"}}
+    for before in (None, part):
+        monkeypatch.setattr("mtl_core.results.search_of", lambda *place, found=before: found)
+        assert ReconExchange("small").plan() == {}
 
 
 @pytest.mark.parametrize(("experiment", "row"), [(TaskPairs, "mu + alpha"), (ConflictDose, "together, LeNet")])

@@ -63,10 +63,22 @@ def test_expected_runs_are_paired_but_for_the_a_a_row():
     used = {protocol.SHORT_SEED, protocol.FULL_SEED}
     assert not used & {r.seed for found in expected.values() for r in found}, "search seeds are never evaluated"
     assert all(r.test for found in expected.values() for r in found)
-    weights = [w * 0.1 if 1 <= k < 5 else w for k, w in enumerate(choices["static"]["weights"])]
+    weights = [float(f"{w * 0.1:.6g}") if 1 <= k < 5 else w for k, w in enumerate(choices["static"]["weights"])]
     assert expected["broken"][0].method_options == {"weights": weights}, "and the method weakens task 0"
     assert expected["broken"][0].schedule == expected["static"][0].schedule
     assert len({r.identity for found in expected.values() for r in found}) == sum(map(len, expected.values()))
+
+
+def test_a_record_keeps_the_identity_of_its_run():
+    """Records are committed with six digits: 0.1 of a weight must have no more, or each would look edited."""
+    table = protocol.two_digits("tiny")
+    weights = [0.81235, 0.7, 1.23457, 0.90001, 1.35307]
+    assert 0.7 * 0.1 != 0.07
+    choice = {"learning_rate": 2e-3, "weight_decay": 0.0, "weights": weights}
+    expected = table.expected({row.name: choice for row in table.searched()}, 1)
+    for name, (run,) in expected.items():
+        again = runs.Run.from_dict(results.rounded(json.loads(run.canonical())))
+        assert again.identity == run.identity, name
 
 
 def test_the_broken_row_is_the_reference_with_one_task_weakened():
@@ -86,8 +98,13 @@ def test_delta_m_joins_the_four_atomisation_energies():
 
 def test_rates_at_the_edge_are_flagged():
     low, high = TABLE.rate
-    assert TABLE.at_edge({"learning_rate": low * 1.2}) and TABLE.at_edge({"learning_rate": high / 1.2})
-    assert not TABLE.at_edge({"learning_rate": (low * high) ** 0.5})
+    row, middle = TABLE.row("equal"), (low * high) ** 0.5
+    assert TABLE.at_edge(row, {"learning_rate": low * 1.2}) and TABLE.at_edge(row, {"learning_rate": high / 1.2})
+    assert not TABLE.at_edge(row, {"learning_rate": middle})
+    digits = protocol.two_digits("tiny")
+    edges = [digits.at_edge(digits.row("rotograd"), {"learning_rate": 2e-3, "rotation_rate": rate})
+             for rate in (0.021, 0.2, 1.9)]  # fmt: skip
+    assert edges == [True, False, True], "the rotation's rate is one too"
 
 
 def test_a_widened_range_keeps_the_draws_and_their_density():
@@ -95,8 +112,9 @@ def test_a_widened_range_keeps_the_draws_and_their_density():
     before, (end, more) = replace(table, widened=None), table.widened
     row = table.row("cagrad")
     assert table.draws(row)[: protocol.DRAWS] == before.draws(row) and len(table.draws(row)) == protocol.DRAWS + more
-    assert not table.at_edge({"learning_rate": 0.43}) and before.at_edge({"learning_rate": 0.43})
-    assert table.at_edge({"learning_rate": 0.9 * end})
+    row = table.row("equal")
+    assert not table.at_edge(row, {"learning_rate": 0.43}) and before.at_edge(row, {"learning_rate": 0.43})
+    assert table.at_edge(row, {"learning_rate": 0.9 * end})
     low, high = table.rate
     density = protocol.DRAWS / np.log(high / low)
     assert more / np.log(end / high) == pytest.approx(density, rel=0.2)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from mtl_core import completion, methods, provenance, results, runs, training
 from mtl_core.experiments import ReconExperiment
@@ -265,3 +266,15 @@ def test_results_names_what_exists(capsys):
     assert "Did you mean 'recon_multi_fashion_mnist'?" in capsys.readouterr().err
     assert results.main(["recon_multi_fashion_mnist", "--profile", "smal"]) == 2
     assert "Did you mean 'small'?" in capsys.readouterr().err
+
+
+def test_two_that_write_one_folder_do_not_run_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MTL_RUNS", str(tmp_path))
+    monkeypatch.setattr(completion, "complete_table", lambda *_, **__: "done.")
+    (tmp_path / "locks").mkdir()
+    with FileLock(tmp_path / "locks" / "qm9 tiny.lock"):
+        assert results.main(["qm9", "--profile", "tiny"]) == 2
+        assert "another `make results` is writing it" in capsys.readouterr().err
+        assert results.main(["two_digits", "--profile", "tiny"]) == 0
+    assert results.main(["qm9", "--profile", "tiny"]) == 0
+    assert capsys.readouterr().out.endswith("results/qm9/tiny: done.\n")

@@ -3,12 +3,13 @@
 import copy
 import csv
 import io
+import json
 
 import numpy as np
 import pytest
 from made_up_table import NAMES, judge, of, parts
 
-from mtl_core import protocol, records, results, runs, tables
+from mtl_core import evaluation, protocol, records, results, runs, tables
 
 
 def test_a_sound_table_is_judged():
@@ -136,6 +137,43 @@ def test_a_table_with_the_same_first_seeds_everywhere_is_unfinished():
     assert found.rows["sam_gs"].state == "void" and found.rows["sam_gs"].runs == "3 of 10"
 
 
+def test_rows_that_are_to_have_more_seeds_than_others_may_be_in_training():
+    more = {"static": 14, "equal": 14}
+
+    def longer(n, count):
+        """The records with `n` seeds at most, of which the two rows have `count`."""
+
+        def change(found):
+            table, search, _, _ = parts()
+            wanted = records.expected_runs(table, search, {name: count for name in more})
+            made = {r["identity"]: r for r in first(n)(found)}
+            for name in more:
+                for run in wanted[name][min(n, 10) :]:
+                    record = copy.deepcopy(of(found, name, run.seed % 10))
+                    record |= {"identity": run.identity, "config": json.loads(run.canonical())}
+                    made[run.identity] = results.seal(record)
+            return list(made.values())
+
+        return change
+
+    for n, count in ((4, 4), (10, 10), (10, 13)):
+        verdict = judge(longer(n, count), seeds=more)
+        assert not verdict.complaints() and {row.state for row in verdict.rows.values()} == {"unfinished"}, (n, count)
+    verdict = judge(longer(10, 14), seeds=more)
+    assert not verdict.complaints() and {row.state for row in verdict.rows.values()} == {"judged"}
+    assert verdict.rows["equal"].difference.n == 14 and verdict.rows["sam_gs"].difference.n == 10
+
+
+def test_a_table_that_borrows_rows_may_be_in_training(monkeypatch):
+    """The lender's rows are whole, its own have four seeds."""
+    lent = ("single digit", "single garment", "static", "a_a", "broken")
+    monkeypatch.setattr(protocol, "is_lent", lambda table, row: row in lent)
+    verdict = judge(lambda found: [r for r in found if r["row"] in lent or r["config"]["seed"] < 4])
+    assert not verdict.complaints() and {row.state for row in verdict.rows.values()} == {"unfinished"}
+    row = verdict.rows["sam_gs"]
+    assert row.runs == "4 of 10" and row.difference.n == 4 and set(row.delta) == {0, 1, 2, 3}
+
+
 def test_an_edited_record_voids_its_row_in_an_unfinished_table_too():
     def edited(found):
         edit_metric(found)
@@ -190,6 +228,18 @@ def test_a_choice_that_was_not_the_best_voids_its_row():
     assert "the chosen configuration is not the best of its search" in judge(search_change=worse).rows["mgda"].reasons
 
 
+def test_of_two_equally_good_configurations_the_search_may_take_either():
+    for place in (3, 5):
+
+        def tie(search, place=place):
+            entry = search["rows"]["mgda"]
+            entry["tried"][3]["full"] = entry["tried"][5]["full"]
+            entry["choice"] = entry["tried"][place]["choice"]
+
+        why = judge(search_change=tie).rows["mgda"].reasons
+        assert not any("not the best" in reason for reason in why), place
+
+
 # --- controls
 
 
@@ -213,6 +263,17 @@ def test_failed_controls_void_the_table(row, points, words):
     verdict = judge(shifted(row, points))
     assert verdict.controls_pass is False and words in verdict.reasons[0]
     assert {r.outcome for r in verdict.rows.values()} == {"void"}
+
+
+def test_a_broken_row_must_be_called_different_downwards():
+    def at(low, high):
+        made = evaluation.PairedDifference((low + high) / 2, 1.0, 10, low, high, 0.1)
+        words = {"a_a": "equivalent", "broken": evaluation.outcome(low, high, 0.3)}
+        return tables.controls_pass({"broken": made}, words)
+
+    assert evaluation.outcome(0.1, 0.5, 0.3) == evaluation.outcome(-0.5, -0.1, 0.3) == "small difference"
+    assert [at(-0.5, -0.1), at(-3, -2), at(0.1, 0.5), at(2, 3), at(-0.5, 0.5)] == [True, True, False, False, False]
+    assert tables.controls_pass({}, {"a_a": "equivalent"}) is None
 
 
 def test_controls_that_cannot_be_judged_void_the_table():
@@ -240,6 +301,7 @@ def test_extended_rows_are_paired_with_the_extended_reference():
              "mgda": {s: s + 2.0 for s in range(10)}, "a_a": {200 + s: s + 3.0 for s in range(10)}}  # fmt: skip
     assert tables.paired(delta, "equal") == [1.0] * 20
     assert tables.paired(delta, "mgda") == [2.0] * 10 and tables.paired(delta, "a_a") == [3.0] * 10
+    assert tables.paired(delta, "equal", "mgda") == [-1.0] * 10, "the longer row may stand first"
 
 
 def test_csv_holds_every_number_once():
