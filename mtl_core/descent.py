@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods, seeds, two_tasks
+from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.landscapes import Landscape
 from mtl_core.methods.conventions import CONVENTIONS, OPTIMIZERS, Convention
 
@@ -50,8 +51,11 @@ def trajectories(
     starts, training, kept = _checked(landscape, starts, given, every)
     row, options, convention = _row(method), dict(options or {}), CONVENTIONS[training["convention"]]
     if one_by_one or not two_tasks.knows(row.name, options):
-        flat = [_alone(landscape, start, row, options, convention, training, kept, seed)
-                for seed, start in enumerate(starts.reshape(-1, 2))]  # fmt: skip
+        try:
+            flat = [_alone(landscape, start, row, options, convention, training, kept, seed)
+                    for seed, start in enumerate(starts.reshape(-1, 2))]  # fmt: skip
+        except NonFiniteGradientError as error:
+            raise ValueError(_left(method, landscape)) from error
         return _paths(landscape, kept, torch.stack(flat, 1).reshape(len(kept), *starts.shape), method)
     return _paths(
         landscape, kept, _together(landscape, starts, [(row, options, convention)], training, kept)[0], method
@@ -101,9 +105,13 @@ def _row(method):
     return row
 
 
+def _left(method, landscape):
+    return f"{method} left the finite numbers on {landscape.name}: take a smaller learning rate"
+
+
 def _paths(landscape, kept, points, method):
     if not torch.isfinite(points).all():
-        raise ValueError(f"{method} left the finite numbers on {landscape.name}: take a smaller learning rate")
+        raise ValueError(_left(method, landscape))
     return Paths(torch.tensor(kept), points, landscape.losses(points).movedim(0, -1))
 
 

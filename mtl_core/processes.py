@@ -5,6 +5,7 @@ statistics of its own part. Only the first process writes checkpoints; all must 
 """
 
 import atexit
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor, distributed, nn
 
 from mtl_core import methods
 from mtl_core.gradients import _check_finite, task_gradients
-from mtl_core.steps import Step, _random_state
+from mtl_core.steps import Step, _random_state, _set_random_state
 
 
 class ProcessLost(RuntimeError):
@@ -108,21 +109,23 @@ def own_device(device: str) -> str:
 class JoinedStep(Step):
     """`Step` on this process's part of a batch: losses and gradients are those of the whole batch.
 
-    J itself is added up, not its Gram matrix: that lacks the products between the processes' parts.
+    J itself is added up, not its Gram matrix: that lacks the products between the processes' parts. What the forward
+    pass draws (dropout) comes from a stream of each process, so that methods draw the same everywhere.
     """
 
     def __init__(self, model, tasks, row, method, convention, processes: Processes, observed=False):
-        self.processes = processes
+        self.processes, self.stream = processes, None
         super().__init__(model, tasks, row, method, convention, observed)
         if self.at_features:
             self.at_features, self.backward_passes = False, len(tasks)
 
     def __call__(self, inputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
         model, join = self.model, self.processes.join
-        if self.follows:
-            self.pending = inputs, targets, _random_state(inputs)
-        features = model.features(inputs)
-        losses = self._losses(model.outputs(features), targets)
+        with self._own_stream(inputs):
+            if self.follows:
+                self.pending = inputs, targets, _random_state(inputs)
+            features = model.features(inputs)
+            losses = self._losses(model.outputs(features), targets)
         values = join(torch.stack(losses))
         if self.scalar:
             self._check(values, "the loss of")
@@ -143,6 +146,20 @@ class JoinedStep(Step):
         _check_finite(values, found)
         methods.combine(self.method, self.row, self.convention, found, values, model.heads)
         return values
+
+    @contextlib.contextmanager
+    def _own_stream(self, inputs):
+        """Torch's random numbers are this process's own inside, and afterwards what they were before."""
+        common = _random_state(inputs)
+        if self.stream is None:
+            torch.manual_seed((torch.initial_seed() + 1 + self.processes.rank) % 2**63)
+        else:
+            _set_random_state(self.stream, inputs)
+        try:
+            yield
+        finally:
+            self.stream = _random_state(inputs)
+            _set_random_state(common, inputs)
 
     def _losses(self, outputs, targets) -> list[Tensor]:
         return [self.processes.weight * loss for loss in super()._losses(outputs, targets)]

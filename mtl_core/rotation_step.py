@@ -25,7 +25,8 @@ class RotationStep:
             raise ValueError("the model has rotations of an earlier fit; train a fresh model")
         model.rotations = method.rotation
         self.model, self.tasks, self.method, self.observed = model, tasks, method.train(), observed
-        self.convention, self.factor = convention, convention.factor(row.native_scale, len(tasks))
+        self.convention = convention = convention.of(row.name)
+        self.factor = convention.factor(row.native_scale, len(tasks))
         self.autocast, self.processes = autocast or nullcontext(), processes
         self.gradients: TaskGradients | None = None
         self.backward_passes = 1 + len(tasks) * observed

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from mtl_core import methods
+from mtl_core import checkpoints, methods
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients, _head, task_gradients
 from mtl_core.methods import combination
 
@@ -31,6 +31,11 @@ class Step:
         weighting = row.kind == "loss weighting" and row.level == "losses" and convention.clip is None and not observed
         self.scalar = weighting and self.factor == 1
         self.at_features = (weighting and not self.scalar) or (row.level in ("last layer", "features") and not observed)
+        if not self.scalar:
+            _refuse_tied(model)
+            if getattr(model, "rotations", None) is not None:
+                raise ValueError("the model has rotations of an earlier fit, through which task gradients do not pass; "
+                                 "train a fresh model")  # fmt: skip
         self.gradients: TaskGradients | None = None
         self.backward_passes = 1 if self.scalar or self.at_features else len(tasks)
         self.follows, self.pending = "losses after the step" in row.needs, None
@@ -84,13 +89,17 @@ class Step:
         trunk = [p for p in model.trunk.parameters() if p.requires_grad]
         if self.row.level == "last layer":
             name = [n for n, p in model.trunk.named_parameters() if p.requires_grad][-1].rpartition(".")[0]
-            last = list(model.trunk.get_submodule(name).parameters(recurse=False))
-            rows = [torch.autograd.grad(features, last, gradient, retain_graph=True) for gradient in found]
+            last = [p for p in model.trunk.get_submodule(name).parameters(recurse=False) if p.requires_grad]
+            rows = [torch.autograd.grad(features, last, gradient, retain_graph=True, allow_unused=True)
+                    for gradient in found]  # fmt: skip
+            if any(part is None for row in rows for part in row):
+                raise ValueError(f"{self.row.name} reads the trunk's last layer, {name!r}, and the features do not "
+                                 "depend on all of it: register the layers in their order")  # fmt: skip
             matrix = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
         weights = combination.task_weights(self.method, self.row, self.convention, matrix, values) * self.factor
         for p in trunk:
             p.grad = None
-        features.backward(sum(weight * gradient for weight, gradient in zip(weights.to(features), found, strict=True)))
+        features.backward(sum(weight * gradient for weight, gradient in zip(weights.to(matrix), found, strict=True)))
         if self.convention.clip is not None:
             torch.nn.utils.clip_grad_norm_(trunk, self.convention.clip)
         combination.weigh_heads(self.row, self.convention, weights, [list(head.parameters()) for head in model.heads])
@@ -112,14 +121,28 @@ class Step:
         model.train(training and mode != "evaluation")
         before, kept = _random_state(inputs), [buffer.clone() for buffer in model.buffers()]
         if mode == "frozen" and random is not None:
-            _set_random_state(random)
+            _set_random_state(random, inputs)
         losses = torch.stack(self._losses(model(inputs), targets))
         if mode == "frozen":
-            _set_random_state(before)
+            _set_random_state(before, inputs)
             for buffer, value in zip(model.buffers(), kept, strict=True):
                 buffer.copy_(value)
         model.train(training)
         return losses
+
+
+def _refuse_tied(model) -> None:
+    """ValueError where a parameter is part of two heads, or of a head and the trunk: its gradient would be that of one.
+
+    A sum of losses is another matter: autograd adds up what each loss gives.
+    """
+    seen = {p: "the trunk" for p in model.trunk.parameters()}
+    for k, head in enumerate(model.heads):
+        for name, p in head.named_parameters():
+            if p in seen:
+                raise ValueError(f"{name} of head {k} is part of {seen[p]} too: put what tasks share into the trunk, "
+                                 "or take the plain sum, unobserved")  # fmt: skip
+        seen |= {p: f"head {k}" for p in head.parameters()}
 
 
 def _behind_optimizers(step: Step) -> None:
@@ -133,11 +156,9 @@ def _behind_optimizers(step: Step) -> None:
     weakref.finalize(step, register_optimizer_step_post_hook(after).remove)
 
 
-def _random_state(inputs: Tensor) -> tuple:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(inputs.device) if inputs.is_cuda else None
+def _random_state(inputs: Tensor) -> dict:
+    return checkpoints.random_state(inputs.device)
 
 
-def _set_random_state(state: tuple) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1])
+def _set_random_state(state: dict, inputs: Tensor) -> None:
+    checkpoints.set_random_state(state, inputs.device)

@@ -79,6 +79,10 @@ class Problem:
             if len(split.targets) != len(self.tasks):
                 found = f"{name} has {len(split.targets)} target tensors"
                 raise ValueError(f"{len(self.tasks)} tasks, but {found}")
+        if len({task.name for task in self.tasks}) < len(self.tasks):
+            raise ValueError(f"tasks need different names, got {', '.join(task.name for task in self.tasks)}")
+        if without := [task.name for task in self.tasks if not task.metrics]:
+            raise ValueError(f"a task is judged by its metrics, {', '.join(without)} has none: Task(…, metrics={{…}})")
         if "synthetic" not in self.source:
             raise ValueError("source must say whether the data are synthetic")
 

@@ -1,6 +1,7 @@
 """One training loop for every method: fit, evaluate, checkpoint, resume."""
 
 import contextlib
+import json
 import math
 import os
 import time
@@ -140,8 +141,9 @@ def fit(
                  draw from, starts at its stream "method" and is put back at the end.
     observers    objects with update(TaskGradients), state_dict(), load_state_dict(); called each step.
     test         read the test split, at the last and at the validation-best epoch; else it is not touched.
-    checkpoint   file written after each epoch, atomically. If it exists, training goes on from there
-                 and ends bit for bit where the undisturbed run ends (same machine, same versions).
+    checkpoint   file written after each epoch, atomically. If it exists, training goes on from there and ends bit
+                 for bit where the undisturbed run ends (same machine, same versions; on a GPU as far as its kernels
+                 are deterministic). ValueError where it is of another training; more epochs than it had are fine.
     after_epoch  called with the list of epoch entries so far.
     precision    "bfloat16": forward passes of training run under torch.autocast; evaluation does not.
 
@@ -166,14 +168,24 @@ def fit(
     if len(problem.train) < schedule.batch_size:
         raise ValueError(f"a batch of {schedule.batch_size} needs as many examples; there are {len(problem.train)}")
     device = own_device(device)
-    with torch.random.fork_rng():
+    gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):  # named, or torch wakes every GPU of the machine
         torch.manual_seed(torch_seed(seed, "method"))
         model = model.to(device)
         if isinstance(method, str):  # a feature rotation: its start may be drawn
             method = methods.make(method, **options)
         loop = _Loop(model, problem, row, method.to(device), schedule, convention, seed, observers, device, precision)
+        loop.identity = _identity(problem, row, method_options, schedule, convention, seed, precision)
         with denormals_flushed():
             return loop.run(test, Path(checkpoint) if checkpoint else None, after_epoch)
+
+
+def _identity(problem, row, options, schedule, convention, seed, precision) -> dict[str, str]:
+    """What a checkpoint must have been made with, in words; the number of epochs may differ."""
+    schedule = {name: value for name, value in asdict(schedule).items() if name != "epochs"}
+    given = {"tasks": [task.name for task in problem.tasks], "method": row.name, "method_options": dict(options or {}),
+             "convention": asdict(convention), "seed": seed, "precision": precision} | schedule  # fmt: skip
+    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in given.items()}
 
 
 @contextlib.contextmanager
@@ -225,6 +237,11 @@ class _Loop:
         if checkpoint is not None and checkpoint.exists():
             state = checkpoints.read(checkpoint, self.device)
             if state is not None:
+                was = state.get("identity", self.identity)
+                if other := [f"{name} {was.get(name)}, here {value}" for name, value in self.identity.items()
+                             if was.get(name) != value]:  # fmt: skip
+                    raise ValueError(f"the checkpoint {checkpoint} is of another training: {'; '.join(other)}. Give "
+                                     "each training a file of its own")  # fmt: skip
                 self.load(state)
         history = self.history
         while len(history.epochs) < self.schedule.epochs and history.diverged is None:
@@ -290,17 +307,21 @@ class _Loop:
         return {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(), "method": self.method.state_dict(),
-            "order": self.order.get_state(), "random": checkpoints.random_state(), "best": self.best, "last": self.last,
+            "order": self.order.get_state(), "random": checkpoints.random_state(self.device), "best": self.best,
+            "last": self.last, "identity": self.identity,
             "observers": [observer.state_dict() for observer in self.observers], "history": asdict(self.history),
         }  # fmt: skip
 
     def load(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for moments in self.optimizer.state.values():
+            if "step" in moments:  # Adam counts on the host: on a GPU each parameter would wait for its count
+                moments["step"] = moments["step"].cpu()
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state_dict(state["method"])
         self.order.set_state(state["order"].cpu())
-        checkpoints.set_random_state(state["random"])
+        checkpoints.set_random_state(state["random"], self.device)
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
         self.best, self.last, self.history = state["best"], state["last"], History(**state["history"])

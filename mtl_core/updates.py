@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mtl_core import descent, methods, seeds
 from mtl_core.gradients import task_gradients
 from mtl_core.methods import METHODS, Convention, Method
+from mtl_core.methods.by_gram import SolverError
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.rotation_step import RotationStep, parameter_groups
 
@@ -65,7 +66,7 @@ def paths(landscape, starts, names: Iterable[str] | None = None, **training) -> 
         options = arguments(methods.find(name), 2)
         try:
             found[name] = descent.trajectories(landscape, starts, name, options=options, **training)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, SolverError) as error:
             reasons[name] = str(error)
     return found, reasons
 
@@ -186,9 +187,10 @@ def compare(
     seats, reasons, grams, found = {}, {}, [], None
     with torch.random.fork_rng(devices=[]):
         for inputs, targets in batches:
+            common, stack = torch.get_rng_state(), {}
             features = model.features(inputs)
             losses = _losses(model.outputs(features), targets, tasks)
-            values, common, stack = torch.stack(losses).detach(), torch.get_rng_state(), {}
+            values = torch.stack(losses).detach()
             found = task_gradients(losses, model, features, out=found)
             if found.own:
                 raise ValueError(
@@ -201,7 +203,7 @@ def compare(
                     if row.name not in seats:
                         seats[row.name] = _Seat(row, model, tasks, features, convention, learning_rate, seed)
                     stack[row.name] = seats[row.name].update(found, values, inputs, targets)
-                except (ValueError, TypeError) as error:
+                except (ValueError, TypeError, SolverError) as error:
                     reasons[row.name] = str(error)
             found.assign(found.matrix.sum(0))
             optimizer.step()

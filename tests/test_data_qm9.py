@@ -103,6 +103,12 @@ def test_damaged_arrays_are_refused_and_fetched_again(three, tmp_path):
         data.load("qm9", root=tmp_path, profile="small")
     data.fetch("qm9", tmp_path, progress=False)
     assert path.read_bytes() == whole and len(three.ran) == 2
+    with np.load(path) as archive:  # another file, with a sidecar of its own
+        arrays = dict(archive) | {"properties": archive["properties"] + 1}
+    np.savez(path, **arrays)
+    path.with_name("qm9.npz.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  qm9.npz\n")
+    with pytest.raises(DataError, match="arrays with SHA-256"):
+        qm9_files.read(tmp_path)
     path.with_name("qm9.npz.sha256").unlink()
     with pytest.raises(DataError, match=r"qm9.npz.sha256(.|\n)*no such file"):
         qm9_files.read(tmp_path)

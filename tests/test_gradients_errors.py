@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from engine import Vector, linear_losses, linear_model
+from engine import Vector, linear_losses, linear_model, small_model, small_problem
 from networks import build, losses_of, run
 from torch import nn
 
+from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError, task_gradients
+from mtl_core.methods import CONVENTIONS, METHODS
 from mtl_core.methods.recon import split_layers
 from mtl_core.models import MultiTaskModel
+from mtl_core.steps import Step
 
 # --- errors
 
@@ -30,6 +33,24 @@ def test_a_loss_from_another_forward_pass():
     losses[1] = losses_of(model, model.features(inputs), targets)[1]
     with pytest.raises(ValueError, match="loss 1 does not depend on its features.*second forward pass"):
         task_gradients(losses, model, features)
+
+
+@pytest.mark.parametrize("tied", ["two heads", "trunk and head"])
+def test_what_tasks_share_outside_the_trunk_is_refused(tied):
+    """A gradient would be overwritten by the next task's, and no optimizer could tell."""
+    problem, model = small_problem(2), small_model(2)
+    if tied == "two heads":
+        model.heads[1] = model.heads[0]
+    else:
+        model.trunk.append(model.heads[0])
+    for observed, method in ((False, "pcgrad"), (True, "equal"), (False, "mgda_ub")):
+        with pytest.raises(ValueError, match="of head [01] is part of (head 0|the trunk) too: put what tasks share"):
+            Step(model, problem.tasks, METHODS[method], methods.make(method), CONVENTIONS["plain"], observed)
+    if tied == "two heads":
+        Step(model, problem.tasks, METHODS["equal"], methods.make("equal"), CONVENTIONS["plain"])(
+            *problem.train.batch(slice(0, 16))
+        )
+        assert all(p.grad is not None for p in model.parameters()), "autograd adds up for a sum of losses"
 
 
 def test_a_backward_pass_that_fails_fails_with_its_own_words():

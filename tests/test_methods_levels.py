@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from mtl_core import methods, steps
-from mtl_core.methods import CONVENTIONS, METHODS, Convention
+from mtl_core.methods import CONVENTIONS, METHODS, Convention, combination
 from mtl_core.methods.recon import split_layers
 from mtl_core.steps import Step
 
@@ -200,16 +200,42 @@ def test_the_probe_leaves_what_was_drawn_since_the_step():
     assert len(seen) == 1 and torch.equal(torch.get_rng_state(), random)
 
 
+def test_gradients_at_features_of_half_precision_are_multiplied_in_float32():
+    Z = [torch.randn(2, 4, generator=torch.Generator().manual_seed(k)).bfloat16() for k in range(3)]
+    matrix = combination.feature_matrix(Z)
+    assert matrix.dtype == torch.float32 and torch.equal(matrix, torch.stack([z.flatten().float() for z in Z]))
+    assert combination.feature_matrix([z.double() for z in Z]).dtype == torch.float64
+
+
+@pytest.mark.parametrize("part", ["bias", "order"])
+def test_gradnorm_reads_what_trains_of_the_last_layer(part):
+    problem, model = small_problem(3), small_model(3)
+    if part == "bias":
+        model.trunk[-2].bias.requires_grad_(False)
+    else:  # registered last, and the features do not pass through it
+        model.trunk.append(nn.Identity())
+        model.trunk[-1].unused = nn.Linear(2, 2)
+    step = step_of("gradnorm", model, problem)
+    if part == "order":
+        with pytest.raises(ValueError, match="gradnorm reads the trunk's last layer, '.*unused'"):
+            step(*problem.train.batch(slice(0, 16)))
+    else:
+        step(*problem.train.batch(slice(0, 16)))
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
 def test_the_random_state_of_a_gpu_is_kept_where_the_batch_lies_there(monkeypatch):
     calls = []
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"state of {device}")
-    monkeypatch.setattr(torch.cuda, "set_rng_state", calls.append)
-    batch = SimpleNamespace(is_cuda=True, device="cuda:0")
-    assert steps._random_state(batch)[1] == "state of cuda:0" and steps._random_state(torch.ones(1))[1] is None
-    steps._set_random_state(steps._random_state(torch.ones(1)))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([device.index]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: calls.append((state.item(), device.index)))
+    batch = SimpleNamespace(device=torch.device("cuda:1"))
+    state = steps._random_state(batch)
+    assert state["cuda"].item() == 1 and "cuda" not in steps._random_state(torch.ones(1))
+    steps._set_random_state(steps._random_state(torch.ones(1)), torch.ones(1))
+    steps._set_random_state(state, torch.ones(1))  # a checkpoint of a GPU, read on a CPU
     assert calls == []
-    steps._set_random_state(steps._random_state(batch))
-    assert calls == ["state of cuda:0"]
+    steps._set_random_state(state, batch)
+    assert calls == [(1, 1)]
 
 
 def test_the_probe_waits_for_the_models_own_optimizer_and_comes_once():

@@ -10,7 +10,7 @@ from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods import CONVENTIONS, METHODS
 from mtl_core.methods.averaging import onto_simplex
-from mtl_core.methods.by_gram import unit_gram
+from mtl_core.methods.by_gram import ByGram, SolverError, unit_gram
 from mtl_core.methods.combination import task_weights
 
 NAMES = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
@@ -287,3 +287,23 @@ def test_running_means_hold_no_graph(name):
 def test_the_gram_matrix_of_float32_gradients_whose_squares_it_cannot_hold(scale):
     J = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(unit_gram(scale * J), unit_gram(J), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["pcgrad", "gradvac", "mgda_ub", "upgrad", "aligned_mtl"])
+def test_a_gradient_whose_square_is_no_number_any_more(name, dtype):
+    """Its square underflows where its product with another gradient does not: weights of x / 0 would be NaN."""
+    first, second = torch.tensor([1.0, 0.0, 0.5]), torch.tensor([-1.0, 2.0, 0.0])
+    for exponent in (-8, -18, -20, -30, -37) if dtype == torch.float32 else (-20, -150, -160, -300):
+        J = torch.stack([first.to(dtype), second.to(dtype) * 10.0**exponent])
+        torch.manual_seed(0)
+        update = fresh(name)(J)
+        assert update.isfinite().all(), (name, exponent)
+        if name == "pcgrad":  # the first gradient without its part along the second, as long as that is one
+            expected = [0.8, 0.4, 0.5] if exponent > -145 else [1.0, 0.0, 0.5]
+            torch.testing.assert_close(update, torch.tensor(expected, dtype=dtype), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_are_not_finite_are_an_error():
+    with pytest.raises(SolverError, match="weights of the task gradients are not finite"):
+        ByGram(lambda gramian: gramian.sum(1) * float("nan"))(torch.eye(2))

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from engine import small_model, small_problem
+from torch import nn
 
-from mtl_core import results, runs, training
-from mtl_core.methods import METHODS
-from mtl_core.processes import chosen_device, own_device
+from mtl_core import methods, results, runs, training
+from mtl_core.methods import CONVENTIONS, METHODS
+from mtl_core.processes import JoinedStep, chosen_device, own_device
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE / "train_for_processes.py"
@@ -118,3 +120,22 @@ def test_each_process_takes_the_gpu_of_its_own_number(monkeypatch):
     assert own_device("cuda") == "cuda"
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert [own_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
+
+
+def test_what_the_forward_pass_draws_leaves_the_methods_numbers_alone():
+    """Parts of other sizes need other amounts of dropout; a method must draw the same in all processes."""
+    problem, after, masks = small_problem(3), [], []
+    for rank, size in ((0, 16), (1, 15)):
+        torch.manual_seed(3)
+        model = small_model(3)
+        model.trunk.append(nn.Dropout(0.5))
+        model.trunk[-1].register_forward_hook(lambda _, __, out: masks.append(out == 0))
+        among = SimpleNamespace(rank=rank, weight=1.0, join=lambda x: x, join_all=lambda x: None, whole=lambda x: x)
+        step = JoinedStep(model, problem.tasks, METHODS["pcgrad"], methods.make("pcgrad"), CONVENTIONS["plain"], among)
+        torch.manual_seed(4)
+        for _ in range(2):
+            step(*problem.train.batch(slice(0, size)))
+        after.append(torch.get_rng_state())
+    assert torch.equal(*after)
+    assert not torch.equal(masks[0], masks[1]), "other masks at the next step"
+    assert not torch.equal(masks[0][:15], masks[2]), "other masks in the other process"

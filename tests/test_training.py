@@ -258,3 +258,42 @@ def test_schedules():
             training.Schedule(**wrong)
     with pytest.raises(ValueError, match="batch of 200"):
         train(schedule=training.Schedule(epochs=1, batch_size=200))
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    """The file of one training would otherwise pass for the result of the next."""
+    file = tmp_path / "c.pt"
+    train("equal", replace(SCHEDULE, epochs=2), checkpoint=file)
+    before = file.read_bytes()
+    for said, method, schedule, more in (
+        ('method "equal", here "pcgrad"', "pcgrad", SCHEDULE, {}),
+        ("seed 0, here 7", "equal", SCHEDULE, {"seed": 7}),
+        ("learning_rate 0.05, here 0.1", "equal", replace(SCHEDULE, learning_rate=0.1), {}),
+        ('precision "float32", here "bfloat16"', "equal", SCHEDULE, {"precision": "bfloat16"}),
+    ):
+        with pytest.raises(ValueError, match=f"is of another training: .*{said}"):
+            train(method, schedule, checkpoint=file, **more)
+    assert file.read_bytes() == before
+    assert train("equal", SCHEDULE, checkpoint=file)[1].steps == train("equal", SCHEDULE)[1].steps, "more epochs"
+
+
+def test_a_cpu_run_wakes_no_gpu(monkeypatch):
+    asked, fork = [], torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or fork(devices=devices))
+    train(schedule=replace(SCHEDULE, epochs=1))
+    assert asked and not any(asked)
+
+
+def test_problems_that_could_not_be_judged_are_refused():
+    for tasks, said in (
+        ((PROBLEM.tasks[0], PROBLEM.tasks[0]), "tasks need different names, got task 0, task 0"),
+        ((PROBLEM.tasks[0], replace(PROBLEM.tasks[1], metrics={})), "judged by its metrics, task 1 has none"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replace(PROBLEM, tasks=tasks)
+
+
+def test_a_model_with_rotations_is_not_trained_by_its_task_gradients():
+    model, _ = train("rotograd", replace(SCHEDULE, epochs=1))
+    with pytest.raises(ValueError, match="rotations of an earlier fit"):
+        train("pcgrad", model=model)

@@ -194,3 +194,13 @@ def test_identities_name_methods():
         assert set(identity.names) <= set(METHODS) and len(identity.names) > 1
         assert identity.same in ("vector", "direction")
         assert identity.where in ("anywhere", "two tasks", "features are the parameters")
+
+
+def test_losses_after_the_step_are_those_of_the_same_dropout_masks():
+    """Of a step that moves nothing they are the losses before it."""
+    problem, model, seen = small_problem(2), small_model(2), []
+    model.trunk.append(nn.Dropout(0.5))
+    model.trunk[-1].register_forward_hook(lambda _, __, out: seen.append(out.detach().clone()))
+    compare(model, problem.tasks, batches(problem, 2), names=["equal", "famo"], learning_rate=0.0)
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[-2], seen[-1])
+    assert not torch.equal(seen[0], seen[-1]), "and others at the next step"

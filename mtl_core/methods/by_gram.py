@@ -27,7 +27,13 @@ def unit_gram(matrix: Tensor) -> Tensor:
     product = gram(matrix)
     if not 1e-30 < product.trace() < 1e30:  # squares may have left float32
         largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
-        product = gram(matrix / torch.where(largest > 0, largest, 1))
+        matrix = matrix / torch.where(largest > 0, largest, 1)
+        product = gram(matrix)
+    short = product.diagonal() < 1e-30
+    if short.any() and matrix[short.to(matrix.device)].any():  # their squares may have, their products need not
+        product = gram(matrix.double())
+        kept = product.diagonal() >= 1e-290
+        product = torch.where(kept[:, None] & kept, product, 0)
     bad = (~product.diagonal().isfinite()).nonzero().flatten().tolist()
     if bad:
         raise NonFiniteGradientError(
@@ -51,7 +57,10 @@ class _OnUnitGram(aggregation.Weighting):
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
-        return self.weigh(unit_gram(matrix)).to(matrix)
+        weights = self.weigh(unit_gram(matrix))
+        if not weights.isfinite().all():
+            raise SolverError(f"the weights of the task gradients are not finite: {weights.tolist()}")
+        return weights.to(matrix)
 
 
 def cosine_form(gramian: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,8 +102,9 @@ def _read(gradients, row: Method) -> Tensor:
 
 
 def feature_matrix(gradients) -> Tensor:
-    """Z, (K, B·d): the K gradients at the features, batch and features in one row."""
-    return torch.stack([gradient.flatten() for gradient in gradients])
+    """Z, (K, B·d): the K gradients at the features, batch and features in one row; at least float32."""
+    wide = torch.promote_types(gradients[0].dtype, torch.float32)
+    return torch.stack([gradient.flatten().to(wide) for gradient in gradients])
 
 
 def no_common_features(row: Method) -> str:

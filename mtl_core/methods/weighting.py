@@ -178,14 +178,16 @@ class GradNorm(OwnParameters):
         self.register_buffer("first", torch.empty(0))  # the losses of the first step
 
     def forward(self, matrix: Tensor, losses: Tensor) -> Tensor:
-        if not self.first.numel():
+        if (losses < 0).any() or not self.first.numel():
             positive(losses, "GradNorm's training rate")
+        if not self.first.numel():
             self.first = losses.clone()
         self.begin(losses)
         weights, norms = self.weights.detach().clone(), row_norms(matrix).to(losses)
         # n_k;  \rho_k;  \bar n \rho_k^\alpha
         actual, rate = weights * norms, losses / self.first
-        target = actual.mean() * (rate / rate.mean()) ** self.alpha
+        rate = rate / rate.mean() if rate.any() else torch.ones_like(rate)  # all losses zero: no task is behind
+        target = actual.mean() * rate**self.alpha
         # d/dw_k \sum_k |w_k n_k - target_k|
         self.weights.grad = torch.sign(actual - target) * norms
         return weights
