@@ -48,6 +48,11 @@ def check(table: Table, records: Sequence[Mapping], search: Mapping, seeds: int 
         reasons[""].append(f"extra runs of {', '.join(strays)}, which is no row of the table")
     for name, expected in expected_runs(table, search, seeds).items():
         reasons[name] += _of_row(expected, [record for record in records if record["row"] == name])
+    sources = {}
+    for record in records:
+        sources.setdefault(record["config"]["seed"], []).append(record.get("source"))
+    if unpaired := [seed for seed, found in sources.items() if any(source != found[0] for source in found)]:
+        reasons[""].append(f"the rows of {_seeds(unpaired)} rest on different data: these seeds pair nothing")
     return reasons
 
 
@@ -167,36 +172,69 @@ def same_fingerprint(stored, now) -> bool:
     return all(math.isclose(x, y, rel_tol=TOLERANCE, abs_tol=TOLERANCE / 10) for x, y in pairs)
 
 
+def measure(table: Table) -> list[list[float]]:
+    """How the table judges a network: per task, the loss and the metrics of one whose outputs are made up.
+
+    The examples are the test split of the embedded tiny problem. The outputs are those of the table's network with
+    seed 0, untrained, in float64, brought to mean 0 and deviation 1: an F1 of a network that says "no" to all is 0
+    whatever the metric counts.
+    """
+    run = replace(table.base, seed=0, problem_options={**table.base.problem_options, "profile": "tiny"})
+    problem = runs.load_problem(run)
+    network = _Standardised(runs.build_model(run, problem).double())
+    found = training.evaluate(network, problem.tasks, _in_float64(problem.test))
+    return [[float(f"{value:.8g}") for value in found[task.name].values()] for task in problem.tasks]
+
+
+class _Standardised(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs):
+        return [(output - output.mean(0)) / output.std(0) for output in self.network(inputs)]
+
+
 def fingerprints_of(table: Table, search: Mapping) -> dict[str, list]:
-    """row -> fingerprint, of the code as it is."""
-    return {row.name: fingerprint(table, row, search["rows"][row.follows or row.name]["choice"]) for row in table.rows}
+    """row -> fingerprint, and under "" the measure, of the code as it is."""
+    entries = search["rows"]
+    return {"": measure(table)} | {
+        row.name: fingerprint(table, row, entries[row.follows or row.name]["choice"]) for row in table.rows
+    }
 
 
 def stored_fingerprints(experiment: str, profile: str, root: Path = results.ROOT) -> dict:
-    """row -> fingerprint from fingerprints.json and, of rows that it lends, the lender's; {} where there is none."""
+    """row -> fingerprint from fingerprints.json and, of rows that it lends, the lender's; under "" the measure.
+
+    {} where there is none.
+    """
     own = results.parsed(results.folder(experiment, profile, root) / "fingerprints.json") or {"rows": {}}
-    return results.lent(experiment, profile, "fingerprints.json", root) | own["rows"]
+    whole = {"": own["measure"]} if "measure" in own else {}
+    return whole | results.lent(experiment, profile, "fingerprints.json", root) | own["rows"]
 
 
 def write_fingerprints(table: Table, profile: str, root: Path = results.ROOT) -> dict:
     """Write fingerprints.json. A row that these sources made gets its fingerprint; one that other sources made keeps
     the one it has, while that still fits. ValueError names rows of other sources that have none, or one that does not.
+    The measure is that of all rows.
     """
     here, made_by = runs.source_digest(), {}
     for record in results.load(table.name, profile, root):
-        made_by.setdefault(record["row"], set()).add(record["provenance"]["source_digest"])
+        for name in ("", record["row"]):
+            made_by.setdefault(name, set()).add(record["provenance"]["source_digest"])
     found = fingerprints_of(table, results.search_of(table.name, profile, root))
     stored = stored_fingerprints(table.name, profile, root)
     elsewhere = [name for name in found if made_by.get(name) != {here} or protocol.is_lent(table.name, name)]
     if bad := [name for name in elsewhere if name not in stored or not same_fingerprint(stored[name], found[name])]:
         raise ValueError(
-            f"expected records made by the sources {here} that are here, found others of {', '.join(bad)}: "
+            f"expected records made by the sources {here} that are here, found others of "
+            f"{', '.join(name or 'the table, by which measure' for name in bad)}: "
             "go to the commit that made them, or rerun the rows; a fingerprint of other code would vouch for nothing"
         )
     found |= {name: stored[name] for name in elsewhere}
-    own = sorted(name for name in found if not protocol.is_lent(table.name, name))
+    own = sorted(name for name in found if name and not protocol.is_lent(table.name, name))
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in own)
-    text = f'{{\n "source_digest": "{runs.source_digest()}",\n "rows": {{\n{lines}\n }}\n}}\n'
+    text = f'{{\n "source_digest": "{here}",\n "measure": {json.dumps(found[""])},\n "rows": {{\n{lines}\n }}\n}}\n'
     runs.write_atomically(results.folder(table.name, profile, root) / "fingerprints.json", text)
     return found
 

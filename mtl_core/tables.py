@@ -80,8 +80,8 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
     """The verdict on a table from its records and search.json.
 
     seeds   how many each row has, or row -> how many (10 where it is not named; no row more than the reference).
-    stored  row -> fingerprint as committed, None to leave the code out of the judgement (simulations, tests).
-    now     row -> fingerprint of the code as it is; None computes them, some seconds.
+    stored  row -> fingerprint as committed, under "" the measure; None leaves the code out (simulations, tests).
+    now     the same of the code as it is; None computes them, some seconds.
     """
     unfinished = records.whole_seeds(table, found, search, seeds)
     why = records.check(table, found, search, unfinished or seeds)
@@ -102,6 +102,11 @@ def judge(table: Table, found: Sequence[Mapping], search: Mapping, seeds: int | 
             for row in table.shared() if names else []:
                 if row.name not in names:
                     state.setdefault(row.name, []).append(f"{role} is not sound: {', '.join(names)}")
+    if stored is not None and runnable:
+        if "" not in stored:
+            whole.append("fingerprints.json does not have the measure")
+        elif not records.same_fingerprint(stored[""], now[""]):
+            stale = dict.fromkeys(why, ["the losses, metrics or test data are not those that judged the records"])
     grouped = {name: [record for record in found if record["row"] == name] for name in why}
     usable = {} if whole else {name: grouped[name] for name in why if not why[name]}
     delta = deltas(table, usable)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_up_table import judge, parts
 
-from mtl_core import methods, protocol, records, results, runs, tables
+from mtl_core import methods, protocol, records, results, runs, tables, tasks
 
 
 def test_a_changed_update_makes_its_row_stale_and_no_other(monkeypatch):
@@ -72,6 +72,40 @@ def test_stale_reference_makes_all_stale():
     assert verdict.rows["equal"].state == "stale" and verdict.controls_pass is None
 
 
+def test_rows_that_are_judged_by_another_measure_are_stale(monkeypatch):
+    """The same training, but accuracy in another unit: no first step tells."""
+    table, search, *_ = parts()
+    original = tasks._Scaled.compute
+    monkeypatch.setattr(tasks._Scaled, "compute", lambda self: 1.001 * original(self))
+    verdict = judge(now=records.fingerprints_of(table, search))
+    assert {row.state for row in verdict.rows.values()} == {"stale"}
+    assert all(": stale: the losses, metrics or test data are not those" in line for line in verdict.complaints()[1:])
+
+
+def test_the_measure_sees_each_loss_metric_and_test_target():
+    """On the digit problem, whose five tasks have losses and metrics of four kinds."""
+    table = protocol.two_digits("tiny")
+    before = records.measure(table)
+    assert [len(task) for task in before] == [2] * 5 and all(0 < x < 1e3 for task in before for x in task)
+    assert before[2][1] > 20, "F1 counts something"
+    problem = runs.load_problem(table.base)
+    for k in range(5):
+        targets = list(problem.test.targets)
+        targets[k] = targets[k].roll(1)
+        moved = replace(problem, test=replace(problem.test, targets=tuple(targets)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(runs, "load_problem", lambda run, moved=moved: moved)
+            after = records.measure(table)
+        for place, (one, other) in enumerate(zip(before, after, strict=True)):
+            assert all((x == y) is (place != k) for x, y in zip(one, other, strict=True))
+
+
+def test_a_table_without_a_measure_is_void():
+    verdict = judge(stored={name: found for name, found in parts()[3].items() if name})
+    assert verdict.reasons == ("fingerprints.json does not have the measure",)
+    assert {row.state for row in verdict.rows.values()} == {"void"}
+
+
 def test_fingerprints_of_other_code_are_refused_and_kept_where_they_fit(tmp_path):
     table, search, found, prints = parts()
     place = tmp_path / table.name / "tiny"
@@ -79,16 +113,18 @@ def test_fingerprints_of_other_code_are_refused_and_kept_where_they_fit(tmp_path
     sealed = [results.seal({**r, "provenance": older if r["row"] == "mgda" else here}) for r in found]
     results.write_lines(sealed, place / "runs.jsonl")
     runs.write_atomically(place / "search.json", json.dumps(search))
-    with pytest.raises(ValueError, match="found others of mgda: go to the commit"):
+    with pytest.raises(ValueError, match="found others of the table, by which measure, mgda: go to the commit"):
         records.write_fingerprints(table, "tiny", tmp_path)
     first, *rest = prints["mgda"]
     close = [[x * (1 + 1e-7) for x in first], *rest]
     file = place / "fingerprints.json"
-    file.write_text(json.dumps({"rows": {"mgda": close}}))
+    file.write_text(json.dumps({"measure": prints[""], "rows": {"mgda": close}}))
     assert records.write_fingerprints(table, "tiny", tmp_path) == {**prints, "mgda": close}
-    file.write_text(json.dumps({"rows": {"mgda": [[x * (1 + 1e-4) for x in first], *rest]}}))
-    with pytest.raises(ValueError, match="found others of mgda"):
-        records.write_fingerprints(table, "tiny", tmp_path)
+    off = [[x * (1 + 1e-4) for x in first], *rest]
+    for measured, row, named in ((prints[""], off, "mgda"), (off, close, "the table, by which measure")):
+        file.write_text(json.dumps({"measure": measured, "rows": {"mgda": row}}))
+        with pytest.raises(ValueError, match=f"found others of {named}: go"):
+            records.write_fingerprints(table, "tiny", tmp_path)
 
 
 def test_what_is_written_is_what_is_read(tmp_path, monkeypatch):

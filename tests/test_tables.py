@@ -113,6 +113,22 @@ def test_a_changed_record_voids_its_row_and_no_other(change, reason):
     assert any("row sam_gs: void: " + reason in line for line in verdict.complaints())
 
 
+def test_rows_of_one_seed_on_different_data_void_the_table():
+    def other_pairs(found):
+        for seed in (3, 5):
+            record = of(found, "sam_gs", seed)
+            found[found.index(record)] = results.seal({**record, "source": {"pairs_sha256": "others"}})
+
+    verdict = judge(other_pairs)
+    assert verdict.reasons[0] == "the rows of seeds 3, 5 rest on different data: these seeds pair nothing"
+    assert {row.state for row in verdict.rows.values()} == {"void"}
+
+    def all_of_a_seed(found):
+        return [results.seal({**r, "source": {"seed": r["config"]["seed"]}}) for r in found]
+
+    assert not judge(all_of_a_seed).complaints(), "each seed may pair its own images"
+
+
 def test_a_missing_run_prints_how_many_are_here():
     assert judge(remove).rows["sam_gs"].runs == "9 of 10"
 
