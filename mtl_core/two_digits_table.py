@@ -1,14 +1,25 @@
-"""P3: the rows of the digit problem, fixed before any of its runs.
+"""P3: the rows of the digit problem, fixed before any of its runs, and what RotoGrad's two halves add in them.
 
-The 2 x 2 of RotoGrad's halves is equal (neither), rotate_only, scale_only, rotograd (both): these four have twenty
+The 2 x 2 of the halves is equal (neither), rotate_only, scale_only, rotograd (both): these four have twenty
 seeds from the start, all other rows ten (`results/two_digits/small/extended.json` names them before the evaluation).
 """
+
+from collections.abc import Mapping
+
+import numpy as np
 
 from mtl_core.protocol import Row, Table, common_rows
 from mtl_core.runs import Run
 
 FEATURES = 50
-HALVES = {"none": "equal", "rotate": "rotate_only", "scale": "scale_only", "both": "rotograd"}
+EFFECTS = {  # of a half: the row with it, the row without it
+    "rotating, gradients as they are": ("rotate_only", "equal"),
+    "rotating, gradients equally long": ("rotograd", "scale_only"),
+    "scaling, no rotations": ("scale_only", "equal"),
+    "scaling, with rotations": ("rotograd", "rotate_only"),
+}
+WORDS = {"better": "helps", "worse": "harms", "equivalent": "does not matter", "undecided": "is not settled",
+         "small difference": "matters, by how much is open"}  # fmt: skip
 
 
 def table(profile: str = "small") -> Table:
@@ -35,3 +46,37 @@ def table(profile: str = "small") -> Table:
     ]
     # The search up to 0.02 had got to a single-task network in its outer tenth: each row draws two more, up to 0.08.
     return Table("two_digits", base, rows, margin=2.0, rate=(2e-4, 2e-2), widened=(8e-2, 2))
+
+
+def effects(delta: Mapping[str, Mapping[int, float]]) -> dict[str, np.ndarray]:
+    """Effect of a half -> what it adds to Δm, one number a seed, over the seeds that all four rows have.
+
+    delta  row -> seed -> Δm.
+    """
+    seeds = sorted(set.intersection(*(set(delta[row]) for pair in EFFECTS.values() for row in pair)))
+    return {name: np.array([delta[own][s] - delta[other][s] for s in seeds]) for name, (own, other) in EFFECTS.items()}
+
+
+def which_half(outcomes: Mapping[str, str]) -> str:
+    """A sentence on which half carries the difference, from the outcome (`evaluation.outcome`) of each effect.
+
+    A half carries it if both of its effects lie beyond the margin, without the other half and with it.
+    """
+    found, said = {}, []
+    for name, word in outcomes.items():
+        half, where = name.split(", ")
+        found.setdefault(half, {})[where] = word
+    for half, words in found.items():
+        same = len(set(words.values())) == 1
+        parts = [WORDS[word] + f" ({where})" * (not same) for where, word in words.items()]
+        said.append(f"{half} {parts[0] if same else ' and '.join(parts)}")
+    carry = [half for half, words in found.items() if set(words.values()) <= {"better", "worse"}]
+    if len(carry) == 2:
+        lead = "Both halves carry the difference"
+    elif carry:
+        lead = f"{carry[0].capitalize()} carries the difference"
+    elif set(outcomes.values()) == {"equivalent"}:
+        lead = "Neither half carries a difference"
+    else:
+        lead = "Neither half is seen to carry a difference in both comparisons"
+    return f"**{lead}**: {'; '.join(said)}."

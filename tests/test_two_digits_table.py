@@ -1,0 +1,43 @@
+"""What RotoGrad's halves add: pairs by seed, and the sentence that says which half it is."""
+
+import numpy as np
+import pytest
+
+from mtl_core.two_digits_table import EFFECTS, effects, which_half
+
+ROWS = ("equal", "rotate_only", "scale_only", "rotograd")
+
+
+def test_effects_are_paired_by_seed_over_the_seeds_that_all_four_have():
+    common = {seed: 10.0 * seed for seed in range(5)}  # of a seed, in every row
+    adds = {"equal": 0.0, "rotate_only": 1.0, "scale_only": 3.0, "rotograd": 4.5}
+    delta = {row: {seed: value + adds[row] for seed, value in common.items()} for row in ROWS}
+    delta["rotograd"] = dict(reversed(delta["rotograd"].items()))
+    del delta["scale_only"][2]
+    found = effects(delta)
+    assert list(found) == list(EFFECTS)
+    for values, wanted in zip(found.values(), (1.0, 1.5, 3.0, 3.5), strict=True):
+        np.testing.assert_allclose(values, [wanted] * 4)
+    assert all(len(values) == 0 for values in effects({**delta, "equal": {}}).values())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("equivalent", "equivalent", "better", "better"),
+         "**Scaling carries the difference**: rotating does not matter; scaling helps."),
+        (("worse", "worse", "undecided", "undecided"),
+         "**Rotating carries the difference**: rotating harms; scaling is not settled."),
+        (("worse", "better", "better", "better"),
+         "**Both halves carry the difference**: rotating harms (gradients as they are) and helps (gradients equally "
+         "long); scaling helps."),
+        (("equivalent",) * 4,
+         "**Neither half carries a difference**: rotating does not matter; scaling does not matter."),
+        (("equivalent", "better", "small difference", "undecided"),
+         "**Neither half is seen to carry a difference in both comparisons**: rotating does not matter (gradients as "
+         "they are) and helps (gradients equally long); scaling matters, by how much is open (no rotations) and is not "
+         "settled (with rotations)."),
+    ],
+)  # fmt: skip
+def test_which_half(words, said):
+    assert which_half(dict(zip(EFFECTS, words, strict=True))) == said
