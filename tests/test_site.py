@@ -39,6 +39,15 @@ def test_the_start_page_has_its_doors(pages):  # noqa: F811
     assert {"notebooks/recon_multi_fashion_mnist.html", "rerun.html", "add_a_method.html"} <= links
 
 
+def test_the_readme_shows_the_figure_that_the_records_draw():
+    def shape(file):
+        return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.1f}", file.read_text(encoding="utf-8"))
+
+    shown, drawn = ROOT / "book" / "_static" / "forest_qm9.svg", ROOT / "book" / "_drawn" / "forest-qm9-small.svg"
+    assert str(shown.relative_to(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert shape(shown) == shape(drawn), f"cp {drawn.relative_to(ROOT)} {shown.relative_to(ROOT)}"
+
+
 def executed(pages):  # noqa: F811
     found = [p for p in pages if p.parent == SITE / "notebooks"]
     assert found
