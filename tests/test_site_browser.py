@@ -47,6 +47,14 @@ SEEN = """(() => {
     if (!math.querySelector("mjx-container")) found.push(`formula not set: ${start(math.textContent)}`);
     if (math.querySelector("[data-mjx-error], mjx-merror")) found.push(`formula error: ${start(math.innerHTML)}`);
   }
+  for (const math of document.querySelectorAll("span.math")) {
+    if (math.nextSibling?.nodeType !== 3 || !/^[.,;:?!)]/.test(math.nextSibling.data)) continue;
+    const mark = document.createRange();
+    mark.setStart(math.nextSibling, 0);
+    mark.setEnd(math.nextSibling, 1);
+    const parted = mark.getBoundingClientRect().left < math.getBoundingClientRect().right - 2;
+    if (parted) found.push(`a line begins with what follows a formula: ${start(math.parentElement.textContent)}`);
+  }
   for (const image of document.images) {
     if (!image.complete || !image.naturalWidth) found.push(`image not loaded: ${image.getAttribute("src")}`);
   }
@@ -126,6 +134,11 @@ FAULTS = {
     "no image": ("i.svg", "j.svg", "image not loaded: j.svg"),
     "wide": ("<p>Text", '<p style="width: 1400px">Text', "wider than the window"),
     "formula": ("<mjx-container>x</mjx-container>", "x", "formula not set: x"),
+    "parted": (
+        "Text",
+        '<span class="math" style="display: inline-block; width: 100%"><mjx-container>x</mjx-container></span>, said',
+        "a line begins with what follows a formula",
+    ),
     "no alt": (' alt="a square"', "", "axe image-alt"),
     "contrast": ("<p>Text", '<p style="color: #aaa">Text', "axe color-contrast"),
     "no title": ("<title>A page</title>", "", "axe document-title"),

@@ -1,5 +1,6 @@
-// Small repairs on every page. What scrolls inside itself can be reached by keyboard and shows it; the sidebar is a landmark for
-// screen readers; a site that is opened from a disk shows search results without excerpts, which it may not fetch.
+// Small repairs on every page. What scrolls inside itself can be reached by keyboard and shows it; a formula keeps the full
+// stop or comma behind it on its line; the sidebar is a landmark for screen readers; a site that is opened from a disk shows
+// search results without excerpts, which it may not fetch.
 (() => {
   const boxes = ".bd-article :is(figure, div.cell_output, div.math, pre, .pst-scrollable-table-container)";
   const reach = () => {
@@ -12,9 +13,22 @@
       more();
     }
   };
+  const unbroken = () => {
+    for (const math of document.querySelectorAll(".bd-article span.math")) {
+      const after = math.nextSibling, mark = after?.nodeType === 3 && /^[.,;:?!)\]’”]+/.exec(after.data)?.[0];
+      if (!mark) continue;
+      const box = document.createElement("span");
+      box.className = "unbroken";
+      after.data = after.data.slice(mark.length);
+      math.replaceWith(box);
+      box.append(math, mark);
+    }
+  };
   if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") {
     DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
   }
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", unbroken);
+  else unbroken();
   addEventListener("load", () => {
     const bar = document.querySelector(".bd-sidebar-primary .sidebar-primary-items__start");
     bar?.setAttribute("role", "navigation");
