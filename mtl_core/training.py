@@ -17,48 +17,10 @@ from mtl_core.checkpoints import save_atomically
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.processes import Autocast, JoinedStep, own_device, processes
 from mtl_core.rotation_step import RotationStep, parameter_groups
+from mtl_core.schedule import Schedule
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.steps import Step
 from mtl_core.tasks import Problem, Split, Task
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast.
-
-    epochs, batch_size  the last incomplete batch of an epoch is dropped.
-    optimizer           "sgd" (momentum 0.9) or "adam" (torch's defaults).
-    decay               "constant", "cosine" (to zero, per epoch) or epochs after which the rate falls
-                        by the factor 10.
-    """
-
-    epochs: int
-    batch_size: int = 256
-    optimizer: str = "sgd"
-    learning_rate: float = 0.1
-    weight_decay: float = 0.0
-    decay: str | Sequence[int] = "constant"
-
-    def __post_init__(self):
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size are at least 1, got {self.epochs} and {self.batch_size}")
-        if self.optimizer not in ("sgd", "adam"):
-            raise ValueError(f"optimizer is 'sgd' or 'adam', got {self.optimizer!r}")
-        if isinstance(self.decay, str) and self.decay not in ("constant", "cosine"):
-            raise ValueError(f"decay is 'constant', 'cosine' or a list of epochs, got {self.decay!r}")
-
-    def make(self, parameters):
-        """(optimizer, learning-rate scheduler) for `parameters`."""
-        parameters = list(parameters)
-        rates = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(parameters, momentum=0.9, **rates)
-        else:
-            optimizer = torch.optim.Adam(parameters, **rates)
-        if self.decay == "cosine":
-            return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
-        milestones = [] if self.decay == "constant" else list(self.decay)
-        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
 
 
 @dataclass
