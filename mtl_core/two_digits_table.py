@@ -5,6 +5,7 @@ seeds from the start, all other rows ten (`results/two_digits/small/extended.jso
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -35,7 +36,11 @@ def table(profile: str = "small") -> Table:
     size = {"rotation_size": FEATURES}
     rate = {"rotation_rate": ("log", 0.02, 2.0)}  # of the network's rate: from a fiftieth to twice
     layer = {"rotation_size": FEATURES}  # an option of the network: R_k trained on the task's own loss
-    rows = common_rows(list(source.NAMES)) + [
+    # Δm follows the pixel task here: with both digits weakened it rose, on validation data too. So the fault that the
+    # table must find weakens the last two tasks, not the first two.
+    fault = {"options": {"task": 3}, "weaken": [4]}
+    rows = [replace(row, **fault) if row.name == "broken" else row for row in common_rows(list(source.NAMES))]
+    rows += [
         Row("imtl_g", "IMTL-G", "imtl_g"),
         Row("scale_only", "ScaleOnly", "scale_only", options=size),
         Row("rotate_only", "RotateOnly", "rotate_only", options=size, space=rate),

@@ -88,6 +88,14 @@ def test_the_broken_row_is_the_reference_with_one_task_weakened():
     torch.testing.assert_close(methods.make("broken", task=2)(matrix), matrix[0] + matrix[1] + 0.1 * matrix[2])
 
 
+def test_the_fault_of_the_digit_table_weakens_what_moves_its_delta_m():
+    table = protocol.two_digits("tiny")
+    choice = {"learning_rate": 2e-3, "weight_decay": 0.0, "weights": [1.0, 2.0, 3.0, 4.0, 5.0]}
+    (run,) = table.expected({row.name: choice for row in table.searched()}, 1)["broken"]
+    weights = methods.make("broken", **run.method_options)(torch.eye(5))
+    torch.testing.assert_close(weights, torch.tensor([1.0, 2.0, 3.0, 0.4, 0.5]))
+
+
 def test_delta_m_joins_the_four_atomisation_energies():
     tasks = runs.load_problem(TABLE.base).tasks
     one = {t.name: {m: 1.0 for m in t.metrics} for t in tasks}
