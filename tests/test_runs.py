@@ -1,6 +1,7 @@
 """Runs: identity, the store, resuming after a kill, grids, and what a record says."""
 
 import functools
+import ast
 import inspect
 import json
 import multiprocessing
@@ -103,6 +104,33 @@ def test_changed_sources_train_again_and_comments_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance.importlib.metadata, "version", lambda name: f"{name} of tomorrow")
     assert digest('def f(x):\n    """One."""\n    return x + 1\n') != base, "a library that solves a method's problem"
     runs.source_digest.cache_clear()
+
+
+def imported(file):
+    """The files of this package that a file imports, also inside its functions."""
+    package = provenance.ROOT / "mtl_core"
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = file.relative_to(package.parent).parts[: -node.level] if node.level else ()
+            base = ".".join([*above, *filter(None, [node.module])])
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for path in (provenance.ROOT.joinpath(*name.split(".")) for name in names if name.startswith("mtl_core.")):
+            yield from (found for found in (path.with_suffix(".py"), path / "__init__.py") if found.exists())
+
+
+def test_whatever_training_imports_is_in_the_digest():
+    package, seen = provenance.ROOT / "mtl_core", set()
+    todo = [package / "training.py", package / "build.py"]
+    while todo:
+        if (file := todo.pop()) not in seen:
+            seen.add(file)
+            todo += imported(file)
+    assert len(seen) > 20
+    assert {file.relative_to(package).parts[0] for file in seen} <= set(provenance.DECISIVE)
 
 
 def test_a_method_from_outside_is_trained_again_when_its_source_changes(store, monkeypatch):
