@@ -1,7 +1,7 @@
 """Runs: identity, the store, resuming after a kill, grids, and what a record says."""
 
-import functools
 import ast
+import functools
 import inspect
 import json
 import multiprocessing
