@@ -1,4 +1,6 @@
-"""P3: the rows of the digit problem, fixed before any of its runs, and what RotoGrad's two halves add in them.
+"""P3: the rows of the digit problem, and what RotoGrad's two halves add in them.
+
+The rows were fixed before any of their runs, but for the fault of the broken row (ledger, corrections).
 
 The 2 x 2 of the halves is equal (neither), rotate_only, scale_only, rotograd (both): these four have twenty
 seeds from the start, all other rows ten (`results/two_digits/small/extended.json` names them before the evaluation).
