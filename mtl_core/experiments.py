@@ -126,7 +126,7 @@ class TaskPairs:
 
     def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
         """Row, as in "alone mu" or "mu + alpha", -> one run per seed."""
-        base = protocol.qm9(self.profile).base
+        base = protocol.TABLES["qm9"](self.profile).base
         base = replace(base, schedule={**base.schedule, "learning_rate": 0.0056})
         names = list(TARGETS)
         rows = {f"alone {name}": replace(base, tasks=[k]) for k, name in enumerate(names)}
@@ -161,7 +161,7 @@ class ConflictDose:
 
     def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
         """Row, as in "together, DOSE", "digit, DOSE" and "garment, DOSE", -> one run per seed."""
-        table = protocol.multi_fashion_mnist(self.profile)
+        table = protocol.TABLES["multi_fashion_mnist"](self.profile)
         chosen = (results.search_of(table.name, self.profile) or {"rows": {}})["rows"]
         if not {"equal", "single digit", "single garment"} <= set(chosen):
             chosen = {}  # all of them or none: networks of another search could not be compared
@@ -196,7 +196,7 @@ class ReconExchange:
 
     def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
         """Row, as in "recon_equal as recon_pcgrad" (method first), -> its runs; {} before the search is whole."""
-        table = protocol.multi_fashion_mnist(self.profile)
+        table = protocol.TABLES["multi_fashion_mnist"](self.profile)
         search = results.search_of(table.name, self.profile)
         if search is None or {row.name for row in table.searched()} - set(search["rows"]):
             return {}

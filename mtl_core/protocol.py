@@ -10,7 +10,7 @@ once `search.json` is committed. The reference row of every table is the row of 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from importlib import import_module
 
 import numpy as np
 from torch import nn
@@ -254,81 +254,15 @@ def common_rows(tasks: Sequence[str]) -> list[Row]:
     ]  # fmt: skip
 
 
-def qm9(profile: str = "small") -> Table:
-    """P2: QM9, 11 targets on descriptors, a perceptron of three layers of 128."""
-    from mtl_core.data import qm9 as source
-
-    schedule = {"epochs": 30, "batch_size": 256, "optimizer": "adam", "learning_rate": 0.01, "decay": "cosine"}
-    if profile == "tiny":
-        schedule |= {"epochs": 4, "batch_size": 64}
-    base = Run("qm9", {"profile": profile}, model="mlp", model_options={"inputs": 74, "width": 128, "depth": 3},
-               schedule=schedule)  # fmt: skip
-    rows = common_rows(list(source.TARGETS)) + [
-        # TorchJD's solver stops early where norms differ: the row "mgda" is what one gets from the library.
-        Row("mgda_exact", "MGDA, solved exactly", "mgda", options={"solver": "exact"}),
-        # A step of the rows that need eleven gradients takes 2.7 to 5 times the core-seconds of a weighted sum's.
-        Row(
-            "static_longer", "Static weights, four times the epochs", "static", follows="static", control=True, epochs=4
-        ),
-    ]
-    # The first search, over 1e-3 to 1e-1, found a rate at its lower edge and none of use above 0.02.
-    return Table("qm9", base, rows, margin=2.0, rate=(5e-4, 5e-2), groups=source.GROUPS)
+def _table(module: str, *lender: str):
+    """profile -> the table that a module of this package makes, imported when it is asked for: it imports this one."""
+    return lambda profile="small": import_module(f"mtl_core.{module}").table(*lender, profile)
 
 
-def multi_fashion_mnist(profile: str = "small") -> Table:
-    """P1: the rebuilt Multi-Fashion+MNIST, ResNet18 of width 8."""
-    schedule = {"epochs": 10, "batch_size": 256, "optimizer": "sgd", "learning_rate": 0.05, "decay": "cosine"}
-    options = {"profile": profile}
-    if profile == "tiny":
-        schedule |= {"epochs": 2, "batch_size": 64}
-        options["train"] = 640
-    base = Run("multi_fashion_mnist", options, model_options={"width": 8}, schedule=schedule)
-    found = {"threshold": ("choice", [-0.15, -0.1, -0.05, 0.0]), "layers": ("choice", [10, 15, 20, 25, 30, 35])}
-    rows = common_rows(["digit", "garment"])
-    for name in ("equal", "static", "pcgrad", "cagrad", "sam_gs"):
-        plain = next(row for row in rows if row.name == name)
-        own = plain.space if name == "static" else {}  # S and the number of layers are the two own parameters
-        rows.append(
-            replace(
-                plain,
-                name=f"recon_{name}",
-                title=f"{plain.title} + Recon",
-                split="ranking",
-                space=own | found,
-                options={"gamma": 0.7, "beta2": 0.99} if name == "sam_gs" else {},
-            )
-        )
-    rows += [
-        Row("split_normalisation", "Equal weights, all normalisation layers split", split="normalisation"),
-        Row("split_convolutions", "Equal weights, only the ranking's convolutions split", split="convolutions"),
-        Row("split_random", "Equal weights, random layers of equal size split", split="random"),
-        Row("equal_twice", "Equal weights at equal forward cost (twice the epochs)", epochs=2),
-        # A method that needs both tasks' gradients costs less than twice a step of the weighted sum.
-        Row("static_twice", "Static weights, twice the epochs", "static", follows="static", control=True, epochs=2),
-    ]
-    # The search up to 0.5 ended with three rows in its outer tenth: each row got two more draws, up to 2.
-    return Table("multi_fashion_mnist", base, rows, margin=0.3, rate=(5e-3, 5e-1), widened=(2.0, 2),
-                 thresholds=(-0.15, -0.1, -0.05, 0.0))  # fmt: skip
-
-
-def two_digits(profile: str = "small") -> Table:
-    """P3: two digits in one image, five tasks of mixed losses, LeNet."""
-    from mtl_core.two_digits_table import table
-
-    return table(profile)
-
-
-def _sam_gs(name: str, profile: str = "small") -> Table:
-    """The table of SAM-GS's own parameters on the problem of another table."""
-    from mtl_core.sam_gs_table import table
-
-    return table(name, profile)
-
-
-TABLES = {"qm9": qm9, "multi_fashion_mnist": multi_fashion_mnist, "two_digits": two_digits}
 # table -> the table whose single-task networks, reference row and controls, with their search, stand in it too
 LENDERS = {f"{name}_sam_gs": name for name in ("qm9", "multi_fashion_mnist")}
-TABLES |= {name: partial(_sam_gs, name) for name in LENDERS}
+TABLES = {name: _table(f"{name}_table") for name in ("qm9", "multi_fashion_mnist", "two_digits")}
+TABLES |= {name: _table("sam_gs_table", name) for name in LENDERS}
 
 
 def is_lent(table: str, row: str) -> bool:

@@ -18,7 +18,7 @@ SHIFT = {"equal": -1.0, "sam_gs": 1.0, "mgda": 0.0, "broken": -9.0}  # true Δm 
 @functools.cache
 def parts():
     """(table, search, records, fingerprints): a small table whose metrics are made up, in committed form."""
-    table = protocol.multi_fashion_mnist("tiny")
+    table = protocol.TABLES["multi_fashion_mnist"]("tiny")
     table = replace(table, rows=[row for row in table.rows if row.name in NAMES])
     entries = {}
     for row in table.searched():

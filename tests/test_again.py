@@ -11,7 +11,7 @@ from mtl_core import again, protocol, results, runs
 def root(tmp_path_factory):
     """A store with one run of QM9's tiny table, one epoch long, as `make results` commits it."""
     place = tmp_path_factory.mktemp("results")
-    table = protocol.qm9("tiny")
+    table = protocol.TABLES["qm9"]("tiny")
     run = table.run(table.row("equal"), {"learning_rate": 0.003, "weight_decay": 0.0}, 0, 0.0, test=True)
     record = runs.execute(run, runs.Store(tmp_path_factory.mktemp("runs")))
     results.add(results.compact(record, "equal"), results.folder("qm9", "tiny", place) / "runs.jsonl")

@@ -13,7 +13,7 @@ from mtl_core import claims, protocol, tables
 
 def table_verdict(shift=None, state="judged", reasons=()):
     """A verdict on P1 with made-up Δm: `shift` row -> mean difference to the reference, in points."""
-    table, random = protocol.multi_fashion_mnist("small"), np.random.default_rng(0)
+    table, random = protocol.TABLES["multi_fashion_mnist"]("small"), np.random.default_rng(0)
     common = random.standard_normal(10)
     delta = {row.name: dict(enumerate(common + 0.1 * random.standard_normal(10) + (shift or {}).get(row.name, 0)))
              for row in table.shared()}  # fmt: skip
@@ -159,7 +159,7 @@ def test_a_claim_on_stability_compares_spreads():
         draw = np.random.default_rng(0)
         delta = {n: dict(enumerate((spread if n == "sam_gs" else 1.0) * draw.normal(size=seeds))) for n in names}
         rows = {n: SimpleNamespace(state="judged", delta=delta[n], runs=f"{seeds} of {seeds}") for n in names}
-        return lambda *where: SimpleNamespace(table=protocol.qm9("tiny"), rows=rows, reasons=())
+        return lambda *where: SimpleNamespace(table=protocol.TABLES["qm9"]("tiny"), rows=rows, reasons=())
 
     found = {spread: claims._judge("sam_gs", claim, judged(spread)) for spread in (0.2, 1.0, 5.0)}
     words = [verdict.outcome for verdict in found.values()]

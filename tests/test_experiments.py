@@ -48,7 +48,7 @@ def test_doses_take_the_rates_that_the_table_searched(monkeypatch):
 
 def test_an_exchange_takes_the_method_of_one_row_and_all_else_of_the_other(monkeypatch):
     rows = ReconExchange("small", seeds=2).plan()
-    table = protocol.multi_fashion_mnist("small")
+    table = protocol.TABLES["multi_fashion_mnist"]("small")
     search = results.search_of(table.name, "small")
     own = table.expected({name: entry["choice"] for name, entry in search["rows"].items()}, 2)
     assert own["recon_equal"][0].split != own["recon_pcgrad"][0].split, "the search chose differently for the two"

@@ -12,7 +12,7 @@ from mtl_core import completion, methods, protocol, records, results, runs, sam_
 from mtl_core.data import qm9
 
 torch.set_num_threads(1)
-TABLE = protocol.qm9("tiny")
+TABLE = protocol.TABLES["qm9"]("tiny")
 
 
 @pytest.mark.parametrize("table", [make() for make in protocol.TABLES.values()], ids=list(protocol.TABLES))
@@ -71,7 +71,7 @@ def test_expected_runs_are_paired_but_for_the_a_a_row():
 
 def test_a_record_keeps_the_identity_of_its_run():
     """Records are committed with six digits: 0.1 of a weight must have no more, or each would look edited."""
-    table = protocol.two_digits("tiny")
+    table = protocol.TABLES["two_digits"]("tiny")
     weights = [0.81235, 0.7, 1.23457, 0.90001, 1.35307]
     assert 0.7 * 0.1 != 0.07
     choice = {"learning_rate": 2e-3, "weight_decay": 0.0, "weights": weights}
@@ -89,7 +89,7 @@ def test_the_broken_row_is_the_reference_with_one_task_weakened():
 
 
 def test_the_fault_of_the_digit_table_weakens_what_moves_its_delta_m():
-    table = protocol.two_digits("tiny")
+    table = protocol.TABLES["two_digits"]("tiny")
     choice = {"learning_rate": 2e-3, "weight_decay": 0.0, "weights": [1.0, 2.0, 3.0, 4.0, 5.0]}
     (run,) = table.expected({row.name: choice for row in table.searched()}, 1)["broken"]
     weights = methods.make("broken", **run.method_options)(torch.eye(5))
@@ -109,14 +109,14 @@ def test_rates_at_the_edge_are_flagged():
     row, middle = TABLE.row("equal"), (low * high) ** 0.5
     assert TABLE.at_edge(row, {"learning_rate": low * 1.2}) and TABLE.at_edge(row, {"learning_rate": high / 1.2})
     assert not TABLE.at_edge(row, {"learning_rate": middle})
-    digits = protocol.two_digits("tiny")
+    digits = protocol.TABLES["two_digits"]("tiny")
     edges = [digits.at_edge(digits.row("rotograd"), {"learning_rate": 2e-3, "rotation_rate": rate})
              for rate in (0.021, 0.2, 1.9)]  # fmt: skip
     assert edges == [True, False, True], "the rotation's rate is one too"
 
 
 def test_a_widened_range_keeps_the_draws_and_their_density():
-    table = protocol.multi_fashion_mnist("tiny")
+    table = protocol.TABLES["multi_fashion_mnist"]("tiny")
     before, (end, more) = replace(table, widened=None), table.widened
     row = table.row("cagrad")
     assert table.draws(row)[: protocol.DRAWS] == before.draws(row) and len(table.draws(row)) == protocol.DRAWS + more
@@ -129,7 +129,7 @@ def test_a_widened_range_keeps_the_draws_and_their_density():
 
 
 def test_recons_rows_split_what_they_say():
-    table = protocol.multi_fashion_mnist("tiny")
+    table = protocol.TABLES["multi_fashion_mnist"]("tiny")
     model = runs.build_model(table.base, runs.load_problem(table.base))
     names = methods.recon.candidate_layers(model)
     scores = {str(s): [len(names) - i for i in range(len(names))] for s in table.thresholds}

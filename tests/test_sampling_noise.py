@@ -34,7 +34,7 @@ def test_shares_of_the_examples_add_up_to_delta_m(name):
 
 
 def test_a_composite_has_two_sources():
-    table = protocol.multi_fashion_mnist("tiny")
+    table = protocol.TABLES["multi_fashion_mnist"]("tiny")
     problem = runs.load_problem(table.base)
     digits, garments = sampling_noise.sources_of(table, problem)
     assert digits.shape == garments.shape == (len(problem.test),)
@@ -43,12 +43,12 @@ def test_a_composite_has_two_sources():
 
 def test_without_records_it_says_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="no records of equal, single .*static yet"):
-        sampling_noise.measure(protocol.qm9("tiny"), "tiny", root=tmp_path)
+        sampling_noise.measure(protocol.TABLES["qm9"]("tiny"), "tiny", root=tmp_path)
 
 
 def test_metrics_that_are_no_means_are_refused_before_anything_is_trained():
     with pytest.raises(ValueError, match="two_digits has others for odd product, sum, .*example by example"):
-        sampling_noise.measure(protocol.two_digits("tiny"), "tiny")
+        sampling_noise.measure(protocol.TABLES["two_digits"]("tiny"), "tiny")
 
 
 def test_an_edited_record_is_refused(tmp_path):

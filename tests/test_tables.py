@@ -31,7 +31,7 @@ def test_a_sound_table_is_judged():
 
 def test_positive_is_better_where_lower_metrics_are_better():
     """On a table of errors, smaller errors must come out as `better`."""
-    table = protocol.qm9("tiny")
+    table = protocol.TABLES["qm9"]("tiny")
     up = records.directions("qm9")
     assert not any(higher for metrics in up.values() for higher in metrics.values())
     random, found = np.random.default_rng(0), {}
@@ -303,7 +303,7 @@ def test_controls_that_cannot_be_judged_void_the_table():
 
 def test_false_verdicts_on_tables_without_differences(capsys):
     """Measured, from simulated metrics to words; Holm promises at most 5 % of tables."""
-    rate = tables.false_verdict_rate(protocol.multi_fashion_mnist("tiny"), tables=200)
+    rate = tables.false_verdict_rate(protocol.TABLES["multi_fashion_mnist"]("tiny"), tables=200)
     low, high = rate["interval"]
     with capsys.disabled():
         print(f"\nfalse verdicts: {rate['false']} of {rate['tables']} tables [{low:.1%}, {high:.1%}], "
