@@ -6,6 +6,7 @@ A claim states its rule, the verdict is computed from it and never typed. What r
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import yaml
@@ -31,6 +32,13 @@ WORDS = {  # what a scope may say when all comparisons support a claim, and when
     "other problem": ("holds on this problem", "does not hold on this problem"),
 }
 RESULTS = {"experiment", "profile", "row", "against"}
+STUDIES = {  # rule -> module and function that make its checks
+    "reaches": ("landscape_study", "checks"),
+    "steady": ("landscape_study", "steady"),
+    "step time": ("step_times", "checks"),
+    "success rate": ("illustration_study", "checks"),
+    "rotation rate": ("rotation_rates", "checks"),
+}
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def verdicts(paper: str, judged=None) -> list[Verdict]:
 def _judge(paper, claim, judged):
     if isinstance(claim["results"], dict):
         return _from_results(claim, judged)
-    if claim["rule"]["name"] in ("reaches", "steady", "step time", "success rate"):
+    if claim["rule"]["name"] in STUDIES:
         return _from_study(claim)
     if claim["scope"] != "arithmetic":
         return Verdict(claim, OPEN)
@@ -91,13 +99,11 @@ def _judge(paper, claim, judged):
 
 
 def _from_study(claim):
-    """A claim about starts that reach an optimum of a synthetic problem, or about the time of a step."""
-    from mtl_core import illustration_study, landscape_study, step_times
-
-    rules = {"reaches": landscape_study.checks, "steady": landscape_study.steady, "step time": step_times.checks,
-             "success rate": illustration_study.checks}  # fmt: skip
+    """A claim that a module with records of its own judges (`STUDIES`): starts, seconds, rates of rotations."""
+    module, function = STUDIES[claim["rule"]["name"]]
+    judge = getattr(import_module(f"mtl_core.{module}"), function)
     try:
-        checks = rules[claim["rule"]["name"]](**{k: v for k, v in claim["rule"].items() if k != "name"})
+        checks = judge(**{k: v for k, v in claim["rule"].items() if k != "name"})
     except ValueError as edited:
         return Verdict(claim, "void", reasons=(str(edited),))
     if checks is None:

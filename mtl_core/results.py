@@ -142,7 +142,7 @@ def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="make results", description="train and record reference results")
     parser.add_argument("experiment")
     parser.add_argument("--profile", default="small")
-    parser.add_argument("--seeds", type=int, help="how many; left out: as the table says, or ten")
+    parser.add_argument("--seeds", type=int, help="how many; left out: as the table or the grid says, or ten")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--row", action="append", help="search and evaluate this row of a table now (may be given several times)"
@@ -176,8 +176,9 @@ def main(arguments=None) -> int:
             elif given.experiment in studies:
                 said = studies[given.experiment](given.profile)
             else:
-                what = given.experiment, given.profile, given.seeds or len(protocol.SEEDS), given.workers
-                said = completion.complete_experiment(*what)
+                planned = EXPERIMENTS[given.experiment].seeds  # one: the page's, not that of reference results
+                seeds = given.seeds or (planned if planned > 1 else len(protocol.SEEDS))
+                said = completion.complete_experiment(given.experiment, given.profile, seeds, given.workers)
     except Timeout:
         print(f"{where}: another `make results` is writing it; wait for that one, or stop it", file=sys.stderr)
         return 2

@@ -306,3 +306,15 @@ def test_two_that_write_one_folder_do_not_run_at_once(tmp_path, monkeypatch, cap
         assert results.main(["two_digits", "--profile", "tiny"]) == 0
     assert results.main(["qm9", "--profile", "tiny"]) == 0
     assert capsys.readouterr().out.endswith("results/qm9/tiny: done.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [(["rotation_rates"], 20), (["conflict_dose"], 5), (["recon_multi_fashion_mnist"], 10),
+     (["conflict_dose", "--seeds", "2"], 2)],
+)  # fmt: skip
+def test_a_grid_has_as_many_seeds_as_it_says(tmp_path, monkeypatch, words, seeds):
+    monkeypatch.setenv("MTL_RUNS", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(completion, "complete_experiment", lambda *what: asked.append(what[2]) or "done.")
+    assert results.main([*words, "--profile", "tiny"]) == 0 and asked == [seeds]
