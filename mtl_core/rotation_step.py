@@ -16,6 +16,7 @@ class RotationStep:
     method     RotoGrad or one of its family, made with the trunk and heads of `model`.
     observed   also compute the matrix of task gradients, K more backward passes; with normalised losses, theirs.
     autocast   a context for the forward pass; processes: the `Processes` among which a batch is shared.
+    ValueError: a method made with another trunk or heads; a model that has rotations of an earlier fit.
     """
 
     def __init__(self, model, tasks, row, method: RotoGrad, convention, observed=False, autocast=None, processes=None):

@@ -17,6 +17,7 @@ LOOKS = {
     "rotograd": ("D", "blue"),
     "scale_only": ("s", "orange"),
     "vanilla": ("x", "grey"),
+    "paper": ("^", "red"),
 }
 TASKS = ("blue", "red")
 
@@ -56,15 +57,17 @@ def stills(pair: Pair, path, moments: Sequence[int]):
         place.plot(*z[: moment + 1].T, color="black", lw=1.2)
         place.plot(*z[moment], "o", color="black", ms=5)
         place.set_title(f"step {int(steps[moment])}", fontsize=9)
+        place.set_xlabel("$z_1$")
         place.set_aspect("equal")
         place.set_xlim(-EXTENT, EXTENT)
         place.set_ylim(-EXTENT, EXTENT)
+    axes[0].set_ylabel("$z_2$")
     return figure
 
 
-def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence[int]]], seeds: int, network: float):
+def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence[int]]], seeds: int):
     """Share of seeds that solve both tasks, by rotation rate, with 95 % Wilson intervals; methods without rotations as
-    bands. rows: label -> (method, successes at each rate, or one number for all)."""
+    bands. rows: label -> (key of `LOOKS`, successes at each rate, or one number for all)."""
     figure, axis = plt.subplots(figsize=(7, 3.4))
     place = np.arange(len(rates))
     for shift, (label, (method, counts)) in enumerate(rows.items()):
@@ -75,13 +78,12 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
             axis.axhspan(*bounds[0], color=COLOURS[colour], alpha=0.25, lw=0)
             axis.axhline(share[0], color=COLOURS[colour], lw=1.5, ls="--" if method == "vanilla" else ":", label=label)
             continue
-        at = place + 0.12 * (shift - 1.5)
+        at = place + 0.12 * (shift - 2.5)
         errors = np.abs(bounds.T - share)
         hollow = {"mfc": "white"} if "Haar" in label else {}
         axis.errorbar(at, share, errors, fmt=mark, color=COLOURS[colour], ms=6, capsize=2, label=label, **hollow)
-    axis.axvline(np.interp(network, rates, place), color=COLOURS["grey"], lw=0.8, ls="-.")
     axis.set_xticks(place, [f"{rate:g}" for rate in rates])
-    axis.set_xlabel("learning rate of the rotations (dash-dotted: that of the network)")
+    axis.set_xlabel("learning rate of the rotations, Adam")
     axis.set_ylabel("% of seeds that solve both")
     axis.set_ylim(-3, 103)
     figure.legend(loc="outside upper left", fontsize=8, ncols=2)

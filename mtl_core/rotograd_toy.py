@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtl_core.methods.rotograd import RESET_SHARE, TINY
+from mtl_core.methods.rotograd import OBJECTIVES, RESET_SHARE, TINY
 from mtl_core.seeds import numpy_generator
 
 METHODS = {"vanilla": "Sum", "scale_only": "ScaleOnly", "rotate_only": "RotateOnly", "rotograd": "RotoGrad"}
@@ -69,15 +69,19 @@ class Study:
 
 def study(pair: Pair, method: str, *, seeds: Sequence[int] = range(100), rates: Sequence[float] = (0.05,),
           starts: Sequence[str] = ("identity",), steps: int = 400, every: int = 50, learning_rate: float | None = None,
-          decay: float = 0.99999, burn_in: int = 20, optimizer: str = "adam",
-          normalize_losses: bool = True) -> Study:  # fmt: skip
+          decay: float = 0.99999, burn_in: int = 20, optimizer: str = "adam", normalize_losses: bool = True,
+          objective: str = "code") -> Study:  # fmt: skip
     """Run `method` from every seed, start and rotation rate.
 
     rates          of the rotations, by Adam as in the released example ("sgd" for a check), times decay^t.
+    starts         of the rotations, of `STARTS`; steps: how many; every: one of how many is kept, and the last.
     learning_rate  of the network, plain SGD; None takes the pair's. The other arguments as shipped.
-    normalize_losses  as in the module; "vanilla" does not.
-    ValueError: an unknown method or start.
+    normalize_losses, burn_in, objective  as in `methods.rotograd.RotoGrad`; "vanilla" has none of them.
+    ValueError: an unknown method, start, optimizer or objective.
     """
+    for what, given, known in (("optimizer", optimizer, ("adam", "sgd")), ("objective", objective, OBJECTIVES)):
+        if given not in known:
+            raise ValueError(f"{what} is one of {', '.join(known)}; got {given!r}")
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}; got {method!r}")
     if unknown := set(starts) - set(STARTS):
@@ -103,7 +107,7 @@ def study(pair: Pair, method: str, *, seeds: Sequence[int] = range(100), rates: 
         (tilde,) = torch.autograd.grad(losses.sum(), r)
         if method != "vanilla" and normalize_losses:
             tilde = tilde * _normaliser(losses.detach(), state, t == burn_in)[..., None]
-        update, pull = _homogenise(method, R.detach(), tilde, state, t == burn_in)
+        update, pull = _homogenise(method, R.detach(), tilde, state, t == burn_in, objective)
         gradients = torch.autograd.grad(z, network, update)
         if method in ("rotate_only", "rotograd"):
             (g,) = torch.autograd.grad(R, turn, pull)
@@ -149,14 +153,14 @@ def _normaliser(losses, state, again):
     return torch.where(initial == 0, 1.0, 1 / initial.abs())
 
 
-def _homogenise(method, R, tilde, state, again):
-    """Gradients at z (..., 2), and at the rotations (..., 2, 2, 2) of the released package's objective."""
+def _homogenise(method, R, tilde, state, again, objective):
+    """Gradients at z (..., 2), and at the rotations (..., 2, 2, 2)."""
     G = (R.mT @ tilde[..., None]).squeeze(-1)
     norms = G.norm(dim=-1)
     U = G / norms.clamp_min(torch.finfo(G.dtype).tiny)[..., None]
     V = U.mean(-2)
-    m0 = G.sum(-2).norm(dim=-1) / 2
-    pull = -2 * m0[..., None, None, None] * tilde[..., :, None] * V[..., None, None, :]
+    factor = G.sum(-2).norm(dim=-1) if objective == "code" else V.new_ones(V.shape[:-1])  # 2 |mean gradient|, or 1
+    pull = -factor[..., None, None, None] * tilde[..., :, None] * V[..., None, None, :]
     if method in ("vanilla", "rotate_only"):
         return G.sum(-2), pull
     before = state.setdefault("norms", torch.zeros_like(norms))

@@ -1,4 +1,4 @@
-"""P3: the rows of the digit problem, and what RotoGrad's two halves add in them.
+"""The rows of the digit problem, and what RotoGrad's two halves add in them.
 
 The rows were fixed before any of their runs, but for the fault of the broken row (ledger, corrections).
 
@@ -6,7 +6,7 @@ The 2 x 2 of the halves is equal (neither), rotate_only, scale_only, rotograd (b
 seeds from the start, all other rows ten (`results/two_digits/small/extended.json` names them before the evaluation).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +53,21 @@ def table(profile: str = "small") -> Table:
     ]
     # The search up to 0.02 had got to a single-task network in its outer tenth: each row draws two more, up to 0.08.
     return Table("two_digits", base, rows, margin=2.0, rate=(2e-4, 2e-2), widened=(8e-2, 2))
+
+
+def untrained(records: Sequence[Mapping]) -> dict[str, list[int]]:
+    """Task -> seeds at which its own network ends no better than a constant, squared error over variance > 0.9.
+
+    Only of the two tasks that are numbers, whose loss is that ratio. Such a run has not diverged: it stays in the mean.
+    """
+    from mtl_core.data import two_digits as source
+
+    found = {}
+    for record in records:
+        task = record["row"].removeprefix("single ")
+        if task in source.NAMES[3:] and record["final"]["test"][task]["loss"] > 0.9:
+            found.setdefault(task, []).append(record["config"]["seed"])
+    return found
 
 
 def effects(delta: Mapping[str, Mapping[int, float]]) -> dict[str, np.ndarray]:

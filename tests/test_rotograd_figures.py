@@ -52,7 +52,7 @@ def test_stills_put_the_stars_at_the_optima(path):
 
 def test_rates_have_wilson_intervals():
     rows = {"RotoGrad, Haar start": ("rotograd", [3, 10]), "Sum": ("vanilla", [0])}
-    axis = rotograd_figures.success_rates([0.01, 0.1], rows, 10, 0.05).axes[0]
+    axis = rotograd_figures.success_rates([0.01, 0.1], rows, 10).axes[0]
     (bar,) = [c for c in axis.containers]
     low, high = bar.lines[2][0].get_segments()[0][:, 1]
     assert (low, high) == (pytest.approx(10.78, abs=0.01), pytest.approx(60.32, abs=0.01))

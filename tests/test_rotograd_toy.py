@@ -12,16 +12,17 @@ torch.set_num_threads(1)
 
 @pytest.mark.parametrize("method", ["rotate_only", "scale_only", "rotograd"])
 @pytest.mark.parametrize("name", list(PAIRS))
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_the_batch_is_the_module_step_by_step(method, name, optimizer):
+@pytest.mark.parametrize(("optimizer", "objective"), [("sgd", "code"), ("adam", "code"), ("adam", "paper")])
+def test_the_batch_is_the_module_step_by_step(method, name, optimizer, objective):
     pair, seeds, steps = PAIRS[name], (3, 8), 30
     found = study(pair, method, seeds=seeds, rates=(0.05, 0.01), starts=("identity", "haar"), steps=steps, every=1,
-                  learning_rate=0.01, optimizer=optimizer)  # fmt: skip
+                  learning_rate=0.01, optimizer=optimizer, objective=objective)  # fmt: skip
     b1, W2, b2, base = _initial(seeds, ("identity", "haar"), (2, 2, 2))
     place = (1, 0, 1)  # Haar start, first rate, second seed
     trunk = nn.Sequential(nn.Linear(2, 10), nn.ReLU(), nn.Linear(10, 2)).double()
     trunk[0].bias.data, trunk[2].weight.data, trunk[2].bias.data = b1[place], W2[place], b2[place]
-    model = methods.make(method, trunk=trunk, heads=[nn.Identity()] * 2, rotation_size=2, normalize_losses=True)
+    model = methods.make(method, trunk=trunk, heads=[nn.Identity()] * 2, rotation_size=2, normalize_losses=True,
+                         objective=objective)  # fmt: skip
     model.set_rotations(_rotation(base[place]))
     network = torch.optim.SGD(model.model_parameters(), lr=0.01)
     own = list(model.rotation_parameters()) or [nn.Parameter(torch.zeros(1))]
@@ -93,3 +94,6 @@ def test_unknown_names_are_refused():
         study(PAIRS["convex"], "mgda")
     with pytest.raises(ValueError, match="starts are of identity, haar; got random"):
         study(PAIRS["convex"], "rotograd", starts=("random",))
+    for what, known in (("optimizer", "adam, sgd"), ("objective", "code, paper")):
+        with pytest.raises(ValueError, match=f"{what} is one of {known}; got 'other'"):
+            study(PAIRS["convex"], "rotograd", **{what: "other"})

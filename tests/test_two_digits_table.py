@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtl_core.two_digits_table import EFFECTS, effects, which_half
+from mtl_core.two_digits_table import EFFECTS, effects, untrained, which_half
 
 ROWS = ("equal", "rotate_only", "scale_only", "rotograd")
 
@@ -19,6 +19,16 @@ def test_effects_are_paired_by_seed_over_the_seeds_that_all_four_have():
     for values, wanted in zip(found.values(), (1.0, 1.5, 3.0, 3.5), strict=True):
         np.testing.assert_allclose(values, [wanted] * 4)
     assert all(len(values) == 0 for values in effects({**delta, "equal": {}}).values())
+
+
+def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
+    def record(row, task, loss, seed):
+        return {"row": row, "config": {"seed": seed}, "final": {"test": {task: {"loss": loss}}}}
+
+    found = [record("single sum", "sum", 1.02, 4), record("single sum", "sum", 0.2, 5), record("equal", "sum", 1.02, 6),
+             record("single left digit", "left digit", 2.3, 7)]  # fmt: skip
+    found += [record("single active pixels", "active pixels", 0.95, seed) for seed in (8, 9)]
+    assert untrained(found) == {"sum": [4], "active pixels": [8, 9]}
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,10 @@ class _FeatureRotation(nn.Module):
         yield from self.heads.parameters()
 
     def forward(self, inputs) -> list[Tensor]:
-        """The K outputs. In training mode the graph is cut at the features, for `backward`."""
+        """The K outputs. In training mode the graph is cut at the features, for `backward`.
+
+        ValueError: the trunk returns no single tensor, or features that do not end in `post_shape`.
+        """
         features = self.trunk(inputs)
         if not isinstance(features, Tensor):
             raise ValueError(f"the trunk must return one tensor that all tasks share, got {type(features).__name__}")
@@ -201,6 +204,7 @@ class RotoGrad(_FeatureRotation):
     orthogonal_map    see `mtl_core.models.rotations.Rotations`.
     rotation_rate     for `training.fit`: learning rate of the rotations, as a multiple of the network's.
 
+    ValueError: an unknown objective, start or map; a rotation_rate that is not positive; a rotation_size below 1.
     Differs from the released package: the start is the identity unless asked; a loss or gradient that is zero gives
     a defined step, a tiny loss is not divided by at the end of the burn-in, and losses are divided by their
     absolute value; stacked losses give the same as listed ones.
@@ -214,7 +218,10 @@ class RotateOnly(_FeatureRotation):
 
 
 class ScaleOnly(_FeatureRotation):
-    r"""RotoGrad without training rotations: the trunk gets $C\sum_k U_k$. Arguments as `RotoGrad`; R_k stay put."""
+    r"""RotoGrad without training rotations: the trunk gets $C\sum_k U_k$. Arguments as `RotoGrad`; R_k stay put.
+
+    The released package has no such class.
+    """
 
     rotates = False
 
