@@ -32,6 +32,10 @@ WORDS = {  # what a scope may say when all comparisons support a claim, and when
     "other problem": ("holds on this problem", "does not hold on this problem"),
 }
 RESULTS = {"experiment", "profile", "row", "against"}
+APPLIED = (  # rules on a table of the protocol, but for their seeds: how many pairs, or how many each comparison has
+    {"name": "paired difference", "metric": "delta_m", "interval": "paired t with Holm"},
+    {"name": "smaller spread", "interval": "Pitman and Morgan's for pairs with Bonferroni"},
+)
 STUDIES = {  # rule -> module and function that make its checks
     "reaches": ("landscape_study", "checks"),
     "steady": ("landscape_study", "steady"),
@@ -68,8 +72,16 @@ def load(paper: str) -> list[dict]:
             raise ValueError(f"claim {name}: expected a rule of {sorted(RULES)}, got {claim['rule']}")
         if isinstance(claim["results"], dict) and (set(claim["results"]) != RESULTS or claim["scope"] not in WORDS):
             raise ValueError(f"claim {name}: results name {sorted(RESULTS)}, their scope is one of {sorted(WORDS)}")
+        if isinstance(claim["results"], dict) and not _is_applied(claim["rule"]):
+            raise ValueError(f"claim {name}: its rule is not one that is applied to results: {claim['rule']}")
         seen.add(name)
     return claims
+
+
+def _is_applied(rule):
+    """Whether `_from_results` judges by the rule as it is printed; `of` and `against` put pairs of rows in words."""
+    fixed, words = {k: v for k, v in rule.items() if k not in ("of", "against", "seeds")}, set(rule) - {"of", "against"}
+    return fixed in APPLIED and "seeds" in words
 
 
 def verdicts(paper: str, judged=None) -> list[Verdict]:
@@ -160,9 +172,11 @@ def _from_results(claim, judged):
     own = {pair: tables.paired(delta, *pair) for pair in wanted if pair[1] != tables.REFERENCE}
     found = evaluation.holm_intervals(own) if own else {}
     found |= {pair: verdict.rows[pair[0]].difference for pair in wanted if pair[1] == tables.REFERENCE}
-    checks, margin = [], verdict.table.margin
-    for row, against in wanted:
+    checks, margin, seeds = [], verdict.table.margin, claim["rule"]["seeds"]
+    for place, (row, against) in enumerate(wanted):
         d = found[row, against]
+        if d.n != (stated := seeds if isinstance(seeds, int) else seeds[place]):
+            raise ValueError(f"claim {claim['id']}: its rule says {stated} seeds, {row} and {against} share {d.n}")
         word = evaluation.outcome(d.low, d.high, margin)
         holds = True if word == "better" else False if word in ("worse", "equivalent") or d.high < 0 else None
         text = f"{row} against {against}: {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {d.n} seeds, margin {margin:g}"

@@ -89,7 +89,7 @@ def test_committed_records_are_sealed_runs_of_their_grid(folder):
     found = results.load(folder.parent.name, folder.name)
     plan = EXPERIMENTS[folder.parent.name](profile=folder.name, seeds=20).plan(found)
     known = {run.identity: row for row, listed in plan.items() for run in listed}
-    assert {record["row"]: known.get(record["identity"]) for record in found} == {r["row"]: r["row"] for r in found}
+    assert [r["row"] for r in found] == [known.get(r["identity"]) for r in found], "each record, not one a row"
     assert len({record["identity"] for record in found}) == len(found)
     for record in found:
         assert results.intact(record), (record["row"], record["config"]["seed"])

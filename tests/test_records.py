@@ -1,5 +1,6 @@
 """Fingerprints: a changed update expires a row, a comment does not. And the rule came before its results."""
 
+import importlib
 import json
 import subprocess
 from dataclasses import replace
@@ -9,6 +10,7 @@ import torch
 from made_up_table import judge, parts
 
 from mtl_core import methods, protocol, records, results, runs, tables, tasks
+from mtl_core.data.errors import DataError
 
 
 def test_a_changed_update_makes_its_row_stale_and_no_other(monkeypatch):
@@ -140,6 +142,25 @@ def test_what_is_written_is_what_is_read(tmp_path, monkeypatch):
     monkeypatch.setitem(protocol.TABLES, table.name, lambda profile: table)
     assert not tables.committed(table.name, "tiny", tmp_path).complaints()
     assert tables.committed(table.name, "small", tmp_path) is None
+
+
+def with_data():
+    """Folders of results whose records name the data that they rest on."""
+    return [f.parent for f in sorted(results.ROOT.glob("*/*/runs.jsonl")) if "source" in results.lines(f)[0]]
+
+
+@pytest.mark.parametrize("folder", with_data(), ids=lambda folder: folder.parent.name)
+def test_committed_runs_rest_on_the_data_that_the_code_makes(folder):
+    """How many examples, always; checksums and pairs as well where the data are there (MTL_DATA)."""
+    record = results.lines(folder / "runs.jsonl")[0]
+    run = runs.Run.from_dict(record["config"])
+    module = importlib.import_module(f"mtl_core.data.{run.problem}")
+    assert record["source"]["counts"] == module.COUNTS[folder.name]
+    try:
+        problem = runs.load_problem(run)
+    except DataError:
+        pytest.skip("the full sets are not there; set MTL_DATA")
+    assert json.loads(json.dumps(results.rounded(problem.source))) == record["source"]
 
 
 def git(root, *arguments):

@@ -63,6 +63,10 @@ def test_an_edited_record_is_refused(tmp_path):
         sampling_noise.load("qm9", "small", tmp_path)
 
 
+SIZES = {"qm9": (10_000, [10_000]), "multi_fashion_mnist": (20_000, [10_000, 10_000])}
+SPREAD = {"qm9": 0.37640, "multi_fashion_mnist": 0.26839}  # of the bootstrap, in points: nothing here can redo it
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_the_committed_interval_belongs_to_the_committed_runs(name):
     record = sampling_noise.load(name, "small")
@@ -75,3 +79,5 @@ def test_the_committed_interval_belongs_to_the_committed_runs(name):
     second, first = (delta[row][record["seed"]] for row in reversed(record["rows"]))
     assert record["difference"] == pytest.approx(second - first, abs=0.02)
     assert record["low"] < record["difference"] < record["high"]
+    assert (record["draws"], record["examples"], record["sources"]) == (1000, *SIZES[name])
+    assert (record["high"] - record["low"]) / 3.92 == pytest.approx(SPREAD[name], rel=1e-3), "as it was computed"
