@@ -173,7 +173,8 @@ def shown(root, commit, file):
 
 
 def out_of_order(root):
-    """Margins, and rows' entries in search.json, that changed after, or with, the first runs that they judge."""
+    """Margins, rows' entries in search.json and numbers of seeds that were changed after, or with, the first runs that
+    they judge; and runs in whose place others stand now."""
     found = []
     for file in sorted((root / "results").glob("*/*/runs.jsonl")):
         name, profile = file.parts[-3:-1]
@@ -187,8 +188,18 @@ def out_of_order(root):
             found.append(f"{name}/{profile}: margin")
         entry_of = {row.name: row.follows or row.name for row in table.rows}
         entries, known = json.loads(search.read_text())["rows"] if search.exists() else {}, set()
+        extended, runs_of = file.with_name("extended.json"), {}
         for commit in commits:
-            rows = {json.loads(line)["row"] for line in shown(root, commit, file).splitlines()} - known
+            here = [json.loads(line) for line in shown(root, commit, file).splitlines()]
+            for record in here:
+                place = record["row"], record["config"]["seed"]
+                if runs_of.setdefault(place, record["identity"]) != record["identity"]:
+                    found.append(f"{name}/{profile}: {record['row']} was run anew")
+                    runs_of[place] = record["identity"]
+            more = any(len(protocol.SEEDS) <= r["config"]["seed"] < protocol.OTHER_SEEDS for r in here)
+            if more and shown(root, f"{commit}~1", extended) != extended.read_text():
+                found.append(f"{name}/{profile}: further seeds")
+            rows = {record["row"] for record in here} - known
             earlier = json.loads(shown(root, f"{commit}~1", search) or '{"rows": {}}')["rows"]
             for row in sorted(rows):
                 entry = earlier.get(entry_of.get(row, row))
@@ -225,17 +236,50 @@ FIRST, SECOND = ["static"], ["static", "equal"]  # rows that have runs
     ],
 )
 def test_an_order_of_commits_that_is_wrong_is_seen(tmp_path, commits, late):
-    git(tmp_path, "init", "-q")
     for number, (rule, entries, rows) in enumerate(commits):
-        lines = "".join(json.dumps({"row": row}) + "\n" for row in rows)
-        files = {"mtl_core/protocol.py": f"{rule}# {number}\n", "results/qm9/small/runs.jsonl": lines}
-        files["results/qm9/small/search.json"] = json.dumps({"rows": entries})
-        for name, text in files.items():
-            path = tmp_path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if text:
-                path.write_text(text)
-        git(tmp_path, "add", ".")
-        author = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
-        assert git(tmp_path, *author, "commit", "-q", "-m", str(number)).returncode == 0
+        lines = "".join(line(row) for row in rows)
+        commit(tmp_path, number, {"protocol": f"{rule}# {number}\n", "runs": lines, "search": {"rows": entries}})
     assert out_of_order(tmp_path) == [f"qm9/small: {what}" for what in late]
+
+
+def line(row, seed=0, identity="a"):
+    return json.dumps({"row": row, "config": {"seed": seed}, "identity": identity}) + "\n"
+
+
+def commit(root, number, texts):
+    """One commit of these files, by the names of `PLACES`; an empty text writes none."""
+    git(root, "init", "-q")
+    for name, text in texts.items():
+        path = root / PLACES[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if text:
+            path.write_text(text if isinstance(text, str) else json.dumps(text))
+    git(root, "add", ".")
+    author = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false")
+    assert git(root, *author, "commit", "-q", "-m", str(number)).returncode == 0
+
+
+PLACES = {"protocol": "mtl_core/protocol.py"}
+PLACES |= {name: f"results/qm9/small/{name}.{end}" for name, end in
+           (("runs", "jsonl"), ("search", "json"), ("extended", "json"))}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("second", "late"),
+    [
+        ({"runs": line("static") + line("static", 10), "extended": {"seeds": 20}}, ["further seeds"]),
+        ({"runs": line("static", identity="b")}, ["static was run anew"]),
+        ({"runs": line("static") + line("static", 1) + line("static", 200)}, []),
+    ],
+)
+def test_runs_that_were_replaced_or_added_unannounced_are_seen(tmp_path, second, late):
+    commit(tmp_path, 0, {"protocol": RULE, "search": {"rows": OLD}})
+    commit(tmp_path, 1, {"runs": line("static")})
+    commit(tmp_path, 2, second)
+    assert out_of_order(tmp_path) == [f"qm9/small: {what}" for what in late]
+
+
+def test_seeds_that_were_announced_are_in_order(tmp_path):
+    commit(tmp_path, 0, {"protocol": RULE, "search": {"rows": OLD}, "extended": {"seeds": 20}})
+    commit(tmp_path, 1, {"runs": line("static") + line("static", 10)})
+    assert out_of_order(tmp_path) == []
