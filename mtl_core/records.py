@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from mtl_core import protocol, results, runs, training
+from mtl_core import methods, protocol, results, runs, training
 from mtl_core.protocol import Row, Table
 from mtl_core.runs import Run
 from mtl_core.tasks import Split
@@ -141,7 +142,8 @@ def fingerprint(table: Table, row: Row, choice: Mapping) -> list[list[float]]:
     the mean length of those. The data are 32 examples of the embedded tiny problem, the same in each step. The
     learning rate is the lowest of the table's range. In float32 rounding alone, that of two threads instead of one,
     moved a cosine of CAGrad's second step by 5e-3. Losses alone would not do: on these data PCGrad's differ from
-    the plain sum's by 5e-5. Steps after a divergence are missing.
+    the plain sum's by 5e-5. Steps after a divergence are missing. Of SAM-GS three steps see one side of its gate and
+    hardly its averages: its fingerprint ends with `made_up_steps`.
     """
     run = table.run(row, choice, seed=0)
     options = {**run.problem_options, "profile": "tiny", "train": BATCH}
@@ -156,7 +158,22 @@ def fingerprint(table: Table, row: Row, choice: Mapping) -> list[list[float]]:
         convention=run.convention, observers=[seen], test=False,
     )  # fmt: skip
     losses = [list(epoch["train_loss"].values()) for epoch in history.epochs]
-    return [[float(f"{x:.8g}") for x in step + after] for step, after in zip(losses, seen.steps, strict=False)]
+    found = [step + after for step, after in zip(losses, seen.steps, strict=False)]
+    found += [made_up_steps(run.method_options)] if run.method == "sam_gs" else []
+    return [[float(f"{x:.8g}") for x in step] for step in found]
+
+
+def made_up_steps(options: Mapping, steps: int = 25) -> list[float]:
+    """SAM-GS on made-up gradients of three tasks, from equally long to e⁶ apart and back: per step the cosines of its
+    update with them and the update's length over their mean length."""
+    random, method, found = np.random.default_rng(0), methods.make("sam_gs", **options), []
+    for step in range(steps):
+        apart = 3 * (1 - abs(2 * step / (steps - 1) - 1))
+        J = torch.nn.functional.normalize(torch.from_numpy(random.normal(size=(3, 12))))
+        J = J * torch.exp(apart * torch.tensor([[-1.0], [0.0], [1.0]], dtype=J.dtype))
+        update, lengths = method(J), J.norm(dim=1)
+        found += [*(J @ update / (lengths * update.norm())).tolist(), (update.norm() / lengths.mean()).item()]
+    return found
 
 
 def _in_float64(split: Split) -> Split:

@@ -32,14 +32,14 @@ def test_the_same_code_gives_the_same_fingerprint():
     table, search, _, prints = parts()
     row = table.row("sam_gs")
     again = records.fingerprint(table, row, search["rows"]["sam_gs"]["choice"])
-    assert again == prints["sam_gs"] and [len(step) for step in again] == [5, 5, 5]
+    assert again == prints["sam_gs"] and [len(step) for step in again] == [5, 5, 5, 100]
 
 
 def test_a_fingerprint_tells_every_method_from_every_other():
     table, _, _, _ = parts()
     choice = {"learning_rate": 0.05, "weight_decay": 0.0}
     rows = [replace(table.row("equal"), method=name) for name in ("equal", "pcgrad", "mgda", "cagrad", "sam_gs")]
-    found = [records.fingerprint(table, row, choice) for row in rows]
+    found = [records.fingerprint(table, row, choice)[:3] for row in rows]
     for k, one in enumerate(found):
         assert [records.same_fingerprint(one, other) for other in found] == [k == place for place in range(len(found))]
 
@@ -283,3 +283,26 @@ def test_seeds_that_were_announced_are_in_order(tmp_path):
     commit(tmp_path, 0, {"protocol": RULE, "search": {"rows": OLD}, "extended": {"seeds": 20}})
     commit(tmp_path, 1, {"runs": line("static") + line("static", 10)})
     assert out_of_order(tmp_path) == []
+
+
+def test_fingerprints_tell_settings_of_sam_gs_apart():
+    """Three steps on one batch do not: they see one side of the gate. The tables' rows differ in γ and β₂ alone."""
+    found = {}
+    for name in protocol.TABLES:
+        for row in protocol.TABLES[name]("small").rows:
+            if row.method == "sam_gs" and row.options.keys() >= {"gamma", "beta2"}:
+                found[row.options["gamma"], row.options["beta2"]] = records.made_up_steps(row.options)
+    assert len(found) > 10 and len({tuple(numbers) for numbers in found.values()}) == len(found)
+
+
+@pytest.mark.parametrize(("name", "value"), [("gamma", 0.3), ("beta2", 0.94)])
+def test_a_changed_gate_or_average_of_sam_gs_is_seen(monkeypatch, name, value):
+    options = {"gamma": 0.5, "beta2": 0.95}
+    before, original = records.made_up_steps(options), methods.SAMGS.forward
+
+    def changed(self, J):
+        setattr(self, name, value)
+        return original(self, J)
+
+    monkeypatch.setattr(methods.SAMGS, "forward", changed)
+    assert not records.same_fingerprint([before], [records.made_up_steps(options)])
