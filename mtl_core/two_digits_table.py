@@ -22,7 +22,7 @@ EFFECTS = {  # of a half: the row with it, the row without it
     "scaling, with rotations": ("rotograd", "rotate_only"),
 }
 WORDS = {"better": "helps", "worse": "harms", "equivalent": "does not matter", "undecided": "is not settled",
-         "small difference": "matters, by how much is open"}  # fmt: skip
+         "small difference": "makes a difference that may be too small to count"}  # fmt: skip
 
 
 def table(profile: str = "small") -> Table:

@@ -45,8 +45,8 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
          "**Neither half carries a difference**: rotating does not matter; scaling does not matter."),
         (("equivalent", "better", "small difference", "undecided"),
          "**Neither half is seen to carry a difference in both comparisons**: rotating does not matter (gradients as "
-         "they are) and helps (gradients equally long); scaling matters, by how much is open (no rotations) and is not "
-         "settled (with rotations)."),
+         "they are) and helps (gradients equally long); scaling makes a difference that may be too small to count (no "
+         "rotations) and is not settled (with rotations)."),
     ],
 )  # fmt: skip
 def test_which_half(words, said):
