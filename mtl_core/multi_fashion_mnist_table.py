@@ -1,4 +1,4 @@
-"""P1: the rows of Multi-Fashion+MNIST."""
+"""The rows of Multi-Fashion+MNIST."""
 
 from dataclasses import replace
 

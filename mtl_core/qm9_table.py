@@ -1,4 +1,4 @@
-"""P2: the rows of QM9. Two of them were added after the first evaluation (ledger, corrections)."""
+"""The rows of QM9. Two of them were added after the first evaluation (ledger, corrections)."""
 
 from mtl_core.data import qm9 as source
 from mtl_core.protocol import Row, Table, common_rows
