@@ -1,8 +1,8 @@
 """nbval: kernels of this checkout with an empty store of runs, and numbers compared with a tolerance.
 
 nbval itself compares text exactly. Here words are compared exactly and numbers with the relative and absolute
-tolerance that the cell states by a tag such as `tolerance-0.05`; without a tag it is 1e-6, relative. A number
-of the other sign differs whatever the tolerance, and NaN is a word.
+tolerance that the cell states by a tag such as `tolerance-0.05`, counts with one in counts, `within-3`; without a tag
+it is 1e-6, relative. A number of the other sign differs whatever the tolerance, and NaN is a word.
 """
 
 import math
@@ -20,13 +20,18 @@ _store = None
 
 
 def tolerance(tags) -> tuple[float, float]:
-    """(rtol, atol) of a cell with these tags. ValueError where a tag is not a number or stands twice."""
-    stated = [tag.removeprefix("tolerance-") for tag in tags if tag.startswith("tolerance")]
+    """(rtol, atol) of a cell with these tags: `tolerance-0.05` states both, `within-3` (counts) the second alone.
+
+    ValueError where a tag is not a number, stands twice, or both kinds stand.
+    """
+    stated = [tag for tag in tags if tag.startswith(("tolerance", "within"))]
     if not stated:
         return DEFAULT_RTOL, 0.0
-    if len(stated) > 1 or not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", stated[0]):
-        raise ValueError(f"one tag such as 'tolerance-0.05' states the tolerance of a cell, found {list(tags)}")
-    return float(stated[0]), float(stated[0])
+    found = re.fullmatch(r"(tolerance|within)-(\d+(?:\.\d+)?(?:e-?\d+)?)", stated[0])
+    if len(stated) > 1 or not found:
+        raise ValueError(f"one tag such as 'tolerance-0.05' or 'within-3' states the tolerance of a cell, got {stated}")
+    limit = float(found[2])
+    return (limit, limit) if found[1] == "tolerance" else (0.0, limit)
 
 
 def _close(a, b, rtol, atol):

@@ -145,12 +145,20 @@ def test_digits_of_a_name_are_no_number():
     assert comparison.Text("worst 1", limits) == comparison.Text("worst 2", limits)
 
 
+@pytest.mark.parametrize(("new", "same"), [(55, True), (61, True), (54, False), (62, False)])
+def test_counts_have_a_tolerance_in_counts(new, same):
+    limits = comparison.tolerance(["within-3"])
+    assert comparison.same_text("58 of 100", f"{new} of 100", *limits) is same
+    assert comparison.same_text("0 of 100", "3 of 100", *limits)
+
+
 def test_default_tolerance_is_tight():
     limits = comparison.tolerance(["hide-input"])
     assert comparison.Text("0.5000", limits) != comparison.Text("0.5001", limits)
 
 
-@pytest.mark.parametrize("tags", [["tolerance-loose"], ["tolerance"], ["tolerance-0.1", "tolerance-0.2"]])
+@pytest.mark.parametrize("tags", [["tolerance-loose"], ["tolerance"], ["tolerance-0.1", "tolerance-0.2"],
+                                  ["within-3", "tolerance-0.1"], ["within--3"]])  # fmt: skip
 def test_ill_stated_tolerance(tags):
     with pytest.raises(ValueError, match="tolerance"):
         comparison.tolerance(tags)
