@@ -4,6 +4,8 @@
 # `make help` lists the rest.
 
 .DEFAULT_GOAL := help
+# Under -j the site would be built while pages are being executed; each target uses all cores by itself.
+.NOTPARALLEL:
 .PHONY: help setup book site pages pdf test lint format run results again lab serve bench lock clean
 
 # PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.

@@ -238,6 +238,17 @@ def test_make_hands_on_what_it_is_given(given, expected, tmp_path):
     assert found.stdout == f"-m|{expected}\n"
 
 
+def test_pages_come_before_the_site_under_j(tmp_path):
+    """With -j both would begin at once, and older pages would be published under a fresh stamp."""
+    for name, slow in (("python", "sleep 0.3; "), ("jupyter-book", "")):
+        stub = tmp_path / name
+        stub.write_text(f'#!/bin/sh\n{slow}echo "{name} $1" >> log\n')
+        stub.chmod(0o755)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run(["make", "-j4", "BOOT=true", f"VENV={tmp_path}", "book"], cwd=tmp_path, check=True)
+    assert (tmp_path / "log").read_text().splitlines()[:2] == ["python notebooks/run.py", "jupyter-book --version"]
+
+
 def test_ci_runs_make_test():
     script = ROOT / ".ci" / "run"
     assert "make test" in script.read_text() and script.stat().st_mode & 0o111
