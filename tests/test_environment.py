@@ -28,7 +28,8 @@ spec.loader.exec_module(setup)
 
 def asked():
     extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(r) for r in [*PROJECT["dependencies"], *(r for extra in extras for r in extra)]]
+    found = [Requirement(r) for r in [*PROJECT["dependencies"], *(r for extra in extras for r in extra)]]
+    return [r for r in found if r.name != PROJECT["name"]]  # an extra that holds others
 
 
 def locked():
