@@ -24,7 +24,7 @@ export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 # Files of tests go to all cores, four at most; what times pages in the browser has the machine to itself.
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
-ALONE := tests/test_site_browser.py
+ALONE := tests/site/test_site_browser.py
 # Page, parameters, … reach the programs through the environment, so that quotes in P survive.
 export PAGE P EXPERIMENT PROFILE
 
@@ -81,10 +81,10 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 	@echo "Your page: file://$(CURDIR)/_build/html/notebooks/$$PAGE.html"
 
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
-	@$(VENV)/python -m mtl_core.results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
+	@$(VENV)/python -m mtl_lab results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
 
 again: setup  ## one committed run once more, against its record: make again EXPERIMENT=qm9 ROW=equal [SEED=0]
-	@$(VENV)/python -m mtl_core.again "$$EXPERIMENT" --row "$$ROW" $${SEED:+--seed "$$SEED"} $${PROFILE:+--profile "$$PROFILE"}
+	@$(VENV)/python -m mtl_lab again "$$EXPERIMENT" --row "$$ROW" $${SEED:+--seed "$$SEED"} $${PROFILE:+--profile "$$PROFILE"}
 
 lab: setup  ## JupyterLab in notebooks/
 	@IPYTHONDIR=$(CURDIR)/notebooks/.ipython $(VENV)/jupyter lab --notebook-dir=notebooks

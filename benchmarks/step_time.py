@@ -18,10 +18,12 @@ import time
 import torch
 from rounds import show, take_turns
 
-from mtl_core import methods, models, step_times, steps
-from mtl_core.rotation_step import RotationStep
+from mtl_core import methods, models
 from mtl_core.tasks import classification
-from mtl_core.updates import arguments
+from mtl_core.training.rotation_step import RotationStep
+from mtl_core.training.step import Step
+from mtl_lab.experiments import step_time
+from mtl_lab.probes.update_comparison import arguments
 
 LIMITS = {"mgda": 1.10, "pcgrad": 1.10, "cagrad": 1.10, "sam_gs": 1.20}
 
@@ -50,7 +52,7 @@ def made(name, model, tasks, features, convention="plain", observed=False):
     row, convention = methods.find(name), methods.CONVENTIONS[convention]
     given = arguments(row, len(tasks), features)
     if row.kind != "feature rotation":
-        return steps.Step(model, tasks, row, methods.make(name, **given), convention, observed)
+        return Step(model, tasks, row, methods.make(name, **given), convention, observed)
     model = copy.deepcopy(model)
     method = methods.make(name, trunk=model.trunk, heads=model.heads, **given)
     return RotationStep(model, tasks, row, method, convention, observed)
@@ -99,7 +101,7 @@ def main():
     late = show(ratios, LIMITS)
     if chosen.record:
         setting = {"model": "resnet18", "width": chosen.width, "image": 36, "tasks": 2, "batch": 64, "threads": 1}
-        step_times.write(ratios, floors, setting)
+        step_time.write(ratios, floors, setting)
     if late:
         print(f"\nabove the limit: {', '.join(late)}")
     return 1 if late and chosen.check else 0

@@ -1,4 +1,7 @@
-"""nbval: kernels of this checkout with an empty store of runs, and numbers compared with a tolerance.
+"""nbval: kernels of this checkout, and numbers compared with a tolerance.
+
+The store of runs is that of `make book`, keyed by a digest of the sources: a changed method trains again, so nothing is
+trained twice in one `make test`, and nothing passes on a run of other sources.
 
 nbval itself compares text exactly. Here words are compared exactly and numbers with the relative and absolute
 tolerance that the cell states by a tag such as `tolerance-0.05`, counts with one in counts, `within-3`; without a tag
@@ -9,14 +12,11 @@ import math
 import os
 import pathlib
 import re
-import shutil
-import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A number stands alone: the digits of `layer1.0.conv2` belong to a word.
 NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\w|\.\d)")
 DEFAULT_RTOL = 1e-6
-_store = None
 
 
 def tolerance(tags) -> tuple[float, float]:
@@ -64,12 +64,8 @@ class Text(str):
 
 
 def pytest_configure(config):
-    global _store
     from nbval.plugin import IPyNbCell
 
-    if not hasattr(config, "workerinput"):  # the workers of pytest-xdist share the store of the one that starts them
-        _store = tempfile.mkdtemp(prefix="runs-")
-        os.environ["MTL_RUNS"] = _store  # empty: a finished run from before must not stand in for a broken method
     os.environ.update(
         PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         IPYTHONDIR=str(ROOT / "notebooks" / ".ipython"),
@@ -85,8 +81,3 @@ def pytest_configure(config):
             return Text(cell.plain_sanitize(text), limits) if isinstance(text, str) else text
 
         IPyNbCell.sanitize = sanitize
-
-
-def pytest_unconfigure(config):
-    if _store:
-        shutil.rmtree(_store, ignore_errors=True)

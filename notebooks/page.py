@@ -14,6 +14,7 @@ VERSIONS = ("torch", "torchvision", "torchjd", "numpy", "matplotlib")
 # What a page is made from besides its own cells: sources, embedded data, results, printed tables, claims.
 INPUTS = (
     "mtl_core",
+    "mtl_lab",
     "results",
     "book/papers",
     "book/claims",
@@ -25,12 +26,16 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}\b")
 KERNEL_FILE = re.compile(r"(?:/[\w.-]+)*/ipykernel_\d+/\d+\.py")
 
 
-def fingerprint(path, parameters, root, reads=()) -> str:
-    """Hash of everything that decides what the page shows: cells, parameters, inputs (and `reads`), versions."""
-    seen = hashlib.sha256()
-    cells = [
-        [c["cell_type"], c["source"], c["metadata"]] for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
-    ]
+def fingerprint(path, parameters, root) -> str:
+    """Hash of everything that decides what the page shows: cells, parameters, inputs, versions.
+
+    A notebook whose metadata has `reads`, a list of files and folders, depends on these too.
+    """
+    seen, book = hashlib.sha256(), json.loads(path.read_text(encoding="utf-8"))
+    cells, reads = (
+        [[c["cell_type"], c["source"], c["metadata"]] for c in book["cells"]],
+        book["metadata"].get("reads", []),
+    )
     versions = [platform.python_version(), *(importlib.metadata.version(name) for name in VERSIONS)]
     seen.update(json.dumps([cells, parameters, versions], sort_keys=True).encode())
     for room in (*INPUTS, *reads):
@@ -128,7 +133,7 @@ def polish(book, root):
             cell.source = cell.source.replace("# Parameters", "# Parameters of this page", 1)
             cell["id"] = "injected-parameters"
         if cell.cell_type == "markdown":  # links that work on the code host also work in the book
-            cell.source = cell.source.replace("](../book/", "](../")
+            cell.source = cell.source.replace("](../../book/", "](../../")
         for output in cell.get("outputs", []):
             _strip_output(output, root)
     return book

@@ -123,8 +123,8 @@ def _as_list(value):
     return list(value) if isinstance(value, tuple) else [value]
 
 
-def describe(page, overrides, known) -> str:
+def describe(page, known) -> str:
     """Help for one page: every parameter with its type, the book's value and what it means."""
-    items = [(f"{k.name}: {k.kind} = {overrides.get(k.name, k.default)!r}", k.help) for k in known.values()]
+    items = [(f"{k.name}: {k.kind} = {k.default!r}", k.help) for k in known.values()]
     width = min(40, max(len(left) for left, _ in items))
     return "\n".join([page, *(f"  {left:<{width}}  {right}".rstrip() for left, right in items)])

@@ -19,7 +19,6 @@ import signal
 import sys
 import time
 
-import yaml
 from page import card, fingerprint, polish
 from parameters import ParameterError, close_to, describe, parse, resolve, split
 
@@ -34,19 +33,23 @@ class PageError(Exception):
 
 
 def registry():
-    """notebooks/experiments.yml: page -> {notebook, parameters}. PageError where a notebook is missing."""
-    pages = yaml.safe_load((SOURCES / "experiments.yml").read_text(encoding="utf-8"))["pages"] or {}
-    for page, entry in pages.items():
-        entry.setdefault("notebook", f"{page}.ipynb")
-        entry["parameters"] = entry.get("parameters") or {}
-        if not (SOURCES / entry["notebook"]).exists():
-            raise PageError(f"experiments.yml names notebooks/{entry['notebook']} for {page!r}; there is no such file")
-    return pages
+    """Page -> its notebook: each notebook in a folder of notebooks/. What trains comes first, it takes longest."""
+    notebooks = sorted(SOURCES.glob("*/*.ipynb"))
+    return {path.stem: path for path in sorted(notebooks, key=lambda path: not trains(path))}
 
 
-def stored(page):
-    """The run card of the page as it lies in book/notebooks/, or {}."""
-    path = PAGES / f"{page}.ipynb"
+def trains(notebook):
+    return "mtl_lab.runs" in notebook.read_text(encoding="utf-8")
+
+
+def page_of(notebook):
+    """Where the executed copy of a notebook lies in the book."""
+    return PAGES / notebook.relative_to(SOURCES)
+
+
+def stored(notebook):
+    """The run card of the executed page, or {}."""
+    path = page_of(notebook)
     return json.loads(path.read_text(encoding="utf-8"))["metadata"].get("mtl_run", {}) if path.exists() else {}
 
 
@@ -63,7 +66,7 @@ def _kernel_environment():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def execute(page, notebook, given, parameters, mark, timeout=None):
+def execute(notebook, given, parameters, mark, timeout=None):
     """Execute one page and put it into book/notebooks/ in one step. Returns seconds. PageError on failure."""
     import nbformat
     import papermill  # two seconds to import
@@ -71,15 +74,16 @@ def execute(page, notebook, given, parameters, mark, timeout=None):
 
     _kernel_environment()
     logging.getLogger("papermill").setLevel(logging.ERROR)  # its scanner of parameters warns where ours does not
-    SCRATCH.mkdir(parents=True, exist_ok=True)
-    PAGES.mkdir(parents=True, exist_ok=True)
-    scratch, start = SCRATCH / f"{page}.ipynb", time.monotonic()
+    target, scratch = page_of(notebook), SCRATCH / notebook.name
+    for folder in (target.parent, SCRATCH):
+        folder.mkdir(parents=True, exist_ok=True)
+    name, start = f"notebooks/{notebook.relative_to(SOURCES).as_posix()}", time.monotonic()
     try:
         papermill.execute_notebook(
-            str(SOURCES / notebook),
+            str(notebook),
             str(scratch),
             parameters=given,
-            cwd=str(SOURCES),  # where nbval and JupyterLab run them; it changes the whole process's folder
+            cwd=str(notebook.parent),  # where nbval and JupyterLab run them; it changes the whole process's folder
             kernel_name="python3",
             progress_bar=False,
             execution_timeout=timeout,
@@ -89,35 +93,34 @@ def execute(page, notebook, given, parameters, mark, timeout=None):
         first = next((line for line in error.source.splitlines() if line.strip()), "")[:60]
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         raise PageError(
-            f"notebooks/{notebook}, the cell that begins `{first}`: {last}\n"
-            f"  The whole error: _build/pages/{page}.ipynb. The page in book/notebooks/ is as it was."
+            f"{name}, the cell that begins `{first}`: {last}\n"
+            f"  The whole error: _build/pages/{notebook.name}. The page in book/notebooks/ is as it was."
         ) from None
     except Exception as error:  # a dead kernel or a cell over its time: no cell is named
         text = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise PageError(f"notebooks/{notebook} stopped: {type(error).__name__}: {text}") from None
+        raise PageError(f"{name} stopped: {type(error).__name__}: {text}") from None
     seconds = time.monotonic() - start
     book = polish(nbformat.read(scratch, 4), ROOT)
-    book.metadata["mtl_run"] = card(page, given, parameters, mark, seconds, ROOT)
+    book.metadata["mtl_run"] = card(notebook.stem, given, parameters, mark, seconds, ROOT)
     nbformat.write(book, scratch)
-    os.replace(scratch, PAGES / scratch.name)
+    os.replace(scratch, target)
     return seconds
 
 
 def plan(arguments, pages):
-    """[(page, notebook, given, parameters, fingerprint)] of what has to be executed; says why on the way."""
+    """[(notebook, given, parameters, fingerprint)] of what has to be executed; says why on the way."""
     if arguments.page and arguments.page not in pages:
         raise PageError(f"no page {arguments.page!r}{close_to(arguments.page, pages)}. Pages: {', '.join(pages)}")
     if arguments.parameters and not arguments.page:
         raise PageError('parameters need a page: make run PAGE=name P="name=value …"')
     jobs = []
     for page in [arguments.page] if arguments.page else pages:
-        entry = pages[page]
-        path = SOURCES / entry["notebook"]
+        path = pages[page]
         known = parse(path)
-        given = resolve({**entry["parameters"], **split(arguments.parameters, known)}, known, path)
+        given = resolve(split(arguments.parameters, known), known, path)
         parameters = {**{name: item.default for name, item in known.items()}, **given}
-        mark, old = fingerprint(path, parameters, ROOT, entry.get("reads", ())), stored(page)
-        job = (page, entry["notebook"], given, parameters, mark)
+        mark, old = fingerprint(path, parameters, ROOT), stored(path)
+        job = (path, given, parameters, mark)
         if arguments.page or arguments.force or not old:
             jobs.append(job)
         elif arguments.absent or old.get("fingerprint") == mark:
@@ -156,15 +159,15 @@ def run(jobs, workers, timeout):
 
 def _report(outcomes):
     failed = 0
-    for (page, *_), (seconds, error) in outcomes:
+    for (notebook, *_), (seconds, error) in outcomes:
         failed += error is not None
-        print(f"{page}: FAILED, {error}" if error else f"{page}: {seconds:.0f} s", flush=True)
+        print(f"{notebook.stem}: FAILED, {error}" if error else f"{notebook.stem}: {seconds:.0f} s", flush=True)
     return 1 if failed else 0
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", help="one page of notebooks/experiments.yml")
+    parser.add_argument("--page", help="one page: the name of its notebook")
     parser.add_argument("--parameters", default="", help='for that page: "seeds=2 methods=equal,sam_gs"')
     parser.add_argument("--absent", action="store_true", help="only pages that were never executed")
     parser.add_argument("--force", action="store_true", help="also pages that are up to date")
@@ -178,13 +181,13 @@ def main(arguments=None):
     try:
         pages = registry()
         if options.page == "" or options.list:
-            for page, entry in pages.items():
-                print(describe(page, entry["parameters"], parse(SOURCES / entry["notebook"])))
+            for page, notebook in pages.items():
+                print(describe(page, parse(notebook)))
             if options.page == "":
                 raise PageError('name a page: make run PAGE=name P="name=value …"')
             return 0
         jobs = plan(options, pages)
-        if any(job[0] == options.page for job in jobs):
+        if any(job[0].stem == options.page for job in jobs):
             print(f"{options.page}: executing …", flush=True)
         return run(jobs, options.jobs, options.timeout)
     except (PageError, ParameterError) as error:

@@ -13,8 +13,8 @@ LANDSCAPE, METHODS = "uneven_bowls", ("equal", "norm_equalised", "mgda", "pcgrad
 def paths():
     """label -> Paths of six methods from the playground's own start."""
     from mtl_core import methods
-    from mtl_core.descent import trajectories
-    from mtl_core.landscapes import LANDSCAPES
+    from mtl_lab.landscapes.descent import trajectories
+    from mtl_lab.landscapes.problems import LANDSCAPES
 
     landscape = LANDSCAPES[LANDSCAPE]
     start = landscape.starts[:1]
@@ -25,11 +25,11 @@ def drawing() -> str:
     import matplotlib
 
     matplotlib.use("agg")
-    from mtl_core import figures
+    from mtl_lab.figures import plots
 
-    figures.style()
+    plots.style()
     text = io.StringIO()
-    figures.two_spaces(*paths()).savefig(text, format="svg", metadata={"Date": None})
+    plots.two_spaces(*paths()).savefig(text, format="svg", metadata={"Date": None})
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
 
 

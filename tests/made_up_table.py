@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mtl_core import protocol, records, results, tables
+from mtl_lab import experiments
+from mtl_lab.protocol import completeness, verdict
 
 torch.set_num_threads(1)  # two threads on a busy core are many times slower
 NAMES = ("single digit", "single garment", "static", "equal", "sam_gs", "mgda", "a_a", "broken")
@@ -17,8 +18,8 @@ SHIFT = {"equal": -1.0, "sam_gs": 1.0, "mgda": 0.0, "broken": -9.0}  # true Δm 
 
 @functools.cache
 def parts():
-    """(table, search, records, fingerprints): a small table whose metrics are made up, in committed form."""
-    table = protocol.TABLES["multi_fashion_mnist"]("tiny")
+    """(table, search, records): a small table whose metrics are made up, in committed form."""
+    table = experiments.TABLES["multi_fashion_mnist"]("tiny")
     table = replace(table, rows=[row for row in table.rows if row.name in NAMES])
     entries = {}
     for row in table.searched():
@@ -27,26 +28,25 @@ def parts():
         entries[row.name] = {"choice": tried[5]["choice"], "tried": tried, "at_edge": False, "core_seconds": 1.0}
     search = {"table": table.name, "margin": table.margin, "rate": list(table.rates()), "rows": entries}
     random, common, made = np.random.default_rng(0), np.random.default_rng(1).standard_normal(10), []
-    for name, wanted in records.expected_runs(table, search).items():
+    for name, wanted in completeness.expected_runs(table, search).items():
         for place, run in enumerate(wanted):
             accuracy = 90.0 + common[place] * (name != "a_a") + 0.1 * random.standard_normal() + SHIFT.get(name, 0.0)
             tasks = ["digit", "garment"] if run.tasks is None else [["digit", "garment"][run.tasks[0]]]
             test = {task: {"loss": 0.3, "accuracy": round(accuracy, 4)} for task in tasks}
             record = {"row": name, "identity": run.identity, "config": json.loads(run.canonical()), "diverged": None}
-            made.append(results.seal({**record, "final": {"test": test}, "provenance": {"commit": "c0ffee"}}))
-    return table, search, made, records.fingerprints_of(table, search)
+            made.append({**record, "final": {"test": test}, "provenance": {"commit": "c0ffee"}})
+    return table, search, made
 
 
-def judge(change=None, stored=None, now=None, search_change=None, **options):
+def judge(change=None, search_change=None, **options):
     """The verdict after `change(records)`, `search_change(search)`."""
-    table, search, found, prints = parts()
+    table, search, found = parts()
     found, search = copy.deepcopy(found), copy.deepcopy(search)
     if change is not None:
         found = change(found) or found
     if search_change is not None:
         search_change(search)
-    return tables.judge(table, found, search, stored=prints if stored is None else stored,
-                        now=prints if now is None else now, **options)  # fmt: skip
+    return verdict.judge(table, found, search, **options)
 
 
 def of(found, row, seed=0):

@@ -63,7 +63,7 @@ TARGETS = {
         None,
         ["test_rotograd.py", "test_rotograd_edges.py", "test_rotograd_properties.py"],
     ),
-    "mtl_core/steps.py": (
+    "mtl_core/training/step.py": (
         None,
         ["test_methods_levels.py", "test_conventions.py", "test_methods_weightings.py", "test_methods_training.py"],
     ),

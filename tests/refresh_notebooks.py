@@ -24,7 +24,8 @@ KEPT = ("tags", "mystnb")  # of a cell's metadata
 
 def normal_form(book):
     """The notebook as it is committed; applying it twice changes nothing."""
-    book.metadata = nbformat.from_dict(METADATA)
+    reads = {"reads": book.metadata["reads"]} if "reads" in book.metadata else {}  # what the page depends on beside
+    book.metadata = nbformat.from_dict(METADATA | reads)
     for cell in book.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT})
         cell.pop("attachments", None)
@@ -45,10 +46,10 @@ def normal_form(book):
 def main(names):
     from nbclient import NotebookClient
 
-    paths = [SOURCES / f"{pathlib.Path(n).stem}.ipynb" for n in names] or sorted(SOURCES.glob("*.ipynb"))
-    missing = [path.name for path in paths if not path.exists()]
-    if missing:
+    known = {path.stem: path for path in sorted(SOURCES.glob("*/*.ipynb"))}
+    if missing := [name for name in names if pathlib.Path(name).stem not in known]:
         sys.exit(f"no notebook {', '.join(missing)} in notebooks/")
+    paths = [known[pathlib.Path(name).stem] for name in names] or list(known.values())
     with tempfile.TemporaryDirectory() as store:
         os.environ.update(
             MTL_RUNS=store,
@@ -60,7 +61,7 @@ def main(names):
         )
         for path in paths:
             book = nbformat.read(path, 4)
-            NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": str(SOURCES)}}).execute()
+            NotebookClient(book, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
             nbformat.write(normal_form(book), path)
             print(f"refreshed {path.name}")
 

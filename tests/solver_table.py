@@ -1,4 +1,4 @@
-"""`python tests/solver_table.py` prints `mtl_core.solver_table` as JSON: optimality gap and time of the solvers."""
+"""`python tests/solver_table.py` prints `experiments.solvers` as JSON: optimality gap and time of the solvers."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import engine  # noqa: E402, F401 (one torch thread)
 
-from mtl_core.solver_table import rows  # noqa: E402
+from mtl_lab.experiments.solvers import measured  # noqa: E402
 
 if __name__ == "__main__":
-    print(json.dumps(rows(), indent=1))
+    print(json.dumps(measured(), indent=1))

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from engine import small_model, small_problem
 
-from mtl_core import methods, training
+from mtl_core import methods
 from mtl_core.tasks import Split
+from mtl_core.training import loop
+from mtl_core.training.schedule import Schedule
 
 OPTIONS = {"static": {"weights": [0.5, 1.0, 1.5]}}
 SPECIAL = {"feature rotation": {"rotation_size": 4, "normalize_losses": True, "burn_in": 3}}
@@ -30,12 +32,12 @@ def compare(folder, rank, world):
 
     problem = type(plain)(plain.tasks, Counted(plain.train.inputs, plain.train.targets), plain.validation, plain.test,
                           plain.source)  # fmt: skip
-    schedule = training.Schedule(epochs=2, batch_size=33, learning_rate=0.05)
+    schedule = Schedule(epochs=2, batch_size=33, learning_rate=0.05)
     for name, row in methods.METHODS.items():
         parts.clear()
         model = small_model(3)
         start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-        history = training.fit(model, problem, name, schedule, test=False,
+        history = loop.fit(model, problem, name, schedule, test=False,
                                method_options=OPTIONS.get(name, SPECIAL.get(row.kind, {})))  # fmt: skip
         moved = (
             torch.cat([p.detach().flatten() for p in [*model.trunk.parameters(), *model.heads.parameters()]]) - start
@@ -48,8 +50,8 @@ def compare(folder, rank, world):
 
 def die(folder, rank):
     (folder / f"pid-{rank}.json").write_text(json.dumps({"pid": os.getpid(), "rank": rank}))
-    schedule = training.Schedule(epochs=400, batch_size=32, learning_rate=0.05)
-    training.fit(small_model(3), small_problem(3, examples=640), "mgda", schedule, checkpoint=folder / "c.pt")
+    schedule = Schedule(epochs=400, batch_size=32, learning_rate=0.05)
+    loop.fit(small_model(3), small_problem(3, examples=640), "mgda", schedule, checkpoint=folder / "c.pt")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@
     ```                                     the paper's variants, `:dataset:` picks one data set
 
 and the roles {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets, where a third
-word names another of `mtl_core.harm.MEASURES`; and {dose}`conflict_dose small overlap harm`: by how much a contrast of
-`mtl_core.harm.CONTRASTS` changes harm or a measure. What is missing stops the build (`-W`) and is named.
+word names another of `conflict_and_harm.MEASURES`; and {dose}`conflict_dose small overlap harm`: by how much one of
+`conflict_and_harm.CONTRASTS` changes harm or a measure. What is missing stops the build (`-W`) and is named.
 """
 
 import textwrap
@@ -26,7 +26,13 @@ from docutils.parsers.rst import directives  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
-from mtl_core import association, figures, harm, papers, protocol, results, tables  # noqa: E402
+from mtl_lab import experiments, records
+from mtl_lab.claims import printed_tables
+from mtl_lab.experiments import conflict_and_harm
+from mtl_lab.figures import plots
+from mtl_lab.protocol.table import SEEDS
+from mtl_lab.protocol.verdict import paired_differences
+from mtl_lab.statistics import association  # noqa: E402
 
 log = logging.getLogger(__name__)
 FOLDER = "_drawn"  # under the book's sources, not tracked
@@ -44,7 +50,7 @@ class Drawn(SphinxDirective):
         try:
             if "alt" not in self.options:
                 raise LookupError("a figure needs words: `:alt:` is missing")
-            figures.style()
+            plots.style()
             figure = self.draw(*self.arguments[0].split())
         except (LookupError, TypeError, ValueError) as error:
             log.warning("%s %s: %s", self.name, self.arguments[0], error, location=self.get_location())
@@ -66,9 +72,9 @@ class Drawn(SphinxDirective):
 
 class Forest(Drawn):
     def draw(self, experiment, profile):
-        for file in results.folder(experiment, profile).glob("*.json*"):
+        for file in records.folder(experiment, profile).glob("*.json*"):
             self.env.note_dependency(str(file))
-        verdict = tables.committed(experiment, profile)
+        verdict = experiments.committed(experiment, profile)
         if verdict is None:
             raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
         rows = [row for row in verdict.rows.values() if row.difference and row.state != "void"]
@@ -76,9 +82,9 @@ class Forest(Drawn):
         if not rows:
             raise LookupError(f"no row of {experiment}, {profile}, can be judged: {'; '.join(verdict.reasons)}")
         names = [row.title.split(":")[0] for row in rows]
-        gaps = [tables.paired({n: r.delta for n, r in verdict.rows.items()}, row.name) for row in rows]
+        gaps = [paired_differences({n: r.delta for n, r in verdict.rows.items()}, row.name) for row in rows]
         going_on = next((row.runs for row in rows if row.state == "unfinished"), None)
-        figure = figures.differences(
+        figure = plots.differences(
             dict(zip(names, gaps, strict=True)),
             {name: None if going_on else (row.difference.low, row.difference.high)
              for name, row in zip(names, rows, strict=True)},
@@ -102,9 +108,9 @@ class Forest(Drawn):
 
 class PrintedDots(Drawn):
     def draw(self, paper, number, *metric):
-        self.env.note_dependency(str(papers.path(paper, int(number))))
+        self.env.note_dependency(str(printed_tables.path(paper, int(number))))
         rows = [
-            row for row in papers.table(paper, int(number))
+            row for row in printed_tables.table(paper, int(number))
             if row["metric"] == " ".join(metric) and self.options.get("dataset", row["dataset"]) == row["dataset"]
         ]  # fmt: skip
         if not rows:
@@ -113,13 +119,13 @@ class PrintedDots(Drawn):
         kinds = list(dict.fromkeys(row[by] if by else "" for row in rows))
         names = list(dict.fromkeys(row["method"] + ("" if by else f" {row['variant']}").rstrip() for row in rows))
         figure, axis = plt.subplots(figsize=(5, 0.3 * len(names) + 0.9))
-        for kind, colour, marker in zip(kinds, ("black", figures.COLOURS["orange"]), ("o", "D"), strict=False):
+        for kind, colour, marker in zip(kinds, ("black", plots.COLOURS["orange"]), ("o", "D"), strict=False):
             mine = [row for row in rows if not by or row[by] == kind]
             places = [names.index(row["method"] + ("" if by else f" {row['variant']}").rstrip()) for row in mine]
             axis.plot([row["value"] for row in mine], places, marker, color=colour, ms=5, label=kind or "as it is")
         if len(kinds) > 1:
             axis.legend(fontsize=8)
-        axis.axvline(0, color=figures.COLOURS["grey"], lw=0.8)
+        axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
         axis.set_yticks(range(len(names)), [textwrap.fill(name, 20) for name in names], fontsize=8)
         axis.set_ylim(len(names) - 0.5, -0.5)
         better = {True: "higher is better", False: "lower is better"}.get(rows[0]["higher_is_better"], "")
@@ -130,28 +136,30 @@ class PrintedDots(Drawn):
 
 def harm_of(experiment, profile, measure="negative"):
     """Inline nodes: Spearman's ρ between a measure of conflict and harm, with its interval."""
-    if measure not in harm.MEASURES:
-        raise LookupError(f"no measure {measure!r}; there are: {', '.join(harm.MEASURES)}")
-    found = harm.pairs(results.load(experiment, profile))
+    if measure not in conflict_and_harm.MEASURES:
+        raise LookupError(f"no measure {measure!r}; there are: {', '.join(conflict_and_harm.MEASURES)}")
+    found = conflict_and_harm.pairs(records.load(experiment, profile))
     if not found:
         raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
     means = [[float(np.mean(getattr(pair, what))) for pair in found] for what in (measure, "harm")]
     a = association.between_pairs(*means, [pair.tasks for pair in found])
     text = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over {a.pairs} pairs"
-    here, complete = min(len(pair.seeds) for pair in found), len(protocol.SEEDS)
+    here, complete = min(len(pair.seeds) for pair in found), len(SEEDS)
     text += f", {here} of {complete} seeds" * (here < complete)
     return [nodes.Text(text.replace("-", "−"))]
 
 
 def dose_of(experiment, profile, contrast, measure):
     """Inline nodes: paired change of harm, or of a measure (shares in points), from the first dose to the second."""
-    if contrast not in harm.CONTRASTS or measure not in ("harm", *harm.MEASURES):
-        raise LookupError(f"no contrast {contrast!r} of {measure!r}; there are {', '.join(harm.CONTRASTS)} and harm, "
-                          f"{', '.join(harm.MEASURES)}")  # fmt: skip
-    found = {dose.name: dose for dose in harm.doses(results.load(experiment, profile))}
-    if missing := [name for name in harm.CONTRASTS[contrast] if name not in found]:
+    if contrast not in conflict_and_harm.CONTRASTS or measure not in ("harm", *conflict_and_harm.MEASURES):
+        raise LookupError(
+            f"no contrast {contrast!r} of {measure!r}; there are {', '.join(conflict_and_harm.CONTRASTS)} and harm, "
+            f"{', '.join(conflict_and_harm.MEASURES)}"
+        )
+    found = {dose.name: dose for dose in conflict_and_harm.doses(records.load(experiment, profile))}
+    if missing := [name for name in conflict_and_harm.CONTRASTS[contrast] if name not in found]:
         raise LookupError(f"no runs of {experiment}, {profile}, dose {missing[0]}, are committed in results/")
-    change = harm.change(*(found[name] for name in harm.CONTRASTS[contrast]), measure)
+    change = conflict_and_harm.change(*(found[name] for name in conflict_and_harm.CONTRASTS[contrast]), measure)
     scale, digits = (100, 1) if measure in ("negative", "excess") else (1, 2)  # shares in points
     mean, low, high = (f"{scale * value:+.{digits}f}" for value in (change.mean, change.low, change.high))
     text = f"{mean} [{low}, {high}]"

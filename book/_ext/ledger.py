@@ -1,6 +1,6 @@
 """`{ledger} PAPER`: every claim with its rule, records, commit, outcome, dispute link and the authors' reply.
 
-The build prints a line for each verdict and each table that is void or stale; a table whose controls fail stops it
+The build prints a line for each verdict and each table that is void; a table whose controls fail stops it
 (`-W`). `{protocol-table} EXPERIMENT PROFILE` sets a judged table; both write the CSV of a table beside the site.
 """
 
@@ -13,7 +13,9 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from mtl_core import claims, papers, protocol, records, results, tables
+from mtl_lab import experiments, records
+from mtl_lab.claims import printed_tables, verdicts
+from mtl_lab.protocol import export
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 log = logging.getLogger(__name__)
@@ -24,11 +26,11 @@ class Ledger(SphinxDirective):
 
     def run(self):
         paper, found = self.arguments[0], []
-        self.env.note_dependency(str(claims.ROOT / f"{paper}.yml"))
-        for file in [*(papers.ROOT / paper).glob("*.csv"), *results.ROOT.rglob("*.json*")]:
+        self.env.note_dependency(str(verdicts.ROOT / f"{paper}.yml"))
+        for file in [*(printed_tables.ROOT / paper).glob("*.csv"), *records.ROOT.rglob("*.json*")]:
             self.env.note_dependency(str(file))
-        commit = last_commit(claims.ROOT / f"{paper}.yml")
-        for verdict in claims.verdicts(paper):
+        commit = last_commit(verdicts.ROOT / f"{paper}.yml")
+        for verdict in verdicts.verdicts(paper):
             if verdict.reasons:
                 print(f"ledger: {verdict.claim['id']} is {verdict.outcome}: {'; '.join(verdict.reasons)}", flush=True)
             labels = self.env.get_domain("std").anonlabels
@@ -48,7 +50,7 @@ def entry(repository, paper, commit, verdict):
         ("Rule", words(claim["rule"]) + ("" if claim["margin"] is None else f"; margin {claim['margin']}")),
         ("Records", records_of(claim)),
         ("Behind it", f"{held} of {len(verdict.checks)} {hold}" if verdict.checks else ""),
-        ("Needs", claim.get("needs", "") if verdict.outcome == claims.OPEN else ""),
+        ("Needs", claim.get("needs", "") if verdict.outcome == verdicts.OPEN else ""),
         ("Note", claim.get("note", "")),
         ("Why", "; ".join(verdict.reasons)),
         ("Authors’ reply", claim.get("reply", "none yet")),
@@ -98,12 +100,12 @@ def records_of(claim):
     found = claim["results"]
     if not isinstance(found, dict):
         return found or "none"
-    pairs = "; ".join(f"{row} against {against}" for row, against in claims.pairs(claim))
-    verdict = tables.committed(found["experiment"], found["profile"])
+    pairs = "; ".join(f"{row} against {against}" for row, against in verdicts.pairs(claim))
+    verdict = experiments.committed(found["experiment"], found["profile"])
     if verdict is None:
         here = "none committed yet"
     else:
-        rows = dict.fromkeys(name for pair in claims.pairs(claim) for name in pair)
+        rows = dict.fromkeys(name for pair in verdicts.pairs(claim) for name in pair)
         commits = {r["provenance"]["commit"][:7] for r in verdict.records if r["row"] in rows}
         here = ", ".join(f"{row} {verdict.rows[row].runs}" for row in rows) + f"; made at {', '.join(sorted(commits))}"
     return f"results/{found['experiment']}/{found['profile']}: {pairs}; {here}"
@@ -121,7 +123,7 @@ class ProtocolTable(SphinxDirective):
 
     def run(self):
         experiment, profile = self.arguments
-        verdict = tables.committed(experiment, profile)
+        verdict = experiments.committed(experiment, profile)
         if verdict is None:
             return [nodes.paragraph(text=f"No runs of {experiment}, {profile}, are committed yet.")]
         head = ["row", "Δm, %", "difference to the reference", "outcome", "seeds", "diverged", "search, core-seconds"]
@@ -154,7 +156,7 @@ def _row(cells):
 
 
 def report(app):
-    """Name what is void or stale, once a build; a table whose controls fail is a warning, which stops a build."""
+    """Name what is void, once a build; a table whose controls fail is a warning, which stops a build."""
     for verdict in judged():
         for line in verdict.complaints():
             print(f"ledger: {line}", flush=True)  # not a message of Sphinx, which --quiet hides
@@ -166,14 +168,14 @@ def write_csv(app, error):
     if error is None and app.builder.format == "html":
         place = pathlib.Path(app.outdir) / "_static" / "results"
         place.mkdir(parents=True, exist_ok=True)
-        (place / "data_dictionary.md").write_text((results.ROOT / "data_dictionary.md").read_text("utf-8"), "utf-8")
+        (place / "data_dictionary.md").write_text((records.ROOT / "data_dictionary.md").read_text("utf-8"), "utf-8")
         for verdict in judged():
-            (place / f"{verdict.table.name}_{verdict.profile}.csv").write_text(records.to_csv(verdict), "utf-8")
+            (place / f"{verdict.table.name}_{verdict.profile}.csv").write_text(export.to_csv(verdict), "utf-8")
 
 
 def judged():
-    folders = sorted(file.parent for file in results.ROOT.glob("*/*/runs.jsonl"))
-    return [tables.committed(f.parent.name, f.name) for f in folders if f.parent.name in protocol.TABLES]
+    folders = sorted(file.parent for file in records.ROOT.glob("*/*/runs.jsonl"))
+    return [experiments.committed(f.parent.name, f.name) for f in folders if f.parent.name in experiments.TABLES]
 
 
 def setup(app):

@@ -9,7 +9,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
-from mtl_core import claims, papers
+from mtl_lab.claims import printed_rules, printed_tables, verdicts
 
 LABELS = {"delta_m": "Δm, %", "parameters": "size, MB"}
 HEADINGS = {12: ("ranking of", "against"), 14: ("ranking under", "against")}
@@ -21,8 +21,8 @@ class PrintedTable(SphinxDirective):
 
     def run(self):
         paper, number = self.arguments[0], int(self.arguments[1])
-        rows, about = papers.table(paper, number), papers.about(paper)
-        for file in (papers.path(paper, number), papers.ROOT / paper / "paper.yml"):
+        rows, about = printed_tables.table(paper, number), printed_tables.about(paper)
+        for file in (printed_tables.path(paper, number), printed_tables.ROOT / paper / "paper.yml"):
             self.env.note_dependency(str(file))
         lines = {}
         for r in rows:
@@ -56,11 +56,11 @@ class ClaimTable(SphinxDirective):
 
     def run(self):
         paper = self.arguments[0]
-        self.env.note_dependency(str(claims.ROOT / f"{paper}.yml"))
-        for file in (papers.ROOT / paper).glob("*.csv"):
+        self.env.note_dependency(str(verdicts.ROOT / f"{paper}.yml"))
+        for file in (printed_tables.ROOT / paper).glob("*.csv"):
             self.env.note_dependency(str(file))
         body, against = [], []
-        for verdict in claims.verdicts(paper):
+        for verdict in verdicts.verdicts(paper):
             claim = verdict.claim
             tables = ", ".join(map(str, claim["where"]["tables"]))
             tables = tables and f"Table{'s' * (', ' in tables)} {tables}"
@@ -74,7 +74,7 @@ class ClaimTable(SphinxDirective):
             if failed:
                 against.append(f"{claim['id']}: " + "; ".join(failed) + ".")
         head = ["claim", "outcome", "in our words", "where", "scope", "behind it"]
-        name, text = f"Claims of {papers.about(paper)['short']}", ", and what arithmetic gives."
+        name, text = f"Claims of {printed_tables.about(paper)['short']}", ", and what arithmetic gives."
         found = [_caption(name, text, f"{paper}-claims"), _table(head, body, 1, "claims")]
         if against:
             found.append(nodes.paragraph("", "Comparisons that do not hold, or are listed without a bound:"))
@@ -104,11 +104,11 @@ def _mark(index):
 
 
 def _recomputed(rows, grouped):
-    table, found = claims.lines(rows), {}
+    table, found = printed_rules.lines(rows), {}
     for name, line in table.items():
         if printed := line.get(("", "delta_m")):
-            low, value, high = claims.delta_m_as_printed(printed, line, table["Single-task", ""], grouped)
-            word = "agrees" if claims.overlap(printed, low, high) else "differs"
+            low, value, high = printed_rules.delta_m_as_printed(printed, line, table["Single-task", ""], grouped)
+            word = "agrees" if printed_rules.overlap(printed, low, high) else "differs"
             found[name] = f"{value:.2f}, {word}".replace("-", "−")
     return found
 

@@ -11,7 +11,7 @@ Differences have one decimal, two where the table's margin is below one point.
     {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
     {tally}`recon sam_gs`                   how many claims of these papers have which outcome
 
-What is missing stops the build (`-W`) and is named. A row that is stale or unfinished says so; of a void one no number
+What is missing stops the build (`-W`) and is named. A row that is unfinished says so; of a void one no number
 is shown.
 """
 
@@ -22,8 +22,9 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
-from mtl_core import claims, tables
-from mtl_core.protocol import REFERENCE
+from mtl_lab import experiments
+from mtl_lab.claims import verdicts
+from mtl_lab.protocol.table import REFERENCE
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Quote(SphinxRole):
 
 def record(experiment, profile, *what):
     """Inline nodes with one number of a judged table."""
-    verdict = tables.committed(experiment, profile)
+    verdict = experiments.committed(experiment, profile)
     if verdict is None:
         raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
     if what == ("margin",):
@@ -109,7 +110,7 @@ def badges(found):
 
 def verdict(paper, name):
     """The badges of a claim, as a link to its entry in the ledger."""
-    found = {one.claim["id"]: one for one in claims.verdicts(paper)}
+    found = {one.claim["id"]: one for one in verdicts.verdicts(paper)}
     if name not in found:
         raise LookupError(f"no claim {name!r} of {paper}; there are: {', '.join(found)}")
     return [nodes.inline("", "", *badges(found[name]), classes=["verdict-badges"], claim=name)]
@@ -132,7 +133,7 @@ def label(claim):
 
 def tally(*papers):
     """How many claims have which outcome, in words, most frequent first."""
-    found = Counter(one.outcome for paper in papers for one in claims.verdicts(paper))
+    found = Counter(one.outcome for paper in papers for one in verdicts.verdicts(paper))
     if not found:
         raise LookupError("expected the names of papers that have claims")
     parts = ", ".join(f"{count} “{outcome}”" for outcome, count in found.most_common())

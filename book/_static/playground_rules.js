@@ -1,4 +1,4 @@
-/* Problems and update rules of the playground: those of mtl_core.landscapes and mtl_core.methods, for two tasks and two
+/* Problems and update rules of the playground: those of mtl_lab.landscapes.problems and mtl_core.methods, for two tasks and two
    parameters. tests/test_playground.py compares losses, gradients and end points. */
 window.playgroundRules = (() => {
   "use strict";

@@ -7,7 +7,6 @@ Three kinds: *loss weighting* (K losses -> scalar), *gradient aggregation* ((K, 
 
 from torchjd import aggregation, scalarization
 
-from mtl_core.methods import recon
 from mtl_core.methods.averaging import DBMTL, MoCo
 from mtl_core.methods.bargaining import fairgrad, nash_mtl
 from mtl_core.methods.baselines import Broken, CAGrad, LogSum, NormEqualised, Static, pcgrad

@@ -94,7 +94,7 @@ class FAMO(scalarization.FAMO):
     r"""$c \sum_k z_k \log L_k$ with $z = \mathrm{softmax}(\xi)$ and $1/c = \sum_k z_k / L_k$; (K,) losses -> scalar.
 
     After the step `update(losses)` gets the losses of the same batch again and moves $\xi$ with an Adam of its own
-    along $(\partial z/\partial\xi)^\top(\log L_\text{before} - \log L_\text{after})$. `mtl_core.steps.Step` calls it
+    along $(\partial z/\partial\xi)^\top(\log L_\text{before} - \log L_\text{after})$. `training.step.Step` calls it
     behind every step of the model's optimizer: one more forward pass.
 
     rate   learning rate of $\xi$.

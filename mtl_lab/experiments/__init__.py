@@ -1,0 +1,26 @@
+"""One file per experiment. A file that lies here registers its tables, grids, studies and rules when it is imported."""
+
+import functools
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+from mtl_lab import records
+from mtl_lab.experiments.registry import GRIDS, RULES, STUDIES, TABLES
+from mtl_lab.protocol import committed as _committed
+from mtl_lab.protocol.verdict import TableVerdict, judge
+
+__all__ = ["GRIDS", "RULES", "STUDIES", "TABLES", "committed"]
+
+for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
+    import_module(f"{__name__}.{_module}")
+
+
+@functools.cache
+def committed(name: str, profile: str, root: Path = records.ROOT) -> TableVerdict | None:
+    """The verdict on what `results/` holds of the table `name`; None where no run is committed yet."""
+    table = TABLES[name](profile)
+    found = _committed.load(table, root)
+    if not found:
+        return None
+    return judge(table, found, _committed.search_of(table, root) or {}, _committed.seeds_of(table, root))

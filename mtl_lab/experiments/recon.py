@@ -1,0 +1,115 @@
+"""Recon on Multi-Fashion+MNIST as the paper runs it: a search run, then each method with and without the split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mtl_core.methods.recon import candidate_layers
+from mtl_lab.experiments.registry import register_grid
+from mtl_lab.runs.build import build_model, load_problem
+from mtl_lab.runs.run import Run
+
+# Recon's own settings (arXiv 2302.11289, appendix B and released code) are those of `paper`.
+RECON = {
+    "tiny": {
+        "problem_options": {"profile": "tiny", "train": 1280},
+        "model_options": {"width": 8},
+        "schedule": {"epochs": 3, "batch_size": 64, "learning_rate": 0.05, "decay": "cosine"},
+    },
+    "small": {
+        "problem_options": {"profile": "small"},
+        "model_options": {"width": 8},
+        "schedule": {"epochs": 10, "batch_size": 256, "learning_rate": 0.05, "decay": "cosine"},
+    },
+    "paper": {
+        "problem_options": {"profile": "paper"},
+        "model_options": {"width": 64},
+        "schedule": {"epochs": 120, "batch_size": 256, "learning_rate": 0.1, "decay": [60, 90]},
+    },
+}
+SEARCH_EPOCHS = {"paper": 40}  # of `paper`'s 120: before the learning rate first falls; elsewhere the whole schedule
+
+# How each row is run: the preset of the repository that published it, where the registry has one.
+ROWS = {
+    "equal": {},
+    "mgda": {},
+    "pcgrad": {},
+    "graddrop": {},
+    "cagrad": {"method_options": {"c": 0.2, "rescale": True}, "convention": "recon"},
+    "sam_gs": {"method_options": {"gamma": 0.7, "beta2": 0.99}, "convention": "samgs"},
+}
+
+
+@dataclass(frozen=True)
+class ReconExperiment:
+    """Recon on Multi-Fashion+MNIST: a search run, then rows with and without the split, each with every seed.
+
+    profile    "tiny", "small" or "paper": data, network, schedule (`RECON`).
+    methods    rows of the table; names in the registry.
+    seeds      how many, from 0.
+    epochs     another length than the profile's, None to keep it.
+    threshold  S of the layer score; layers: how many of the worst layers each task gets to itself.
+    """
+
+    profile: str = "tiny"
+    methods: Sequence[str] = tuple(ROWS)
+    seeds: int = 1
+    epochs: int | None = None
+    threshold: float = -0.1
+    layers: int = 25
+
+    def __post_init__(self):
+        if self.profile not in RECON:
+            raise ValueError(f"profile is one of {', '.join(RECON)}; got {self.profile!r}")
+        if self.seeds < 1:
+            raise ValueError(f"seeds counts from 1, got {self.seeds}")
+
+    @property
+    def base(self) -> Run:
+        settings = RECON[self.profile]
+        schedule = dict(settings["schedule"]) | ({"epochs": self.epochs} if self.epochs else {})
+        return Run("multi_fashion_mnist", **(settings | {"schedule": schedule}))
+
+    def search(self) -> Run:
+        """The shared network, trained with equal weights, its layers scored at every step; test data unread."""
+        epochs = self.epochs or SEARCH_EPOCHS.get(self.profile, self.base.schedule["epochs"])
+        thresholds = sorted({0.0, -0.02, -0.05, self.threshold}, reverse=True)
+        return replace(self.base, schedule={**self.base.schedule, "epochs": epochs}, test=False,
+                       observe={"thresholds": thresholds})  # fmt: skip
+
+    def ranking(self, record: Mapping) -> list[str]:
+        """All layers by falling score in the search run's record; ties keep registration order."""
+        scores = record["conflict"]["scores"][str(self.threshold)]
+        order = sorted(range(len(scores)), key=lambda place: -scores[place])
+        return [record["conflict"]["layers"][place] for place in order]
+
+    def split(self, record: Mapping) -> list[str]:
+        """The layers that Recon splits: the worst `layers` of the ranking."""
+        return self.ranking(record)[: self.layers]
+
+    def single_task(self) -> list[Run]:
+        return [run for k in (0, 1) for run in replace(self.base, tasks=[k]).seeds(range(self.seeds))]
+
+    def rows(self, split: Sequence[str]) -> dict[tuple[str, bool], list[Run]]:
+        """(method, with Recon?) -> its runs, one per seed. Unsplit rows also log the cosine over the kept layers."""
+        kept = [layer for layer in self.all_layers() if layer not in set(split)]
+        rows = {}
+        for name in self.methods:
+            run = replace(self.base, method=name, **ROWS.get(name, {}))
+            rows[name, False] = replace(run, observe={"restrict": kept}).seeds(range(self.seeds))
+            rows[name, True] = replace(run, split=list(split), observe={}).seeds(range(self.seeds))
+        return rows
+
+    def plan(self, records: Sequence[Mapping]) -> dict[str, list[Run]]:
+        """Row name -> runs, as far as the records made so far decide them: first the search, then the rest."""
+        scored = [record for record in records if record["row"] == "search"]
+        if not scored:
+            return {"search": [self.search()]}
+        rows = {name + (" + Recon" if was else ""): found
+                for (name, was), found in self.rows(self.split(scored[0])).items()}  # fmt: skip
+        return {"search": [self.search()], "single-task": self.single_task()} | rows
+
+    def all_layers(self) -> list[str]:
+        return candidate_layers(build_model(self.base, load_problem(self.base)))
+
+
+register_grid("recon_multi_fashion_mnist", ReconExperiment)

@@ -1,0 +1,145 @@
+"""Pictures of RotoGrad's illustration: success rates, stills of the two landscapes, their animation as plain SVG."""
+
+from collections.abc import Mapping, Sequence
+
+import contourpy
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from mtl_lab.figures.plots import COLOURS
+from mtl_lab.landscapes.rotograd_example import Pair
+from mtl_lab.statistics import paired
+
+EXTENT = 3.2  # of a picture, in units of the features
+LOOKS = {
+    "rotate_only": ("o", "green"),
+    "rotograd": ("D", "blue"),
+    "scale_only": ("s", "orange"),
+    "vanilla": ("x", "grey"),
+    "paper": ("^", "red"),
+}
+TASKS = ("blue", "red")
+
+
+def _grid(pair: Pair, task: int, extent: float = EXTENT * 2**0.5, count: int = 181):
+    """Axis and losses (count, count) of one task in its own coordinates r."""
+    axis = torch.linspace(-extent, extent, count, dtype=torch.float64)
+    x, y = torch.meshgrid(axis, axis, indexing="xy")
+    r = torch.stack([x, y], -1)
+    return axis.numpy(), pair.phi(r - r.new_tensor(pair.optima[task])).numpy()
+
+
+def _levels(pair: Pair, losses, count: int = 7):
+    return np.linspace(pair.minimum + 0.02 * np.ptp(losses), np.quantile(losses, 0.6), count)
+
+
+def stills(pair: Pair, path, moments: Sequence[int]):
+    """Level lines of both tasks in the coordinates z that they share, at some moments, with the way of z so far.
+
+    path  (steps (T,), z (T, 2), rotations (T, 2, 2, 2)) of one seed; moments are places in it.
+    """
+    steps, z, rotations = path
+    figure, axes = plt.subplots(1, len(moments), figsize=(7, 7 / len(moments) + 0.4), sharey=True)
+    axis = np.linspace(-EXTENT, EXTENT, 161)
+    x, y = np.meshgrid(axis, axis)
+    here = torch.from_numpy(np.stack([x, y], -1))
+    for place, moment in zip(axes, moments, strict=True):
+        for k, colour in enumerate(TASKS):
+            r = here @ rotations[moment, k].T
+            losses = pair.phi(r - r.new_tensor(pair.optima[k])).numpy()
+            levels = _levels(pair, _grid(pair, k)[1])
+            place.contour(
+                x, y, losses, levels=levels, colors=COLOURS[colour], linewidths=0.7, linestyles=["-", "--"][k]
+            )
+            best = torch.tensor(pair.optima[k], dtype=torch.float64) @ rotations[moment, k]
+            place.plot(*best, "*", color=COLOURS[colour], ms=10)
+        place.plot(*z[: moment + 1].T, color="black", lw=1.2)
+        place.plot(*z[moment], "o", color="black", ms=5)
+        place.set_title(f"step {int(steps[moment])}", fontsize=9)
+        place.set_xlabel("$z_1$")
+        place.set_aspect("equal")
+        place.set_xlim(-EXTENT, EXTENT)
+        place.set_ylim(-EXTENT, EXTENT)
+    axes[0].set_ylabel("$z_2$")
+    return figure
+
+
+def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence[int]]], seeds: int):
+    """Share of seeds that solve both tasks, by rotation rate, with 95 % Wilson intervals; methods without rotations as
+    bands. rows: label -> (key of `LOOKS`, successes at each rate, or one number for all)."""
+    figure, axis = plt.subplots(figsize=(7, 3.4))
+    place = np.arange(len(rates))
+    for shift, (label, (method, counts)) in enumerate(rows.items()):
+        mark, colour = LOOKS[method]
+        bounds = np.array([paired.wilson(int(count), seeds) for count in counts]) * 100
+        share = 100 * np.asarray(counts) / seeds
+        if len(counts) == 1:
+            axis.axhspan(*bounds[0], color=COLOURS[colour], alpha=0.25, lw=0)
+            axis.axhline(share[0], color=COLOURS[colour], lw=1.5, ls="--" if method == "vanilla" else ":", label=label)
+            continue
+        at = place + 0.12 * (shift - 2.5)
+        errors = np.abs(bounds.T - share)
+        hollow = {"mfc": "white"} if "Haar" in label else {}
+        axis.errorbar(at, share, errors, fmt=mark, color=COLOURS[colour], ms=6, capsize=2, label=label, **hollow)
+    axis.set_xticks(place, [f"{rate:g}" for rate in rates])
+    axis.set_xlabel("learning rate of the rotations, Adam")
+    axis.set_ylabel("% of seeds that solve both")
+    axis.set_ylim(-3, 103)
+    figure.legend(loc="outside upper left", fontsize=8, ncols=2)
+    return figure
+
+
+def budgets(steps: Sequence[int], curves: Mapping[str, Sequence[int]], seeds: int):
+    """Share of seeds that solve both tasks against steps; one curve per label."""
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    for (label, counts), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=False):
+        bounds = np.array([paired.wilson(int(count), seeds) for count in counts]) * 100
+        (line,) = axis.plot(steps, 100 * np.asarray(counts) / seeds, ls=style, label=label)
+        axis.fill_between(steps, *bounds.T, color=line.get_color(), alpha=0.2, lw=0)
+    axis.set_xlabel("steps")
+    axis.set_ylabel("% of seeds that solve both")
+    axis.set_ylim(-3, 103)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def animation(pair: Pair, path, seconds: float = 8) -> str:
+    """The stills' motion as one SVG without scripts: level lines turn as the rotations do, a dot walks as z does.
+
+    It starts where the reader clicks on it, so that nothing moves unasked. In the coordinates z a task's landscape is
+    its own one turned by minus its angle: the lines are drawn once.
+    """
+    _, z, rotations = path
+    parts = []
+    for k, colour in enumerate(TASKS):
+        axis, losses = _grid(pair, k)
+        lines = contourpy.contour_generator(axis, axis, losses)
+        d = "".join(
+            "M" + "L".join(f"{x:.2f},{y:.2f}" for x, y in line[::2])
+            for level in _levels(pair, losses) for line in lines.lines(level)
+        )  # fmt: skip
+        angles = -np.degrees(np.unwrap(torch.atan2(rotations[:, k, 1, 0], rotations[:, k, 0, 0]).numpy()))
+        turns = ";".join(f"{a:.2f}" for a in angles)
+        a, b = pair.optima[k]
+        dashes = "" if k == 0 else ' stroke-dasharray="0.08 0.05"'
+        parts.append(
+            f'<g stroke="{COLOURS[colour]}" fill="none" stroke-width="0.02"{dashes} '
+            f'transform="rotate({angles[0]:.2f})">'
+            f'<path d="{d}"/><circle cx="{a}" cy="{b}" r="0.1" fill="{COLOURS[colour]}"/>'
+            f'<animateTransform attributeName="transform" type="rotate" values="{turns}" dur="{seconds}s" '
+            'begin="turning.click" fill="freeze"/></g>'
+        )
+    moves = "".join(
+        f'<animate attributeName="{name}" values="{";".join(f"{v:.3f}" for v in z[:, i].tolist())}" dur="{seconds}s" '
+        'begin="turning.click" fill="freeze"/>'
+        for i, name in enumerate(("cx", "cy"))
+    )
+    dot = f'<circle cx="{z[0, 0]:.3f}" cy="{z[0, 1]:.3f}" r="0.09" fill="currentColor">{moves}</circle>'
+    words = "Level lines of two tasks turn until their best points coincide while a dot walks to them"
+    return (
+        f'<svg id="turning" role="img" aria-label="{words}" viewBox="{-EXTENT} {-EXTENT} {2 * EXTENT} '
+        f'{2 * EXTENT}" style="display:block;margin:auto;width:100%;max-width:26rem;cursor:pointer;'
+        'border:1px solid currentColor">'
+        f'<g transform="scale(1,-1)">{"".join(parts)}{dot}</g></svg>'
+    )

@@ -1,0 +1,36 @@
+"""Runs of search and evaluation, each of which leaves one line in the append-only log of attempts."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mtl_lab import records
+from mtl_lab.runs import grid
+from mtl_lab.runs.run import Run
+
+
+def train(
+    runs: Sequence[Run], stage: str, folder: Path, workers: int, keep: Callable[[dict], None] | None = None
+) -> dict[str, dict]:
+    """Identity -> record of the runs; how each ended is appended to `folder`/attempts.jsonl under `stage`.
+
+    keep  called with each record after its line in the log: a run that is kept is never asked for again.
+    """
+    logged = {(a["identity"], a["stage"]) for a in records.read_lines(folder / "attempts.jsonl")}
+    trained = {}
+
+    def finished(record):
+        trained[record["identity"]] = record
+        if (record["identity"], stage) not in logged:
+            line = {"identity": record["identity"], "stage": stage, "seed": record["config"]["seed"],
+                    "method": record["config"]["method"], "finished": record["provenance"]["finished"],
+                    "diverged": record["diverged"] is not None, "core_seconds": round(record["core_seconds"], 2),
+                    "commit": record["provenance"]["commit"]}  # fmt: skip
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "attempts.jsonl", "a", encoding="utf-8") as log:
+                log.write(json.dumps(line, sort_keys=True) + "\n")
+        if keep is not None:
+            keep(record)
+
+    grid.grid(runs, workers, finished=finished)
+    return trained

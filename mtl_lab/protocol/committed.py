@@ -1,0 +1,49 @@
+"""What `results/` holds of a table: its records, its search, how many seeds each row is to have.
+
+A table that extends another one takes over that table's single-task networks, reference row and controls: neither
+their search nor their runs are repeated.
+"""
+
+from pathlib import Path
+
+from mtl_lab import records
+from mtl_lab.protocol.table import OTHER_SEEDS, REFERENCE, SEEDS, Table
+
+
+def load(table: Table, root: Path = records.ROOT) -> list[dict]:
+    """The table's own records, in the file's order, then those of the rows that it takes over; [] before its first."""
+    own = records.load(table.name, table.profile, root)
+    if not own or table.extends is None:
+        return own
+    seeds = {seed + shift for seed in SEEDS for shift in (0, OTHER_SEEDS)}
+    base = records.load(table.extends, table.profile, root)
+    return own + [r for r in base if table.takes_over(r["row"]) and r["config"]["seed"] in seeds]
+
+
+def search_of(table: Table, root: Path = records.ROOT) -> dict | None:
+    """search.json with the entries of the rows that the table takes over; None before the search is done."""
+    search = records.read_json(records.folder(table.name, table.profile, root) / "search.json")
+    if search is None:
+        return None
+    return {**search, "rows": base_entries(table, root) | search.get("rows", {})}
+
+
+def base_entries(table: Table, root: Path = records.ROOT) -> dict:
+    """Row -> entry in search.json of the table that this one extends, of the rows that it takes over; else {}."""
+    base = base_search(table, root) or {"rows": {}}
+    return {row: entry for row, entry in base["rows"].items() if table.takes_over(row)}
+
+
+def base_search(table: Table, root: Path = records.ROOT) -> dict | None:
+    """search.json of the table that this one extends, if there is one."""
+    if table.extends is None:
+        return None
+    return records.read_json(records.folder(table.extends, table.profile, root) / "search.json")
+
+
+def seeds_of(table: Table, root: Path = records.ROOT) -> int | dict[str, int]:
+    """Ten, or row -> how many: the reference and the rows of extended.json ({"seeds": 20, "rows": […]}) have more."""
+    extended = records.read_json(records.folder(table.name, table.profile, root) / "extended.json")
+    if extended is None:
+        return len(SEEDS)
+    return {name: extended["seeds"] for name in [REFERENCE, *extended["rows"]]}

@@ -1,0 +1,38 @@
+"""The evaluation of a table: each row's chosen configuration with every evaluation seed. It reads the test data."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mtl_lab import records
+from mtl_lab.protocol import committed, completeness
+from mtl_lab.protocol.attempts import train
+from mtl_lab.protocol.table import OTHER_SEEDS, Table
+
+
+def evaluate(
+    table: Table,
+    seeds: int | Mapping[str, int] | None = None,
+    workers: int = 1,
+    root: Path = records.ROOT,
+    rows: Collection[str] | None = None,
+) -> int:
+    """Train the evaluation runs that runs.jsonl lacks, of all rows or of those named; how many were trained.
+
+    seeds  how many; None: ten, and of the rows in extended.json as many as it says.
+    """
+    folder = records.folder(table.name, table.profile, root)
+    seeds = committed.seeds_of(table, root) if seeds is None else seeds
+    expected = completeness.expected_runs(table, committed.search_of(table, root), seeds)
+    recorded = {(r["row"], r["identity"]) for r in committed.load(table, root)}
+    names = [row for row in expected if not table.takes_over(row) and (rows is None or row in rows)]
+    missing = {
+        run.identity: (row, run) for row in names for run in expected[row] if (row, run.identity) not in recorded
+    }
+
+    def keep(record):
+        records.add(records.compact(record, missing[record["identity"]][0]), folder / "runs.jsonl")
+
+    # Seed by seed: a table that is cut off has the same seeds in every row.
+    ordered = sorted((run for _, run in missing.values()), key=lambda run: run.seed % OTHER_SEEDS)
+    train(ordered, "evaluation", folder, workers, keep)
+    return len(missing)

@@ -1,0 +1,108 @@
+"""Records of finished runs, committed as text under `results/EXPERIMENT/PROFILE/`.
+
+runs.jsonl      one finished run a line, sorted by the name of its table row and by seed
+search.json     what was tried for each row of a table, and what was chosen; committed before test data are read
+attempts.jsonl  every run of search and evaluation as it ended, in order, append-only
+
+`python -m mtl_lab results` writes them, verdicts read them, `make run` never touches them. A record is never edited: a
+correction appends a record whose `supersedes` is the `key` of the one that it replaces. A test compares each record
+with its content in the commit that added it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mtl_lab import ROOT as CHECKOUT
+from mtl_lab.files import write_atomically
+
+ROOT = CHECKOUT / "results"
+DIGITS = 6  # significant digits of the numbers in a committed record
+
+
+def folder(experiment: str, profile: str, root: Path = ROOT) -> Path:
+    return root / experiment / profile
+
+
+def load(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
+    """The valid records of an experiment, in the file's order; [] where there are none yet."""
+    return valid(read_lines(folder(experiment, profile, root) / "runs.jsonl"))
+
+
+def valid(records: Iterable[dict]) -> list[dict]:
+    """The records without those that a later one supersedes."""
+    records = list(records)
+    superseded = {record["supersedes"] for record in records if "supersedes" in record}
+    return [record for record in records if key(record) not in superseded] if superseded else records
+
+
+def key(record: Mapping) -> str:
+    """16 hexadecimal digits of the SHA-256 of the record's line."""
+    return hashlib.sha256(as_line(record).encode()).hexdigest()[:16]
+
+
+def by_row(experiment: str, profile: str, root: Path = ROOT) -> dict[str, dict]:
+    """Row name -> its one record, for studies that have one record a row."""
+    return {record["row"]: record for record in load(experiment, profile, root)}
+
+
+def attempts(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
+    """How every run of search and evaluation ended, in order."""
+    return read_lines(folder(experiment, profile, root) / "attempts.jsonl")
+
+
+def read_json(file: Path) -> dict | None:
+    """A JSON file's content; None where there is no file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def read_lines(file: Path) -> list[dict]:
+    """The records of a file, one a line; [] where there is no file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+
+def as_line(record: Mapping) -> str:
+    return json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def compact(record: dict, row: str) -> dict:
+    """A record as it is committed: per-epoch numbers as columns, six significant digits, the name of its row."""
+    epochs = record["epochs"]
+    tasks = list(epochs[0]["train_loss"]) if epochs else []
+    columns = {
+        "train_loss": {task: [e["train_loss"][task] for e in epochs] for task in tasks},
+        "validation": {
+            task: {metric: [e["validation"][task][metric] for e in epochs] for metric in epochs[0]["validation"][task]}
+            for task in tasks
+        },
+    }
+    return rounded({**record, "epochs": columns, "row": row})
+
+
+def rounded(value):
+    """The value with its numbers at six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value
+
+
+def add(record: dict, file: Path) -> None:
+    """Add one compact record to a file of them, which stays sorted.
+
+    ValueError where the file has a valid record of the same row and configuration already: a correction names it in
+    `supersedes`.
+    """
+    records = read_lines(file)
+    same = [r for r in valid(records) if (r["row"], r["identity"]) == (record["row"], record["identity"])]
+    if any(key(r) != record.get("supersedes") for r in same):
+        raise ValueError(f"{file.name} has a record of {record['row']!r}, seed {record['config']['seed']}, already; "
+                         "a correction names that record's key in `supersedes`")  # fmt: skip
+    write_lines(sorted([*records, record], key=lambda r: (r["row"], r["config"]["seed"], r["identity"])), file)
+
+
+def write_lines(records: Iterable[Mapping], file: Path) -> None:
+    """The records as a file, one a line."""
+    write_atomically(file, "".join(as_line(record) + "\n" for record in records))

@@ -1,0 +1,46 @@
+"""From the config of a run to its data and its network."""
+
+import functools
+import json
+from dataclasses import replace
+
+from mtl_core import data, methods, models
+from mtl_core.seeds import torch_generator
+from mtl_core.tasks import Problem
+from mtl_lab.runs.run import Run
+
+
+@functools.cache
+def directions(problem: str) -> dict[str, dict[str, bool]]:
+    """task -> metric -> whether higher is better; read off the embedded tiny problem, so no data need be there."""
+    tasks = load_problem(Run(problem, {"profile": "tiny"})).tasks
+    return {task.name: task.higher_is_better() for task in tasks}
+
+
+@functools.lru_cache(maxsize=2)
+def _problem(name: str, options: str, seed: int) -> Problem:
+    return data.load(name, seed=seed, **json.loads(options))
+
+
+def load_problem(run) -> Problem:
+    """The problem of a `runs.Run`, with the tasks that it trains on. ValueError where it names a task that is not."""
+    problem = _problem(run.problem, json.dumps(dict(run.problem_options), sort_keys=True), run.seed)
+    if run.tasks is None:
+        return problem
+    for k in run.tasks:
+        if not 0 <= k < len(problem.tasks):
+            raise ValueError(f"task {k} of {run.problem} does not exist; there are {len(problem.tasks)}, from 0")
+
+    def only(split):
+        return type(split)(split.inputs, tuple(split.targets[k] for k in run.tasks))
+
+    return replace(problem, tasks=tuple(problem.tasks[k] for k in run.tasks), train=only(problem.train),
+                   validation=only(problem.validation), test=only(problem.test))  # fmt: skip
+
+
+def build_model(run, problem: Problem) -> models.MultiTaskModel:
+    """The network of a `runs.Run`, initialised by its seed; copies of split layers draw from their own stream."""
+    model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
+    if not run.split:
+        return model
+    return methods.recon.split_layers(model, run.split, run.split_init, torch_generator(run.seed, "split"))

@@ -1,0 +1,50 @@
+"""Executes a run: from its config to its record, by way of the store of finished runs."""
+
+import json
+from dataclasses import asdict
+
+from mtl_core import conflict, methods, models
+from mtl_core.training import Schedule, fit
+from mtl_core.training.device import chosen_device
+from mtl_lab.runs.build import build_model, load_problem
+from mtl_lab.runs.provenance import provenance
+from mtl_lab.runs.run import Run
+from mtl_lab.runs.store import Store
+
+
+def execute(run: Run, store: Store | None = None, fresh: bool = False, device: str | None = None) -> dict:
+    """The record of `run`: from the store if it is finished there, else trained, resuming if it was cut off.
+
+    device  for `training.device.chosen_device`.
+    A method that was registered from outside the package trains anew each time: its source may have changed.
+    """
+    store, device = store or Store(), chosen_device(device)
+    fresh = fresh or not methods.find(run.method).make.__module__.startswith(("mtl_core.", "torchjd."))
+    record = None if fresh else store.get(run)
+    if record is not None:
+        return record
+    if fresh:
+        store.checkpoint(run).unlink(missing_ok=True)
+    problem = load_problem(run)
+    model = build_model(run, problem)
+    observers = _observers(run, model)
+    history = fit(
+        model, problem, run.method, Schedule(**run.schedule), method_options=run.method_options,
+        convention=run.convention, seed=run.seed, observers=observers, test=run.test,
+        checkpoint=store.checkpoint(run), device=device,
+    )  # fmt: skip
+    record = {
+        "identity": run.identity, "config": json.loads(run.canonical()), **asdict(history),
+        "parameters": {"trunk": sum(p.numel() for p in model.trunk.parameters()),
+                       "all": sum(p.numel() for p in model.parameters())},
+        "conflict": observers[0].summary() if observers else None,
+        "source": json.loads(json.dumps(problem.source, default=str)), "provenance": provenance(device),
+    }  # fmt: skip
+    store.put(run, record)
+    return record
+
+
+def _observers(run: Run, model: models.MultiTaskModel) -> list:
+    if run.observe is None or len(model.heads) < 2:
+        return []
+    return [conflict.ConflictLog(len(model.heads), **run.observe)]

@@ -1,0 +1,89 @@
+"""Many runs: one after the other, over local processes, or on a Dask cluster."""
+
+import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_all_start_methods, get_context
+
+import torch
+
+from mtl_core.training.device import chosen_device
+from mtl_lab.runs.execute import execute
+from mtl_lab.runs.run import Run
+from mtl_lab.runs.store import Store
+
+
+def worker_context():
+    """Clean processes: forked from one that has imported torch once (a fork of a notebook's kernel may hang)."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["mtl_lab.runs.execute"])
+    return context
+
+
+def _work(run: Run, root, fresh, device) -> dict:
+    torch.set_num_threads(1)
+    return execute(run, Store(root), fresh, device)
+
+
+def grid(
+    runs: Sequence[Run], workers: int = 1, store: Store | None = None, fresh: bool = False, client=None,
+    device: str | None = None, finished=None,
+) -> list[dict]:  # fmt: skip
+    """The records of `runs`, in their order. Finished ones come from the store, the rest are trained.
+
+    workers  processes of one torch thread each; 1 trains here, one after the other.
+    client   a dask.distributed.Client: its cluster trains instead (all workers must see the store).
+    device   for `training.device.chosen_device`; the processes share one GPU.
+    finished  called with each record as it is there, first with those that the store had.
+
+    Stopping it (Ctrl-C) loses no finished run; a cut-off run goes on from its last epoch next time.
+    """
+    from tqdm import tqdm
+
+    store, device = store or Store(), chosen_device(device)
+    records = {run.identity: None if fresh else store.get(run) for run in runs}
+    todo = {run.identity: run for run in runs if records[run.identity] is None}
+    bar = tqdm(total=len(records), initial=len(records) - len(todo), unit="run", disable=None)
+    try:
+        for record in filter(None, records.values()):
+            if finished is not None:
+                finished(record)
+        for identity, record in _train(list(todo.values()), workers, store, fresh, client, device):
+            records[identity] = record
+            bar.update()
+            if finished is not None:
+                finished(record)
+    except KeyboardInterrupt:
+        done = sum(record is not None for record in records.values())
+        print(f"\nStopped: {done} of {len(records)} runs are finished and kept.", file=sys.stderr)
+        raise
+    finally:
+        bar.close()
+    return [records[run.identity] for run in runs]
+
+
+def _train(todo, workers, store, fresh, client, device):
+    if client is not None:
+        from dask.distributed import as_completed
+
+        futures = [client.submit(_work, run, store.root, fresh, device, pure=False) for run in todo]
+        for future in as_completed(futures):
+            record = future.result()
+            yield record["identity"], record
+    elif workers <= 1:
+        for run in todo:
+            yield run.identity, execute(run, store, fresh, device)
+    else:
+        with ProcessPoolExecutor(min(workers, len(todo) or 1), mp_context=worker_context()) as pool:
+            waiting = {pool.submit(_work, run, store.root, fresh, device) for run in todo}
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        record = future.result()
+                        yield record["identity"], record
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise

@@ -1,0 +1,145 @@
+"""Several processes are one: two gloo processes against the joined batch, and what happens when one of them dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from engine import small_model, small_problem
+from torch import nn
+
+from mtl_core import methods
+from mtl_core.methods import CONVENTIONS, METHODS
+from mtl_core.training import loop
+from mtl_core.training.device import chosen_device, own_device
+from mtl_core.training.distributed import JoinedStep
+from mtl_core.training.schedule import Schedule
+from mtl_lab import __main__
+from mtl_lab.runs import execute, grid, store
+from mtl_lab.runs.run import Run
+
+HERE = Path(__file__).resolve().parent
+SCRIPT = HERE / "train_for_processes.py"
+
+
+def launch(folder, *arguments, processes=2):
+    """torchrun with one thread a process, on this machine alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    return subprocess.Popen([*command, str(SCRIPT), str(folder), *arguments], env=environment, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """method -> (weights and losses by two processes, by one), all in one launch; batches of 33, shared 17 to 16."""
+    folder = tmp_path_factory.mktemp("two")
+    process = launch(folder, "compare")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    done = subprocess.run([sys.executable, str(SCRIPT), str(folder), "compare"], capture_output=True, text=True,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {world: {f.stem.partition("-")[2]: torch.load(f, weights_only=True) for f in folder.glob(f"{world}-*.pt")}
+            for world in (1, 2)}  # fmt: skip
+
+
+def test_two_processes_end_where_one_ends_for_every_method(trained):
+    assert set(trained[1]) == set(trained[2]) == set(METHODS)
+    far = {}
+    for name, one in trained[1].items():
+        two = trained[2][name]
+        assert one["parts"] == [33] * 4 and two["parts"] in ([17] * 4, [16] * 4), "each part of an uneven batch is used"
+        error = max((one["model"][key] - value).abs().max().item() for key, value in two["model"].items())
+        if not error < 1e-6 or one["diverged"] or two["diverged"]:
+            far[name] = error
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-6), name
+        assert one["moved"] > 1e-3, f"{name} does not train"
+    assert not far
+
+
+def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
+    process = launch(tmp_path, "die")
+    started = time.time()
+    pids = []
+    while len(pids) < 2 and time.time() - started < 120 and process.poll() is None:
+        time.sleep(0.05)
+        pids = [json.loads(f.read_text()) for f in tmp_path.glob("pid-*.json") if f.stat().st_size]
+    assert len(pids) == 2
+    while not (tmp_path / "c.pt").exists() and process.poll() is None and time.time() - started < 120:
+        time.sleep(0.02)
+    os.kill(next(p["pid"] for p in pids if p["rank"] == 1), signal.SIGKILL)
+    killed = time.time()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0 and time.time() - killed < 60
+    for p in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(p["pid"], 0)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert 1 <= len(state["history"]["epochs"]) < 400 and not list(tmp_path.glob("*.part"))
+    epochs = len(state["history"]["epochs"])
+    schedule = Schedule(epochs=epochs + 1, batch_size=32, learning_rate=0.05)
+    history = loop.fit(small_model(3), small_problem(3, examples=640), "mgda", schedule, checkpoint=tmp_path / "c.pt")
+    assert history.epochs[:epochs] == state["history"]["epochs"] and len(history.epochs) == epochs + 1
+    assert "could not add up a step" in output or "SIGKILL" in output or "Signal 9" in output
+
+
+def test_a_device_is_named_or_comes_from_the_environment(monkeypatch):
+    monkeypatch.delenv("MTL_DEVICE", raising=False)
+    assert chosen_device() == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("MTL_DEVICE", "cuda:1")
+    assert (chosen_device(), chosen_device("cpu"), chosen_device("cuda")) == ("cuda:1", "cpu", "cuda")
+    for name, said in (("cuda:2", "torch sees 2 GPUs"), ("gpu", "got 'gpu'"), ("mps", "got 'mps'")):
+        monkeypatch.setenv("MTL_DEVICE", name)
+        with pytest.raises(ValueError, match=said):
+            chosen_device()
+
+
+def test_runs_go_to_the_device_that_was_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("MTL_DEVICE", "cuda")
+    monkeypatch.setattr(execute.training, "fit", lambda *_, device, **__: (_ for _ in ()).throw(LookupError(device)))
+    run = Run("two_digits", {"profile": "tiny"}, model="lenet")
+    for asked, went in ((None, "cuda"), ("cpu", "cpu")):
+        with pytest.raises(LookupError, match=went):
+            grid.grid([run], store=store.Store(tmp_path), device=asked)
+
+
+def test_make_results_stops_at_a_device_that_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("MTL_DEVICE", "cuda")
+    assert __main__.main(["qm9", "--profile", "tiny"]) == 2
+    assert "cuda was asked for, and torch sees 0 GPUs: set MTL_DEVICE=cpu" in capsys.readouterr().err
+
+
+def test_each_process_takes_the_gpu_of_its_own_number(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert own_device("cuda") == "cuda"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [own_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
+
+
+def test_what_the_forward_pass_draws_leaves_the_methods_numbers_alone():
+    """Parts of other sizes need other amounts of dropout; a method must draw the same in all processes."""
+    problem, after, masks = small_problem(3), [], []
+    for rank, size in ((0, 16), (1, 15)):
+        torch.manual_seed(3)
+        model = small_model(3)
+        model.trunk.append(nn.Dropout(0.5))
+        model.trunk[-1].register_forward_hook(lambda _, __, out: masks.append(out == 0))
+        among = SimpleNamespace(rank=rank, weight=1.0, join=lambda x: x, join_all=lambda x: None, whole=lambda x: x)
+        step = JoinedStep(model, problem.tasks, METHODS["pcgrad"], methods.make("pcgrad"), CONVENTIONS["plain"], among)
+        torch.manual_seed(4)
+        for _ in range(2):
+            step(*problem.train.batch(slice(0, size)))
+        after.append(torch.get_rng_state())
+    assert torch.equal(*after)
+    assert not torch.equal(masks[0], masks[1]), "other masks at the next step"
+    assert not torch.equal(masks[0][:15], masks[2]), "other masks in the other process"

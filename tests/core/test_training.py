@@ -1,0 +1,301 @@
+"""The training loop: resuming, pairing, divergence, what is read and when."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtl_core import methods, models
+from mtl_core.conflict import ConflictLog
+from mtl_core.tasks import Problem, Split, classification
+from mtl_core.training import checkpoints, loop
+from mtl_core.training.schedule import Schedule
+
+torch.set_num_threads(1)
+
+
+def conflicting_problem(K=2, examples=96, seed=0):
+    """Random pictures whose labels disagree: task gradients conflict, nothing to download."""
+    draw = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (examples, 1, 20, 20), dtype=torch.uint8, generator=draw)
+    labels = tuple(torch.randint(0, 4, (examples,), generator=draw) for _ in range(K))
+    split = Split(images, labels)
+    tasks = tuple(classification(f"task {k}", 4) for k in range(K))
+    return Problem(tasks, split, split, split, {"synthetic": True})
+
+
+PROBLEM = conflicting_problem()
+SCHEDULE = Schedule(epochs=3, batch_size=32, learning_rate=0.05, decay="cosine")
+OPTIONS = {"static": {"weights": [0.3, 0.7]}}
+OPTIONS |= {name: {"rotation_size": 8} for name, row in methods.METHODS.items() if row.kind == "feature rotation"}
+
+
+def new_model(seed=0):
+    return models.build("lenet", PROBLEM.tasks, seed=seed, size=20, features=8)
+
+
+def train(method="equal", schedule=SCHEDULE, problem=PROBLEM, model=None, **more):
+    model = model or new_model()
+    options = {"method_options": OPTIONS.get(method, {})} | more
+    return model, loop.fit(model, problem, method, schedule, **options)
+
+
+def outcome(history):
+    """What must not depend on interruptions: everything but the clock."""
+    epochs = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in history.epochs]
+    return epochs, history.final, history.best, history.diverged, history.steps, history.trunk_backward_passes
+
+
+@pytest.mark.parametrize("method", list(methods.METHODS))
+def test_a_cut_off_run_ends_where_the_undisturbed_one_ends(method, tmp_path):
+    convention = "samgs" if method == "sam_gs" else "plain"
+    optimizer = Schedule(epochs=3, batch_size=32, learning_rate=0.01, optimizer="adam", decay="cosine")
+
+    def run(**more):
+        log = ConflictLog(2)
+        model, history = train(method, optimizer, convention=convention, observers=[log], **more)
+        return model, history, log
+
+    class Cut(Exception):
+        pass
+
+    def cut(epochs):
+        if len(epochs) == 2:
+            raise Cut
+
+    whole, wanted, wanted_log = run()
+    with pytest.raises(Cut):
+        run(checkpoint=tmp_path / "c.pt", after_epoch=cut)
+    torch.rand(7)  # whatever else drew from the generator in between
+    resumed, found, log = run(checkpoint=tmp_path / "c.pt")
+    assert outcome(found) == outcome(wanted)
+    assert log.summary() == wanted_log.summary()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_checkpoint_is_read_without_unpickling_code(tmp_path):
+    train("sam_gs", convention="samgs", checkpoint=tmp_path / "c.pt")
+    assert "method" in torch.load(tmp_path / "c.pt", weights_only=True)
+
+
+def test_a_crash_while_writing_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    checkpoints.save_atomically({"a": torch.ones(2)}, path)
+
+    def crash(state, part):
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", crash)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.save_atomically({"a": torch.zeros(2)}, path)
+    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(2))
+
+
+@pytest.mark.parametrize("damage", [b"", b"half of a file", None])
+def test_a_damaged_checkpoint_starts_over(damage, tmp_path):
+    path = tmp_path / "c.pt"
+    _, wanted = train(checkpoint=path)
+    path.write_bytes(path.read_bytes()[:1000] if damage is None else damage)
+    with pytest.warns(UserWarning, match="starts over"):
+        _, found = train(checkpoint=path)
+    assert outcome(found) == outcome(wanted)
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "c.pt"
+    train(checkpoint=path)
+    before, read = path.read_bytes(), Path.read_bytes
+    for error in (OSError(5, "Input/output error"), torch.OutOfMemoryError("CUDA out of memory")):
+
+        def fail(*arguments, error=error, **more):
+            raise error
+
+        monkeypatch.setattr(*(Path, "read_bytes") if isinstance(error, OSError) else (torch, "load"), fail)
+        with pytest.raises(type(error)):
+            train(checkpoint=path)
+        monkeypatch.undo()
+        assert read(path) == before
+
+
+def test_rows_are_paired():
+    """All methods start at the same weights and see the same batches."""
+    seen = {}
+    for method in ("equal", "mgda", "graddrop"):
+        batches = []
+
+        class Recorded(Split):
+            def batch(self, index, batches=batches):
+                batches.append(index)
+                return super().batch(index)
+
+            def to(self, device):
+                return self
+
+        problem = Problem(PROBLEM.tasks, Recorded(PROBLEM.train.inputs, PROBLEM.train.targets), PROBLEM.validation,
+                          PROBLEM.test, PROBLEM.source)  # fmt: skip
+        _, history = train(method, problem=problem)
+        seen[method] = torch.cat([b for b in batches if isinstance(b, torch.Tensor)])
+    assert torch.equal(seen["equal"], seen["mgda"]) and torch.equal(seen["equal"], seen["graddrop"])
+    assert sorted(seen["equal"][:96].tolist()) == list(range(96)), "each example once an epoch"
+    assert not torch.equal(seen["equal"][:96], seen["equal"][96:192]), "each epoch in another order"
+
+
+def test_the_global_generator_is_put_back():
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    train("graddrop")
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_another_seed_gives_another_run_and_the_same_seed_the_same():
+    first, again, other = (train("graddrop", seed=s)[1] for s in (1, 1, 2))
+    assert outcome(first) == outcome(again)
+    assert first.final != other.final
+
+
+@pytest.mark.parametrize("method", ["mgda", "sam_gs"])
+def test_observing_changes_nothing(method):
+    plain, observed = train(method)[1], train(method, observers=[ConflictLog(2)])[1]
+    assert outcome(plain) == outcome(observed)
+
+
+@pytest.mark.parametrize("method", ["equal", "static", "log_sum"])
+def test_a_loss_weighting_takes_one_backward_pass_and_the_same_steps(method):
+    few, history = train(method)
+    many, observed = train(method, observers=[ConflictLog(2)])
+    assert (history.trunk_backward_passes, observed.trunk_backward_passes) == (9, 18)
+    for a, b in zip(few.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_diverged_run_is_kept_with_its_last_finite_epoch():
+    model, history = train("mgda", Schedule(epochs=3, batch_size=32, learning_rate=1e12))
+    assert history.diverged is not None and len(history.epochs) < 3
+    assert all(math.isfinite(v["loss"]) for v in history.final["test"].values())
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_weights_that_blow_up_in_the_last_step_of_an_epoch_end_the_run(epoch, monkeypatch):
+    """Its gradients were finite; validation shows it, and the epoch before is what remains."""
+    _, wanted = train(schedule=replace(SCHEDULE, epochs=epoch, decay="constant"))
+    steps, batches = [], len(PROBLEM.train) // SCHEDULE.batch_size
+    step = torch.optim.SGD.step
+
+    def blow_up(self, *arguments):
+        steps.append(step(self, *arguments))
+        if len(steps) == (epoch + 1) * batches:
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", blow_up)
+    model, history = train(schedule=replace(SCHEDULE, decay="constant"))
+    assert history.diverged["epoch"] == len(history.epochs) == epoch and history.diverged["step"] == batches
+    assert "task 1, loss" in history.diverged["message"]
+    assert history.final == wanted.final and all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_nan_in_the_first_batch_ends_at_the_initial_weights():
+    images = PROBLEM.train.inputs.float()
+    images[:] = math.nan
+    bad = Problem(PROBLEM.tasks, Split(images, PROBLEM.train.targets), PROBLEM.validation, PROBLEM.test,
+                  PROBLEM.source)  # fmt: skip
+    for method in ("equal", "pcgrad"):
+        model, history = train(method, problem=bad)
+        assert history.diverged["epoch"] == 0 and history.diverged["step"] == 0
+        assert "task" in history.diverged["message"] and history.best["epoch"] == 0
+        for a, b in zip(model.parameters(), new_model().parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_test_data_are_not_touched_unless_asked():
+    class Locked(Split):
+        def batch(self, index):
+            raise AssertionError("the test split was read")
+
+        def to(self, device):
+            return self
+
+    test = Locked(PROBLEM.test.inputs, PROBLEM.test.targets)
+    locked = Problem(PROBLEM.tasks, PROBLEM.train, PROBLEM.validation, test, PROBLEM.source)
+    assert "test" not in train(problem=locked, test=False)[1].final
+    with pytest.raises(AssertionError, match="was read"):
+        train(problem=locked)
+
+
+def test_best_is_the_epoch_of_the_best_validation_score():
+    model, history = train(schedule=Schedule(epochs=6, batch_size=32, learning_rate=0.5))
+    scores = [loop.validation_score(e["validation"], PROBLEM.tasks) for e in history.epochs]
+    assert history.best["epoch"] == 1 + scores.index(max(scores))
+    assert history.best["validation"] == history.epochs[history.best["epoch"] - 1]["validation"]
+    assert history.final["validation"] == history.epochs[-1]["validation"], "the model ends at the last epoch"
+    assert loop.evaluate(model, PROBLEM.tasks, PROBLEM.validation) == history.final["validation"]
+
+
+def test_evaluate_counts_every_example_once():
+    model = new_model().eval()
+    inputs, targets = PROBLEM.test.batch(slice(None))
+    with torch.no_grad():
+        right = [(o.argmax(1) == t).double().mean().item() * 100 for o, t in zip(model(inputs), targets, strict=True)]
+    found = loop.evaluate(model, PROBLEM.tasks, PROBLEM.test, batch_size=36)  # 96 = 36 + 36 + 24
+    assert [found[f"task {k}"]["accuracy"] for k in range(2)] == pytest.approx(right, rel=1e-6)
+
+
+def test_schedules():
+    rates = []
+    parameter = [torch.nn.Parameter(torch.zeros(1))]
+    optimizer, scheduler = Schedule(epochs=4, learning_rate=1.0, decay=[1, 3]).make(parameter)
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1, 0.1, 0.1, 0.01])
+    for wrong in ({"epochs": 0}, {"epochs": 1, "optimizer": "lion"}, {"epochs": 1, "decay": "linear"}):
+        with pytest.raises(ValueError, match="epochs|optimizer|decay"):
+            Schedule(**wrong)
+    with pytest.raises(ValueError, match="batch of 200"):
+        train(schedule=Schedule(epochs=1, batch_size=200))
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path):
+    """The file of one training would otherwise pass for the result of the next."""
+    file = tmp_path / "c.pt"
+    train("equal", replace(SCHEDULE, epochs=2), checkpoint=file)
+    before = file.read_bytes()
+    for said, method, schedule, more in (
+        ('method "equal", here "pcgrad"', "pcgrad", SCHEDULE, {}),
+        ("seed 0, here 7", "equal", SCHEDULE, {"seed": 7}),
+        ("learning_rate 0.05, here 0.1", "equal", replace(SCHEDULE, learning_rate=0.1), {}),
+        ('precision "float32", here "bfloat16"', "equal", SCHEDULE, {"precision": "bfloat16"}),
+    ):
+        with pytest.raises(ValueError, match=f"is of another training: .*{said}"):
+            train(method, schedule, checkpoint=file, **more)
+    assert file.read_bytes() == before
+    assert train("equal", SCHEDULE, checkpoint=file)[1].steps == train("equal", SCHEDULE)[1].steps, "more epochs"
+
+
+def test_a_cpu_run_wakes_no_gpu(monkeypatch):
+    asked, fork = [], torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or fork(devices=devices))
+    train(schedule=replace(SCHEDULE, epochs=1))
+    assert asked and not any(asked)
+
+
+def test_problems_that_could_not_be_judged_are_refused():
+    for tasks, said in (
+        ((PROBLEM.tasks[0], PROBLEM.tasks[0]), "tasks need different names, got task 0, task 0"),
+        ((PROBLEM.tasks[0], replace(PROBLEM.tasks[1], metrics={})), "judged by its metrics, task 1 has none"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replace(PROBLEM, tasks=tasks)
+
+
+def test_a_model_with_rotations_is_not_trained_by_its_task_gradients():
+    model, _ = train("rotograd", replace(SCHEDULE, epochs=1))
+    with pytest.raises(ValueError, match="rotations of an earlier fit"):
+        train("pcgrad", model=model)
