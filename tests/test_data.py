@@ -11,7 +11,7 @@ import torch
 from fake_images import fake_set, idx, md5s, need_full_sets, write_fake_sets
 
 from mtl_core import data
-from mtl_core.data import DataError, files, mini_sets
+from mtl_core.data import DataError, embedded, files
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -177,34 +177,34 @@ def test_a_crash_while_writing_leaves_the_old_file_or_none(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_mini_sets_are_balanced_and_small(name):
-    arrays = mini_sets.mini(name)
+    arrays = embedded.mini(name)
     for part, per_class in (("train", 160), ("test", 40)):
         images, labels, index = (arrays[f"{part}_{key}"] for key in ("images", "labels", "index"))
         assert images.shape == (10 * per_class, 28, 28) and images.dtype == np.uint8
         assert np.bincount(labels).tolist() == [per_class] * 10
         assert len(np.unique(index)) == len(index)
-    assert (mini_sets.FOLDER / f"{name}.npz").stat().st_size < 1_000_000
+    assert (embedded.FOLDER / f"{name}.npz").stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_mini_sets_are_what_they_say_of_the_full_sets(name):
     need_full_sets()
     parts, _ = files.read(name)
-    arrays = mini_sets.mini(name)
+    arrays = embedded.mini(name)
     for part, (images, labels) in parts.items():
         index = arrays[f"{part}_index"]
         np.testing.assert_array_equal(images[index], arrays[f"{part}_images"])
         np.testing.assert_array_equal(labels[index], arrays[f"{part}_labels"])
-    for key, array in mini_sets.build(name).items():
+    for key, array in embedded.build(name).items():
         np.testing.assert_array_equal(array, arrays[key])
 
 
 def test_a_changed_mini_set_is_refused(tmp_path, monkeypatch):
-    changed = bytearray((mini_sets.FOLDER / "mnist.npz").read_bytes())
+    changed = bytearray((embedded.FOLDER / "mnist.npz").read_bytes())
     changed[1000] ^= 1
     (tmp_path / "mnist.npz").write_bytes(changed)
-    monkeypatch.setattr(mini_sets, "FOLDER", tmp_path)
-    with pytest.raises(DataError, match=mini_sets.CHECKSUMS["mnist"]):
+    monkeypatch.setattr(embedded, "FOLDER", tmp_path)
+    with pytest.raises(DataError, match=embedded.CHECKSUMS["mnist"]):
         data.load("multi_fashion_mnist")
     with pytest.raises(DataError, match=r"fashion_mnist.npz(.|\n)*no such file"):
-        mini_sets.mini("fashion_mnist")
+        embedded.mini("fashion_mnist")

@@ -8,7 +8,7 @@ import torch
 from fake_images import need_full_sets, write_fake_sets
 
 from mtl_core import data
-from mtl_core.data import files, mini_sets, multi_fashion_mnist
+from mtl_core.data import embedded, files, multi_fashion_mnist
 from mtl_core.seeds import numpy_generator
 
 
@@ -61,7 +61,7 @@ def test_the_hash_is_that_of_the_pairs(tiny):
 @pytest.mark.parametrize("offset", [8, 4, 0])
 def test_composites_pixel_by_pixel(offset):
     problem = data.load("multi_fashion_mnist", offset=offset, train=40, validation=30, test=20)
-    digits, garments = mini_sets.mini("mnist"), mini_sets.mini("fashion_mnist")
+    digits, garments = embedded.mini("mnist"), embedded.mini("fashion_mnist")
     for name, drawn in multi_fashion_mnist.pairs(train=40, validation=30, test=20).items():
         part, split = "test" if name == "test" else "train", getattr(problem, name)
         for row, (digit, garment) in enumerate(drawn):
@@ -124,7 +124,7 @@ def test_seed_draws_train_pairs_and_nothing_else(tiny):
 
 def test_digit_and_garment_are_drawn_independently():
     drawn = multi_fashion_mnist.pairs()["train"]
-    digits, garments = mini_sets.mini("mnist"), mini_sets.mini("fashion_mnist")
+    digits, garments = embedded.mini("mnist"), embedded.mini("fashion_mnist")
     first = digits["train_labels"][np.searchsorted(digits["train_index"], drawn[:, 0])]
     second = garments["train_labels"][np.searchsorted(garments["train_index"], drawn[:, 1])]
     table = np.histogram2d(first, second, bins=10)[0]

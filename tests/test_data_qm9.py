@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mtl_core import data
-from mtl_core.data import DataError, qm9, qm9_files, sources
+from mtl_core.data import DataError, downloads, qm9, qm9_files
 from mtl_core.tasks import regression
 
 HEADER = "XYZ_file,Index,SMILES,N_atoms,Elements,XYZ_Ang," + ",".join(qm9_files.COLUMNS)
@@ -51,7 +51,7 @@ def three(monkeypatch):
         client.ran.append(command)
         if client.content is None:
             raise OSError("exit status 1: no such package")
-        path = sources.Path(place) / "package.whl"
+        path = downloads.Path(place) / "package.whl"
         path.write_bytes(client.content)
         return path
 

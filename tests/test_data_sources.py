@@ -14,7 +14,7 @@ from fake_images import fake_set, md5s
 from torchvision import datasets
 
 from mtl_core import data
-from mtl_core.data import DataError, __main__, files, sources
+from mtl_core.data import DataError, __main__, downloads, files
 
 RAW = fake_set()
 FILES = list(RAW)
@@ -46,11 +46,11 @@ def world(tmp_path, monkeypatch):
         (Path(cwd) / "package").write_bytes(world.package)
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
-    monkeypatch.setattr(sources, "CHECKSUMS", {name: md5s(RAW) for name in sources.CHECKSUMS})
-    monkeypatch.setattr(files, "CHECKSUMS", sources.CHECKSUMS)
+    monkeypatch.setattr(downloads, "CHECKSUMS", {name: md5s(RAW) for name in downloads.CHECKSUMS})
+    monkeypatch.setattr(files, "CHECKSUMS", downloads.CHECKSUMS)
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(sources.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(downloads.shutil, "which", lambda name: f"/bin/{name}")
     return world
 
 
@@ -122,7 +122,7 @@ def test_a_file_that_one_mirror_has_wrong_comes_from_the_next(world, monkeypatch
     right = {file + ".gz": gzip.compress(content) for file, content in RAW.items()}
     wrong = right | {FILES[2] + ".gz": gzip.compress(RAW[FILES[0]])}
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://a/", "http://b/"])
-    monkeypatch.setattr(sources, "_download", lambda url, _: (wrong if "/a/" in url else right)[url[9:]])
+    monkeypatch.setattr(downloads, "_download", lambda url, _: (wrong if "/a/" in url else right)[url[9:]])
     data.fetch(["mnist"], world.root, progress=False)
     assert is_complete(world) and world.ran == []
 
@@ -189,7 +189,7 @@ def test_a_package_client_that_fails_is_quoted(world):
 
 
 def test_a_package_client_that_is_missing_is_named(world, monkeypatch):
-    monkeypatch.setattr(sources.shutil, "which", lambda name: None)
+    monkeypatch.setattr(downloads.shutil, "which", lambda name: None)
     with pytest.raises(DataError, match="apt-get is not installed"):
         data.fetch(["fashion_mnist"], world.root, progress=False)
     assert world.ran == []

@@ -6,7 +6,7 @@ import torch
 
 from mtl_core import data
 from mtl_core.data import two_digits
-from mtl_core.data.mini_sets import mini
+from mtl_core.data.embedded import mini
 
 torch.set_num_threads(1)
 SMALL = {"train": 200, "validation": 60, "test": 80}

@@ -8,9 +8,9 @@ from difflib import get_close_matches
 
 from ..tasks import Problem
 from . import multi_fashion_mnist, qm9, two_digits
+from .downloads import fetch
 from .errors import DataError
 from .files import data_root
-from .sources import fetch
 
 __all__ = ["DATASETS", "DataError", "data_root", "fetch", "load"]
 

@@ -4,9 +4,9 @@ import argparse
 import sys
 
 from . import DATASETS, DataError, data_root, fetch, qm9_files
+from .downloads import FETCHERS
+from .embedded import embed
 from .files import verify
-from .mini_sets import embed
-from .sources import FETCHERS
 
 
 def main(arguments=None) -> int:

@@ -12,9 +12,9 @@ import torch
 
 from ..seeds import numpy_generator
 from ..tasks import Problem, Split, classification
+from .embedded import CHECKSUMS as MINI_CHECKSUMS
+from .embedded import mini
 from .files import read
-from .mini_sets import CHECKSUMS as MINI_CHECKSUMS
-from .mini_sets import mini
 
 SIZE, IMAGE = 36, 28  # pixels: side of the canvas for every offset, side of a source image
 SETS = ("mnist", "fashion_mnist")  # the digit's, the garment's

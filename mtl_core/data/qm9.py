@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ..seeds import numpy_generator
 from ..tasks import Problem, Split, regression
-from .mini_sets import CHECKSUMS as MINI_CHECKSUMS
-from .mini_sets import arrays as embedded_arrays
+from .embedded import CHECKSUMS as MINI_CHECKSUMS
+from .embedded import arrays as embedded_arrays
 from .qm9_files import ELEMENTS, WHEEL, WHEEL_SHA256, read
 
 EV, BOHR = 27.211386246, 0.529177210903  # electronvolt in a hartree, angstrom in a bohr

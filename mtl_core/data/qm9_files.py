@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from .downloads import run_client
 from .errors import DataError, data_error
 from .files import data_root, store
-from .sources import run_client
 
 WHEEL = "qm9pack-1.0.3-py3-none-any.whl"
 WHEEL_SHA256 = "1d88c2988007c6778e717ee3224cf511bd60e10732ebe3b7ed500ea5af05c9f0"

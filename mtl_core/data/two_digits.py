@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from ..seeds import numpy_generator
 from ..tasks import Problem, Split, Task, classification
+from .embedded import CHECKSUMS as MINI_CHECKSUMS
+from .embedded import mini
 from .files import read
-from .mini_sets import CHECKSUMS as MINI_CHECKSUMS
-from .mini_sets import mini
 from .multi_fashion_mnist import IMAGE, SIZE, _passes, _split_sources
 
 OFFSET = 8  # rows and columns between the digits' corners
