@@ -218,11 +218,18 @@ def text_in_a_zip() -> bytes:
     return buffer.getvalue()
 
 
+def unknown_compression() -> bytes:
+    content = bytearray(npz(numbers=np.arange(9)))
+    content[content.rindex(b"PK\1\2") + 10] = 77
+    return bytes(content)
+
+
 DAMAGED = {
     "empty": (b"", "BadZipFile"),
     "truncated": (npz(numbers=np.arange(99))[:-99], "BadZipFile"),
     "one bit": (npz(numbers=np.zeros(99)).replace(b"\0" * 99, b"\0" * 98 + b"\1", 1), "BadZipFile"),
     "pickled objects": (npz(numbers=np.array([{}, []], dtype=object)), "Object arrays cannot be loaded"),
+    "unknown compression": (unknown_compression(), "compression method is not supported"),
     "another format": (text_in_a_zip(), "numbers is no array"),
 }
 

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What reading a damaged file raises: gzip, zip and tar archives, npy headers, CSV, text.
-DAMAGE = (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile, tarfile.TarError, MemoryError)
+# What reading a damaged file raises: gzip, zip and tar archives, npy headers, CSV, text. RuntimeError is zipfile's, for
+# one that is encrypted or packed by an unknown method.
+DAMAGE = (
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError, MemoryError),
+    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
+)
 
 
 class DataError(RuntimeError):
@@ -32,5 +36,7 @@ def damage_as_data_error(name: str, expected: str, where: Path | str, remedy: st
     """Turn what reading a damaged file raises into a `DataError` that names file and remedy."""
     try:
         yield
+    except DataError:
+        raise
     except DAMAGE as error:
         raise data_error(name, expected, where, f"{type(error).__name__}: {error}", remedy) from error

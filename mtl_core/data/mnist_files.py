@@ -136,7 +136,7 @@ def fetch(name: str, root: Root = None, progress: bool = True) -> Path:
                     content = unpack(content_of(file))
                     if wrong := fault(file, content, sha256):
                         raise ValueError(f"expected {wrong[0]}, found {wrong[1]}")
-                except (DataError, *DAMAGE) as error:
+                except DAMAGE as error:  # among them DataError, of a damaged .gz in the root
                     problems.append(f"{origin}: {file}: {error}")
                     if isinstance(error, NoAnswer):
                         del sources[origin]  # do not wait once more for each file
