@@ -1,10 +1,10 @@
-"""A suggestion for a name that is not known."""
+"""What somebody may have meant by an unknown name."""
 
-import difflib
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'qm9'?` for the nearest of the known names, or nothing where none is near."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of an error message: "; did you mean 'qm9'?", or "" where no known name is close to `name`."""
+    close = get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

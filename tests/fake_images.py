@@ -1,4 +1,4 @@
-"""Small sets of random images in the raw format of MNIST, for the tests of the data room."""
+"""Small sets of random images in the raw format of MNIST, for the tests of the data package."""
 
 import hashlib
 import struct
@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from mtl_core.data import DataError, files
+from mtl_core.data import DataError, mnist_files
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -24,17 +24,17 @@ def fake_set(train=200, test=50, seed=0) -> dict[str, bytes]:
     return made
 
 
-def md5s(raw: dict[str, bytes]) -> dict[str, str]:
+def sha256s(raw: dict[str, bytes]) -> dict[str, str]:
     """The checksum table of such a set."""
-    return {file: hashlib.md5(content).hexdigest() for file, content in raw.items()}
+    return {file: hashlib.sha256(content).hexdigest() for file, content in raw.items()}
 
 
 def write_fake_sets(root) -> dict[str, dict[str, str]]:
     """Write a fake MNIST and a fake Fashion-MNIST into `root`; returns their checksum tables."""
     table = {}
-    for seed, name in enumerate(files.CHECKSUMS):
-        raw, folder = fake_set(seed=seed), files.raw_folder(name, root)
-        table[name] = md5s(raw)
+    for seed, name in enumerate(mnist_files.CHECKSUMS):
+        raw, folder = fake_set(seed=seed), mnist_files.raw_folder(name, root)
+        table[name] = sha256s(raw)
         folder.mkdir(parents=True)
         for file, content in raw.items():
             (folder / file).write_bytes(content)
@@ -44,7 +44,7 @@ def write_fake_sets(root) -> dict[str, dict[str, str]]:
 def need_full_sets():
     """Skip the test, saying why, where the full sets are not in the root."""
     try:
-        for name in files.CHECKSUMS:
-            files.verify(name)
+        for name in mnist_files.CHECKSUMS:
+            mnist_files.verify(name)
     except DataError as error:
-        pytest.skip(f"the full sets are not there ({str(error).splitlines()[3].strip()}); set MTL_DATA")
+        pytest.skip(f"set MTL_DATA: {error}")

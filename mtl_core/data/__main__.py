@@ -1,53 +1,47 @@
-"""Bring, check and list data sets: `python -m mtl_core.data fetch mnist fashion_mnist [--root R]`."""
+"""Bring, check and list data sets: `python -m mtl_core.data fetch mnist fashion_mnist [--root FOLDER]`."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 
-from . import DATASETS, DataError, data_root, fetch, qm9_files
-from .files import verify
-from .mini_sets import embed
-from .sources import FETCHERS
+from . import DATASETS, FILES, DataError, data_root, fetch
+from .embed import embed
 
 
-def main(arguments=None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtl_core.data", description=__doc__)
-    sets = ", ".join(FETCHERS)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("fetch", "bring sets into the root, each file checked"),
-        ("list", "say what is in the root, and what can be loaded"),
-        ("embed", "build the mini sets of the package again (for developers)"),
-    ):
-        command = commands.add_parser(name, help=text)
+    fetching = commands.add_parser("fetch", help="bring sets into the root, each file checked")
+    fetching.add_argument("names", nargs="+", choices=list(FILES), metavar="NAME", help=", ".join(FILES))
+    fetching.add_argument("--quiet", action="store_true", help="do not say what is downloaded")
+    listing = commands.add_parser("list", help="check what is in the root, and say what can be loaded")
+    embedding = commands.add_parser("embed", help="build the embedded sets of the package again (for developers)")
+    for command in (fetching, listing, embedding):
         command.add_argument("--root", help="folder of all data sets (else $MTL_DATA, else the user's cache)")
-        if name == "fetch":
-            command.add_argument("names", nargs="+", choices=list(FETCHERS), metavar="NAME", help=sets)
-            command.add_argument("--quiet", action="store_true", help="no progress bar")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        if given.command == "fetch":
-            for name, folder in fetch(given.names, given.root, progress=not given.quiet).items():
-                print(f"{name}: verified in {folder}")
-        elif given.command == "embed":
-            for name, sha256 in embed(given.root).items():
+        if options.command == "fetch":
+            for name, folder in fetch(options.names, options.root, progress=not options.quiet).items():
+                print(f"{name}: checked, in {folder}")
+        elif options.command == "embed":
+            for name, sha256 in embed(options.root).items():
                 print(f"{name}: SHA-256 {sha256}")
         else:
-            _list(given.root)
-    except DataError as error:
+            _list(options.root)
+    except (DataError, ImportError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _list(root):
+def _list(root: str | None) -> None:
     print(f"root: {data_root(root)}")
-    for name in FETCHERS:
+    for name, files in FILES.items():
         try:
-            qm9_files.read(root) if name == "qm9" else verify(name, root)
+            files.check(root)
             print(f"  {name}: complete, checksums right")
         except DataError as error:
-            found = "\n    ".join(str(error).splitlines()[1:4])
-            print(f"  {name}: not usable\n    {found}")
+            print(f"  {name}: not usable: {error}")
     print(f"problems: {', '.join(DATASETS)}")
 
 

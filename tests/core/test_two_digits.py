@@ -6,7 +6,7 @@ import torch
 
 from mtl_core import data
 from mtl_core.data import two_digits
-from mtl_core.data.mini_sets import mini
+from mtl_core.data.embedded import arrays
 
 torch.set_num_threads(1)
 SMALL = {"train": 200, "validation": 60, "test": 80}
@@ -39,14 +39,14 @@ def test_targets_follow_from_the_image(problem):
 
 
 def sources(split, part):
-    """Positions in the mini set whose digit stands at the top left, and at the bottom right, of each composite."""
-    images = mini("mnist")[f"{part}_images"]
+    """Positions in the mini set whose digit is at the top left, and at the bottom right, of each composite."""
+    images = arrays("mnist")[f"{part}_images"]
     found = []
     for canvas in split.inputs[:, 0].numpy():
         seen = []
         for offset in (0, 8):  # a source image is nowhere brighter than the composite it is part of
-            place = canvas[offset : offset + 28, offset : offset + 28]
-            fits = (images <= place).all((1, 2))
+            window = canvas[offset : offset + 28, offset : offset + 28]
+            fits = (images <= window).all((1, 2))
             seen.append(np.flatnonzero(fits))
         first = {a: np.pad(images[a], ((0, 8), (0, 8))) for a in seen[0]}
         second = {b: np.pad(images[b], ((8, 0), (8, 0))) for b in seen[1]}
@@ -56,8 +56,8 @@ def sources(split, part):
     return np.array(found)
 
 
-def test_digits_stand_where_they_should_and_splits_share_no_source(problem):
-    labels = mini("mnist")["train_labels"]
+def test_digits_are_where_they_should_be_and_splits_share_no_source(problem):
+    labels = arrays("mnist")["train_labels"]
     train, validation = sources(problem.train, "train"), sources(problem.validation, "train")
     for split, found in ((problem.train, train), (problem.validation, validation)):
         assert np.array_equal(labels[found[:, 0]], split.targets[0]) and np.array_equal(
@@ -102,10 +102,6 @@ def test_losses_and_metrics_by_hand():
     assert [list(t.higher_is_better().values()) for t in tasks.values()] == [[True], [True], [True], [False], [False]]
 
 
-def test_options_out_of_range_and_missing_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="unknown profile 'huge'; the profiles are tiny, small, paper"):
-        data.load("two_digits", profile="huge")
-    with pytest.raises(ValueError, match="train is a number of composites, at least 1, got 0"):
-        data.load("two_digits", train=0)
+def test_missing_files_are_refused(tmp_path):
     with pytest.raises(data.DataError, match="mnist"):
         data.load("two_digits", root=tmp_path, profile="small")
