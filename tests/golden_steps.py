@@ -149,13 +149,15 @@ def drawn_in_float64(run: Run, problem: Problem) -> nn.Module:
 
 
 def fitted(model: nn.Module, problem: Problem, method: str, convention: str = "plain", schedule=SCHEDULE) -> list:
-    """The losses of each step, and the parameters' change, projected on four fixed directions."""
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    """The losses of each step, and the change of parameters and running statistics, on four fixed directions."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     options = {"rotation_size": 4} if METHODS[method].kind == KINDS[2] else {}
     options |= {"weights": [1 + k / 2 for k in range(len(problem.tasks))]} if method == "static" else {}
     history = training.fit(model, problem, method, schedule, method_options=options, convention=convention, test=False)
     assert history.diverged is None, history.diverged
-    change = torch.cat([(p.detach() - before.get(name, 0)).flatten() for name, p in model.named_parameters()])
+    after = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    after.pop("rotations.base", None)  # where rotations start: large, and fixed
+    change = torch.cat([(value - before.get(name, 0)).flatten() for name, value in after.items()])
     directions = np.random.default_rng(0).normal(size=(4, len(change))) / math.sqrt(len(change))
     return [list(epoch["train_loss"].values()) for epoch in history.epochs] + [(directions @ change.numpy()).tolist()]
 

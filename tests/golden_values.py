@@ -29,8 +29,8 @@ FOLDER = Path(__file__).parent / "golden"
 TOLERANCE = 1e-6  # relative: another processor's rounding moves a value by 1e-9 at most
 ZERO = 1e-12  # absolute: the made-up gradients are of length 1
 LOOSE = {
-    "cagrad": (1e-3, "TorchJD solves CAGrad's problem with Clarabel, which stops at 1e-8 of the objective"),
-    "mgda": (1e-3, "TorchJD's Frank-Wolfe method stops at a step below 1e-3"),
+    # rounding moves it by 1e-10 on these matrices, one iteration of the solver more or less by up to 1e-4
+    "cagrad": (1e-4, "TorchJD solves CAGrad's problem with Clarabel, which stops at 1e-8 of the objective"),
 }  # method -> (relative tolerance, why)
 
 # --- tables: the first steps of each row's chosen run, and the measure
