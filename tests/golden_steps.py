@@ -9,10 +9,11 @@ import torch
 from engine import combined, small_model, small_problem
 from torch import nn
 
-from mtl_core import methods, runs, training
+from mtl_core import methods, training
 from mtl_core.methods import CONVENTIONS, KINDS, METHODS
-from mtl_core.runs import Run, build_model
 from mtl_core.tasks import Problem, Split
+from mtl_lab.runs.build import build_model, load_problem
+from mtl_lab.runs.run import Run
 
 torch.set_num_threads(1)
 STEPS = 3
@@ -164,14 +165,14 @@ def fitted(model: nn.Module, problem: Problem, method: str, convention: str = "p
 
 def on_molecules(method: str, convention: str = "plain", schedule=SCHEDULE) -> list:
     run = Run("qm9", {"profile": "tiny", "train": 40}, range(5), "mlp", {"inputs": 74, "width": 12, "depth": 2})
-    problem = runs.load_problem(run)
+    problem = load_problem(run)
     return fitted(drawn_in_float64(run, problem), in_short(problem, 8), method, convention, schedule)
 
 
 def after_recon() -> list:
     """PCGrad on a LeNet with one convolution and the linear layer split, drawn anew."""
     run = Run("multi_fashion_mnist", {"profile": "tiny", "train": 40}, model="lenet", split=["3", "7"])
-    problem = runs.load_problem(run)
+    problem = load_problem(run)
     return fitted(drawn_in_float64(run, problem), in_short(problem, 8), "pcgrad")
 
 

@@ -19,11 +19,14 @@ import torch
 from golden_steps import STEPS, drawn_in_float64, in_float64, in_short, trained, updates
 from torch import nn
 
-from mtl_core import methods, protocol, results, runs, training
+from mtl_core import methods, training
 from mtl_core.methods import METHODS
-from mtl_core.protocol import Row, Table
-from mtl_core.runs import Run, build_model
 from mtl_core.tasks import Problem
+from mtl_lab import experiments
+from mtl_lab.protocol import committed
+from mtl_lab.protocol.table import Row, Table
+from mtl_lab.runs.build import build_model, load_problem
+from mtl_lab.runs.run import Run
 
 FOLDER = Path(__file__).parent / "golden"
 TOLERANCE = 1e-6  # relative: another processor's rounding moves a value by 1e-9 at most
@@ -73,7 +76,7 @@ def fingerprint(run: Run) -> list:
     Losses alone would not do: on these data PCGrad's differ from the plain sum's by 5e-5. Steps after a divergence are
     missing. Of SAM-GS three steps see one side of its gate and hardly its averages: `made_up_steps` follow.
     """
-    problem = runs.load_problem(run)
+    problem = load_problem(run)
     model = network(run, problem)
     seen = Updates(model)
     history = training.fit(
@@ -106,7 +109,7 @@ def measure(table: Table) -> list:
     metric counts.
     """
     run = replace(table.base, seed=0, problem_options={**table.base.problem_options, "profile": "tiny"})
-    problem = runs.load_problem(run)
+    problem = load_problem(run)
     found = training.evaluate(Standardised(network(run, problem)), problem.tasks, in_float64(problem.test))
     return [list(found[task.name].values()) for task in problem.tasks]
 
@@ -122,9 +125,13 @@ class Standardised(nn.Module):
 
 def tables(name: str) -> dict:
     """ "measure" and row -> values of the rows that are the table's own."""
-    table, entries = protocol.TABLES[name]("small"), results.search_of(name, "small")["rows"]
-    first = {row.name: first_run(table, row, entries[row.follows or row.name]["choice"])
-             for row in table.rows if not protocol.is_lent(name, row.name)}  # fmt: skip
+    table = experiments.TABLES[name]("small")
+    entries = committed.search_of(table)["rows"]
+    first = {
+        row.name: first_run(table, row, entries[row.follows or row.name]["choice"])
+        for row in table.rows
+        if not table.takes_over(row.name)
+    }
     computed = {run.identity: fingerprint(run) for run in {run.identity: run for run in first.values()}.values()}
     return {"measure": measure(table)} | {row: computed[run.identity] for row, run in sorted(first.items())}
 
@@ -134,7 +141,7 @@ def tables(name: str) -> dict:
 GOLDEN = {
     "updates": (updates, [*METHODS]),
     "training": (trained, [*METHODS, "recon"]),
-    "tables": (tables, [*protocol.TABLES]),
+    "tables": (tables, [*experiments.TABLES]),
 }  # kind -> (what computes the values of a name: case -> list of vectors; the names)
 
 
