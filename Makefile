@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 # Under -j the site would be built while pages are being executed; each target uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup book site pages pdf test lint format run results again lab serve bench lock clean
+.PHONY: help setup book site pages pdf test nightly lint format run results again lab serve bench lock clean
 
 # PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.
 BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
@@ -14,9 +14,10 @@ VENV := .venv/bin
 PORT ?= 8000
 SITE := $(VENV)/jupyter-book build book --quiet -W --keep-going
 STAMP := _build/site.stamp
-# What the whole site is drawn from, beside the executed notebooks: the first file that is newer than the site.
-NEWER = find _config.yml requirements.lock CHANGELOG.md book mtl_core results -newer $(STAMP) -type f \
+# What the whole site is made from, beside the executed notebooks: the first file that is newer than the site.
+NEWER = find _config.yml requirements.lock CHANGELOG.md book mtl_core mtl_lab results -newer $(STAMP) -type f \
   -not -path 'book/notebooks/*' -not -path 'book/_drawn/*' -not -path '*/__pycache__/*' -print -quit
+NEWER_PAGE = find book/notebooks -newer $(STAMP) -type f -print -quit
 
 # One thread a process: two threads that fight over a busy core are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -43,12 +44,12 @@ book: pages site  ## execute the notebooks at the book's parameters and build th
 pages: setup
 	@$(VENV)/python notebooks/run.py
 
+# Everything anew where a source changed, the changed pages alone where nothing but executed notebooks did.
 site: setup
-	@rm -rf _build/html $(STAMP)
 	@mkdir -p _build && touch $(STAMP).new
-	@$(VENV)/jupyter-book --version >/dev/null
-	@$(SITE) --all
-	@mv $(STAMP).new $(STAMP)
+	@if test -f $(STAMP) && test -z "$$($(NEWER))"; \
+	then if test -n "$$($(NEWER_PAGE))"; then rm $(STAMP) && $(SITE) && mv $(STAMP).new $(STAMP); fi; \
+	else rm -rf _build/html $(STAMP) && $(VENV)/jupyter-book --version >/dev/null && $(SITE) --all && mv $(STAMP).new $(STAMP); fi
 	@echo "The book: file://$(CURDIR)/_build/html/index.html   (or: make serve)"
 
 pdf: pages  ## the whole book in one file, printed by Chromium
@@ -56,17 +57,22 @@ pdf: pages  ## the whole book in one file, printed by Chromium
 	@$(SITE) --all --builder singlehtml >/dev/null
 	@$(VENV)/python tests/browser.py _build/singlehtml/index.html _build/conflicting_gradients.pdf
 
-test: setup  ## ruff, unit tests, nbval on the notebooks, the site and its checks
-	@$(VENV)/ruff check .
-	@$(VENV)/ruff format --check .
+test: lint  ## lint, unit tests, nbval on the notebooks, the site and its checks
 	@$(VENV)/python .ci/browser.py
 	@$(MAKE) --no-print-directory book
 	@$(VENV)/pytest tests notebooks --ignore=$(ALONE) -n logical --maxprocesses=4 --dist=loadfile $(NBVAL)
 	@$(VENV)/pytest $(ALONE)
 
-lint: setup  ## ruff alone
+nightly: setup  ## nbval from an empty store of runs, and a test for every statement of every method: hours
+	@store=$$(mktemp -d) && MTL_RUNS=$$store $(VENV)/pytest notebooks -n logical --maxprocesses=4 --dist=loadfile $(NBVAL); \
+	status=$$?; rm -rf "$$store"; exit $$status
+	@$(VENV)/python tests/mutate.py
+
+lint: setup  ## ruff, mypy on the core, the arrows between the rooms
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy --no-error-summary
+	@$(VENV)/lint-imports --no-logo >/dev/null || $(VENV)/lint-imports --no-logo
 
 format: setup  ## let ruff put the sources into shape
 	@$(VENV)/ruff check --fix .
@@ -75,10 +81,8 @@ format: setup  ## let ruff put the sources into shape
 run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epochs=1"
 	@$(VENV)/python notebooks/run.py --page "$$PAGE" --parameters "$$P"
 	@$(VENV)/python notebooks/run.py --absent
-	@if test -f $(STAMP) && test -z "$$($(NEWER))"; \
-	then touch $(STAMP).new && rm $(STAMP) && $(SITE) && mv $(STAMP).new $(STAMP); \
-	else $(MAKE) --no-print-directory site; fi
-	@echo "Your page: file://$(CURDIR)/_build/html/notebooks/$$PAGE.html"
+	@$(MAKE) --no-print-directory site
+	@echo "Your page: file://$(CURDIR)/$$(ls _build/html/notebooks/*/"$$PAGE".html)"
 
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
 	@$(VENV)/python -m mtl_lab results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}

@@ -26,25 +26,29 @@ ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}\b")
 KERNEL_FILE = re.compile(r"(?:/[\w.-]+)*/ipykernel_\d+/\d+\.py")
 
 
-def fingerprint(path, parameters, root) -> str:
+def fingerprint(path, parameters, root, inputs=None) -> str:
     """Hash of everything that decides what the page shows: cells, parameters, inputs, versions.
 
     A notebook whose metadata has `reads`, a list of files and folders, depends on these too.
+    inputs  `contents(INPUTS, root)`, for callers that ask for many pages.
     """
-    seen, book = hashlib.sha256(), json.loads(path.read_text(encoding="utf-8"))
-    cells, reads = (
-        [[c["cell_type"], c["source"], c["metadata"]] for c in book["cells"]],
-        book["metadata"].get("reads", []),
-    )
+    book = json.loads(path.read_text(encoding="utf-8"))
+    cells = [[c["cell_type"], c["source"], c["metadata"]] for c in book["cells"]]
     versions = [platform.python_version(), *(importlib.metadata.version(name) for name in VERSIONS)]
-    seen.update(json.dumps([cells, parameters, versions], sort_keys=True).encode())
-    for room in (*INPUTS, *reads):
-        start = root / room
+    seen = hashlib.sha256(json.dumps([cells, parameters, versions], sort_keys=True).encode())
+    seen.update((inputs or contents(INPUTS, root)) + contents(book["metadata"].get("reads", ()), root))
+    return seen.hexdigest()[:16]
+
+
+def contents(names, root) -> bytes:
+    """Digest of files, and of all source files in folders, with their names."""
+    seen = hashlib.sha256()
+    for start in (root / name for name in names):
         files = [start] if start.is_file() else sorted(p for p in start.rglob("*") if p.suffix in SOURCE_SUFFIXES)
         for file in files:
             if "__pycache__" not in file.parts:
                 seen.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return seen.hexdigest()[:16]
+    return seen.digest()
 
 
 def _git(root, *command):

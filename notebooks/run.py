@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 
-from page import card, fingerprint, polish
+from page import INPUTS, card, contents, fingerprint, polish
 from parameters import ParameterError, close_to, describe, parse, resolve, split
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -113,13 +113,13 @@ def plan(arguments, pages):
         raise PageError(f"no page {arguments.page!r}{close_to(arguments.page, pages)}. Pages: {', '.join(pages)}")
     if arguments.parameters and not arguments.page:
         raise PageError('parameters need a page: make run PAGE=name P="name=value …"')
-    jobs = []
+    jobs, inputs = [], contents(INPUTS, ROOT)
     for page in [arguments.page] if arguments.page else pages:
         path = pages[page]
         known = parse(path)
         given = resolve(split(arguments.parameters, known), known, path)
         parameters = {**{name: item.default for name, item in known.items()}, **given}
-        mark, old = fingerprint(path, parameters, ROOT), stored(path)
+        mark, old = fingerprint(path, parameters, ROOT, inputs), stored(path)
         job = (path, given, parameters, mark)
         if arguments.page or arguments.force or not old:
             jobs.append(job)

@@ -40,7 +40,7 @@ epochs: int = None"""
 
 def notebook(path, cell=CELL, work="print(3 * seeds)"):
     cells = [
-        new_markdown_cell("# A page\n\nSee [rerun](../book/rerun.md).", id="top"),
+        new_markdown_cell("# A page\n\nSee [rerun](../../book/rerun.md).", id="top"),
         new_code_cell(cell, id="parameters", metadata={"tags": ["parameters"]}),
         new_code_cell(work, id="work"),
     ]

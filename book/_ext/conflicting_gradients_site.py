@@ -21,9 +21,9 @@ ROWS = (
 )
 COLAB = """\
 !git clone -q --depth 1 {repository} book
-%cd book/notebooks
-%pip install -q -e ..
-import sys; sys.path.insert(0, "..")"""
+%cd book/notebooks/{folder}
+%pip install -q -e "../..[lab]"
+import sys; sys.path.insert(0, "../..")"""
 
 
 def copy_mathjax(app, error):
@@ -117,7 +117,7 @@ def add_run_card(app, doctree):
         raise ExtensionError(f"{source.name} has no run card: pages are made by notebooks/run.py (make book)")
     chapter = next(iter(doctree.findall(nodes.section)), doctree)
     repository = app.config.html_theme_options["repository_url"]
-    chapter += run_card(card | {"colab": COLAB.format(repository=repository)})
+    chapter += run_card(card | {"colab": COLAB.format(repository=repository, folder=source.parent.name)})
 
 
 def setup(app):

@@ -16,7 +16,7 @@ from mtl_lab.runs.run import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "book" / "_static" / "seed_dice.js"
-PAGE = ROOT / "_build" / "html" / "notebooks" / "how_to_read_a_table.html"
+PAGE = ROOT / "_build" / "html" / "notebooks" / "ideas" / "how_to_read_a_table.html"
 SEEDS = list(range(20, 30))  # labels that are not the places
 TRIPLES = [(0, 1, 2), (1, 4, 9), (7, 8, 9), (3, 5, 6), (0, 4, 8)]
 

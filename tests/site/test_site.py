@@ -49,7 +49,7 @@ def test_the_readme_shows_the_figure_that_the_records_draw():
 
 
 def executed(pages):  # noqa: F811
-    found = [p for p in pages if p.parent == SITE / "notebooks"]
+    found = [p for p in pages if p.parent.parent == SITE / "notebooks"]
     assert found
     return found
 
@@ -78,10 +78,15 @@ def test_each_page_can_be_taken_home_and_disputed(pages):  # noqa: F811
     for path in executed(pages):
         links = pages[path].links
         name = urlsplit(site_pages.REPOSITORY).path
-        assert f"https://colab.research.google.com/github{name}/blob/main/notebooks/{path.stem}.ipynb" in links
+        assert (
+            f"https://colab.research.google.com/github{name}/blob/main/notebooks/{path.parent.name}/{path.stem}.ipynb"
+            in links
+        )
         taken = [path.parent / h for h in links if h.endswith(".ipynb") and "_sources" in h]
         assert taken and json.loads(taken[0].read_text(encoding="utf-8"))["nbformat"] == 4
-        assert any(f"/issues/new?title=Issue%20on%20page%20%2Fnotebooks/{path.name}" in h for h in links)
+        assert any(
+            f"/issues/new?title=Issue%20on%20page%20%2Fnotebooks/{path.parent.name}/{path.name}" in h for h in links
+        )
 
 
 def test_the_feed_is_announced_and_names_the_versions(pages):  # noqa: F811

@@ -112,7 +112,7 @@ def test_search_works_from_a_disk(chromium, pages):  # noqa: F811
 
 def test_drawings_turn_dark_and_pictures_do_not(chromium, pages):  # noqa: F811
     chromium.screen(1280, 900, True)
-    chromium.open(SITE / "notebooks" / "recon_multi_fashion_mnist.html")
+    chromium.open(SITE / "notebooks" / "recon" / "recon_multi_fashion_mnist.html")
     found = chromium.run(
         "[...document.querySelectorAll('figure img')].map((i) =>"
         " [i.classList.contains('picture'), getComputedStyle(i).filter])"
