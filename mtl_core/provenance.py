@@ -13,7 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-DECISIVE = ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "steps.py", "schedule.py", "training.py")
+DECISIVE = ("_names.py", "linalg.py", "recon.py")
+DECISIVE += ("tasks.py", "seeds.py", "gradients.py", "conflict.py", "steps.py", "schedule.py", "training.py")
 DECISIVE += ("rotation_step.py", "processes.py", "checkpoints.py", "build.py")
 DECISIVE += ("data", "models", "methods")
 LIBRARIES = ("torch", "torchjd", "numpy", "scipy", "cvxpy", "clarabel")  # gradients, methods and their solvers
