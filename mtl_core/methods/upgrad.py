@@ -64,9 +64,9 @@ def _complementary(C: np.ndarray, Q: np.ndarray, rounds: int = 30) -> tuple[np.n
         # Exchange the entries with the wrong sign, x_P < 0 or y < 0 outside of P, until there are none
         x, chosen = X[todo], positive[todo]
         y = x @ C + Q[todo]
-        wrong: np.ndarray = np.where(chosen, x, y) < -1e-13
+        wrong = np.where(chosen, x, y) < -1e-13
         positive[todo] = chosen ^ wrong
-        todo = [k for k, again in zip(todo, wrong.any(1).tolist(), strict=True) if again]
+        todo = [todo[i] for i in np.flatnonzero(wrong.any(1))]
     # A singular C_{PP} leaves y_P \ne 0
     unsolved = np.abs(np.where(positive, X @ C + Q, 0)).max(1, initial=0) > 1e-10
     unsolved[todo] = True
