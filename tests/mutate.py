@@ -86,7 +86,7 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ("mtl_core/gradients.py", "seen.add(node)"): "speed: without it shared parts of the graph are walked again",
     ("mtl_core/gradients.py", "if torch.isfinite(torch.stack(probes)).all():"): "speed: without it all is searched",
     ("mtl_core/gradients.py", "return"): "speed: the same",
-    ("mtl_core/gradients.py", "del found  # before the next pass: its memory is used again"): "memory and speed",
+    ("mtl_core/gradients.py", "del gradients  # before the next pass: its memory is used again"): "memory and speed",
     ("mtl_core/methods/mgda.py", "continue"): "the loop goes on without it: nothing follows in its body",
     ("mtl_core/recon.py", "continue"): "without it the new graph returns twice; the second is never reached",
     ("mtl_core/recon.py", "graph.lint()"): "a guard: no test knows a trunk that makes an ill-formed graph",
