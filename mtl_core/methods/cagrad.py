@@ -14,7 +14,8 @@ class _CAGradWeighting(aggregation.CAGradWeighting):
         self.factor = 1 / (1 + c**2) if rescale else 1.0
 
     def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        # The weights of \bar g + c \|\bar g\| g_w / \|g_w\|, each 1/K + c \|\bar g\| w_k / \|g_w\|; divided by 1 + c^2
+        # Solve for w on the simplex:  \min_w g_w \cdot \bar g + c \|\bar g\| \|g_w\|
+        # The weights of \Delta, and the published codes' factor:  1/K + c \|\bar g\| w_k / \|g_w\|;  1 / (1 + c^2)
         return self.factor * super().forward(gramian)
 
 

@@ -153,6 +153,7 @@ class _FeatureRotation(nn.Module):
         again = (self.steps == self.burn_in) & (seen.abs() > RESET_SHARE * self.first_losses.abs())
         fresh = large & ((self.initial_losses == 0) | again)
         self.initial_losses.copy_(torch.where(fresh, seen, self.initial_losses))
+        # The divisor of each loss, 1 where it has none yet:  L_k / |L_k(t_0)|
         return torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
 
     def _homogenise(self, features: Tensor, R: Tensor, task_side: Tensor, seen: Tensor, join: Join, keep: bool) -> None:
@@ -212,6 +213,7 @@ class _FeatureRotation(nn.Module):
         return (C * len(norms)).to(V) * V
 
     def _weighted(self, back: Tensor, total: Tensor) -> Tensor:
+        r"""$\sum_k w_k G_k$, (N, d), for a variant that has task weights."""
         return total
 
     def _weights_backward(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> None:
@@ -334,6 +336,8 @@ def magnitudes(norms: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
 
     A task without a gradient so far has rho = 0; all alpha are 0 where all gradients are.
     """
+    # How each gradient's norm has grown, its share, and the mean norm by those shares:
+    # \rho_k = \|G_k\| / \|G_k^0\|;  \alpha_k = \rho_k / \sum_i \rho_i;  C = \sum_k \alpha_k \|G_k\|
     ratios = torch.where(initial > 0, norms / initial, 0.0)
     shares = ratios / ratios.sum().clamp_min(torch.finfo(ratios.dtype).tiny)
     return shares, (shares * norms).sum()
