@@ -156,7 +156,7 @@ def test_stch_is_a_smooth_maximum_for_any_number_of_tasks():
         assert value.item() == pytest.approx(0.1 * math.log(sum(math.exp(x / 0.1) for x in losses.tolist())), rel=1e-12)
     sharp = task_weights(methods.make("stch", mu=1e-3), METHODS["stch"], PLAIN, torch.eye(2), torch.tensor([1.0, 2.0]))
     assert torch.equal(sharp, torch.tensor([0.0, 1.0]))
-    with pytest.raises(ValueError, match="no argument 'weights'. It takes: mu$"):  # TorchJD's preferences would mean 1/K
+    with pytest.raises(ValueError, match="no argument 'weights'. It takes: mu$"):  # its preferences mean 1/K
         methods.make("stch", weights=[1.0, 2.0])
 
 
