@@ -6,49 +6,31 @@ $s^{(l)} = \sum_t \#\{i<j : \cos\varphi_{ij}^{(l)}(t) < S\}$, the count over ite
 tasks of cosines below a threshold $-1 < S \le 0$.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import betainc
 from torch import Tensor
 
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients
-
-# Columns at a time: they are summed in the matrix's own precision, the sums of chunks in float64 (one float32 sum over
-# ten million columns is wrong by 1e-3); and temporaries of this size stay in the processor's cache.
-CHUNK = 1 << 15
-
-
-def gram(matrix: Tensor) -> Tensor:
-    """J Jᵀ of (K, D) as (K, K) float64. One float32 product over ten million columns is wrong by 5e-4; this by 2e-7."""
-    whole = matrix.shape[1] // CHUNK
-    parts = matrix[:, : whole * CHUNK].unflatten(1, (whole, CHUNK)).transpose(0, 1)  # (chunk, K, columns)
-    rest = matrix[:, whole * CHUNK :]
-    return (parts @ parts.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
-
-
-def row_norms(matrix: Tensor) -> Tensor:
-    """Euclidean norm of each row, (K, D) -> (K,) float64: neither 1e-30 nor 1e30 is lost. NaN in, NaN out."""
-    whole = matrix.shape[1] // CHUNK
-    parts = torch.linalg.vector_norm(matrix[:, : whole * CHUNK].unflatten(1, (whole, CHUNK)), dim=2)
-    rest = torch.linalg.vector_norm(matrix[:, whole * CHUNK :], dim=1, keepdim=True)
-    norms = torch.linalg.vector_norm(torch.cat([parts, rest], 1), dim=1, dtype=torch.float64)
-    if not ((norms > 1e-15) & (norms < 1e18)).all():  # squares may have left float32; the exact way is 20 times slower
-        norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
-    return norms
+from mtl_core.linalg import gradient_norms, gram
+from mtl_core.seeds import numpy_generator
 
 
 def cosines(matrix: Tensor) -> Tensor:
-    """Cosine of each unordered pair of rows, (K, D) -> (K(K-1)/2,), in the order (0,1), (0,2), … (1,2), ….
+    r"""$\cos\varphi_{ij} = g_i \cdot g_j / (\|g_i\| \|g_j\|)$ of each pair of tasks, (K, D) -> (K(K-1)/2,).
 
-    A zero row has cosine 0 with every other: no gradient, no conflict. Scale-free: rows are divided by
-    their largest entry first, so gradients as small as 1e-30 or as large as 1e30 lose nothing to their
-    squares. NaN in, NaN out.
+    The pairs are in the order (0,1), (0,2), … (1,2), …. A zero gradient has cosine 0 with every other: no gradient,
+    no conflict. NaN in, NaN out.
     """
+    # Each gradient by its largest entry first: at 1e-30 or 1e30 its squares would leave the range of float32
     largest = matrix.abs().amax(dim=1, keepdim=True) if matrix.shape[1] else matrix.new_zeros(len(matrix), 1)
     products = gram(matrix / largest.masked_fill(largest == 0, 1))
     lengths = products.diagonal().sqrt()
     lengths = lengths.masked_fill(lengths == 0, 1)
+    # Inner products over lengths, of the pairs i < j:  G_ij / (n_i n_j)
     i, j = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
     return (products[i, j] / (lengths[i] * lengths[j])).clamp(-1, 1).to(matrix.dtype)
 
@@ -73,8 +55,6 @@ def share_by_chance(threshold: float, size: int) -> float:
     For S ≤ 0 it is $\tfrac12 I_{1-S^2}(\tfrac{d-1}{2}, \tfrac12)$, I the regularised incomplete beta function: 1/2 at
     S = 0 for any size, and falling with size for S < 0. In one dimension the cosine is ±1.
     """
-    from scipy.special import betainc
-
     if not -1 < threshold <= 0 or size < 1:
         raise ValueError(f"a threshold S lies in (-1, 0] and a size is at least 1, got {threshold} and {size}")
     return 0.5 if size == 1 else float(betainc((size - 1) / 2, 0.5, 1 - threshold**2) / 2)
@@ -84,41 +64,50 @@ class ConflictScores:
     """Layer-wise conflict scores, counted over the iterations of a search run.
 
     layers      names of the shared layers, in registration order (ties keep it).
-    num_tasks   K.
-    thresholds  S values, -1 < S <= 0. For each, both tails are counted: cos < S (the score) and its
-                mirror cos > -S, per layer, pair of tasks and block of `block` iterations.
+    num_tasks   K, at least 2 (ValueError).
+    thresholds  S values, -1 < S <= 0 (ValueError). For each, both tails are counted: cos < S (the score) and
+                its mirror cos > -S, per layer, pair of tasks and block of `block` iterations.
 
     A layer is one module with parameters; weight and bias form one vector. The comparison is strict;
     a zero gradient never counts. The counts stay on the gradients' device until they are read.
     Differs from the released code: there vectors shorter than 1e-12 have a damped cosine.
+    Source: Shi et al., ICLR 2023, arXiv 2302.11289, section 3.
     """
 
-    def __init__(self, layers: Sequence[str], num_tasks: int, thresholds=(0.0, -0.1), block: int = 50):
+    def __init__(
+        self, layers: Sequence[str], num_tasks: int, thresholds: Iterable[float] = (0.0, -0.1), block: int = 50
+    ):
+        thresholds = tuple(thresholds)
         if num_tasks < 2:
             raise ValueError(f"conflict needs two tasks or more, got num_tasks={num_tasks}")
         for threshold in thresholds:
             if not -1 < threshold <= 0:
                 raise ValueError(f"a threshold S lies in (-1, 0], got {threshold}")
         self.layers, self.num_tasks = list(layers), num_tasks
-        self.thresholds, self.block, self.iterations = tuple(thresholds), block, 0
+        self.thresholds, self.block, self.iterations = thresholds, block, 0
         self._blocks: list[Tensor] = []  # each (tail, threshold, layer, pair), int64
 
     def update(self, gradients: TaskGradients | Mapping[str, Tensor]) -> None:
-        """Count one iteration: layer name -> (K, D_l) gradients, or a `TaskGradients`."""
+        """Count one iteration: layer name -> (K, D_l) gradients, or a `TaskGradients`.
+
+        ValueError where a layer is missing or has another number of tasks; NonFiniteGradientError on NaN.
+        """
         views = gradients.layers if isinstance(gradients, TaskGradients) else gradients
         missing = [name for name in self.layers if name not in views]
         if missing:
             raise ValueError(f"no gradient for the layers {', '.join(missing)}; there are {', '.join(views)}")
-        rows = {len(views[name]) for name in self.layers}
-        if rows != {self.num_tasks}:
-            raise ValueError(f"{self.num_tasks} tasks need as many gradients of each layer, got {sorted(rows)}")
-        table = torch.stack([cosines(views[name]) for name in self.layers])  # (layer, pair)
+        sizes = {len(views[name]) for name in self.layers}
+        if sizes != {self.num_tasks}:
+            raise ValueError(f"{self.num_tasks} tasks need as many gradients of each layer, got {sorted(sizes)}")
+        # Cosines of all pairs of tasks in each layer, (layer, pair):  \cos\varphi_ij^(l)
+        table = torch.stack([cosines(views[name]) for name in self.layers])
         if views is gradients and table.isnan().any():  # a TaskGradients has been checked by the engine
             raise NonFiniteGradientError("a layer's gradient holds NaN: check the gradients before scoring them")
         if self.iterations % self.block == 0:
             shape = (2, len(self.thresholds), *table.shape)
             self._blocks.append(torch.zeros(shape, dtype=torch.int64, device=table.device))
         limits = torch.tensor(self.thresholds, dtype=table.dtype, device=table.device)[:, None, None]
+        # One more where the cosine is below the threshold, and in the other tail:  cos < S;  cos > -S
         self._blocks[-1] += torch.stack([table < limits, table > -limits])
         self.iterations += 1
 
@@ -140,7 +129,7 @@ class ConflictScores:
         return dict(zip(self.layers, totals.tolist(), strict=True))
 
     def mirror(self, threshold: float) -> dict[str, int]:
-        """The same for cos > -S: what a layer's score would be if nothing but chance set the sign."""
+        """The same for cos > -S: the expected score if the sign of a cosine were a matter of chance."""
         totals = self._at(threshold)[:, 1].sum(axis=(0, 2))
         return dict(zip(self.layers, totals.tolist(), strict=True))
 
@@ -155,8 +144,6 @@ class ConflictScores:
         A flip exchanges the two tails of every pair with that task. Blocks, not iterations, because
         neighbouring iterations are alike.
         """
-        from mtl_core.seeds import numpy_generator
-
         counts = self._at(threshold)  # (block, tail, layer, pair)
         i, j = np.triu_indices(self.num_tasks, 1)
         signs = numpy_generator(seed, "null").integers(0, 2, (draws, len(counts), self.num_tasks)) * 2 - 1
@@ -164,10 +151,10 @@ class ConflictScores:
         low, high = counts[:, 0], counts[:, 1]
         return low.sum(axis=(0, 2)) + np.einsum("dbp,blp->dl", flipped, high - low)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {"iterations": self.iterations, "blocks": [block.cpu() for block in self._blocks]}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.iterations = state["iterations"]
         self._blocks = [block.clone() for block in state["blocks"]]
 
@@ -175,15 +162,25 @@ class ConflictScores:
 class ConflictLog:
     """An observer of `training.fit`: cosines and magnitudes over all shared parameters, scores per layer.
 
+    num_tasks, thresholds  as for `ConflictScores`.
+
     restrict  layers to which a second cosine is restricted. A split network's cosine is over what is
               still shared; its fair companion is the unsplit network's cosine over the same layers.
     every     log each n-th step only, the first one included: logging a small network costs as much as a step.
+              At least 1 (ValueError).
+
     Cosines are counted in 2,000 bins of width 0.001.
     """
 
     BINS = 2000
 
-    def __init__(self, num_tasks: int, thresholds=(0.0, -0.1), restrict: Sequence[str] = (), every: int = 1):
+    def __init__(
+        self,
+        num_tasks: int,
+        thresholds: Iterable[float] = (0.0, -0.1),
+        restrict: Sequence[str] = (),
+        every: int = 1,
+    ):
         if every < 1:
             raise ValueError(f"every counts steps from 1, got {every}")
         self.num_tasks, self.thresholds, self.restrict = num_tasks, tuple(thresholds), list(restrict)
@@ -203,37 +200,44 @@ class ConflictLog:
         self._count("all", gradients.matrix)
         if self.restrict:
             self._count("restricted", torch.cat([gradients.layers[name] for name in self.restrict], dim=1))
-        self.similarity += magnitude_similarity(row_norms(gradients.matrix)).mean().item()
+        self.similarity += magnitude_similarity(gradient_norms(gradients.matrix)).mean().item()
 
     def _count(self, name: str, matrix: Tensor) -> None:
         values = cosines(matrix).cpu()
         self.negative[name] += int((values < 0).sum())
-        places = ((values + 1) * (self.BINS / 2)).floor().long().clamp(0, self.BINS - 1)
-        self.bins[name] += torch.bincount(places, minlength=self.BINS)
+        bins = ((values + 1) * (self.BINS / 2)).floor().long().clamp(0, self.BINS - 1)
+        self.bins[name] += torch.bincount(bins, minlength=self.BINS)
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """Plain numbers: iterations, share of negative cosines, histogram {bin: count}, scores and mirrors."""
         if self.scores is None:
             return {"iterations": 0}
         pairs = self.num_tasks * (self.num_tasks - 1) // 2
         total = self.scores.iterations * pairs
-        result = {
-            "iterations": self.scores.iterations, "pairs": pairs, "layers": self.scores.layers,
+        result: dict[str, Any] = {
+            "iterations": self.scores.iterations,
+            "pairs": pairs,
+            "layers": self.scores.layers,
             "magnitude_similarity": self.similarity / self.scores.iterations,
             "scores": {str(s): list(self.scores.scores(s).values()) for s in self.thresholds},
             "mirror": {str(s): list(self.scores.mirror(s).values()) for s in self.thresholds},
-        }  # fmt: skip
+        }
         for name in ("all", "restricted") if self.restrict else ("all",):
             filled = {str(b): n for b, n in enumerate(self.bins[name].tolist()) if n}
             result[name] = {"negative_share": self.negative[name] / total, "histogram": filled}
         return result
 
-    def state_dict(self) -> dict:
-        return {"steps": self.steps, "bins": self.bins, "negative": self.negative, "similarity": self.similarity,
-                "layers": self.scores.layers if self.scores else None,
-                "scores": self.scores.state_dict() if self.scores else None}  # fmt: skip
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "bins": self.bins,
+            "negative": self.negative,
+            "similarity": self.similarity,
+            "layers": self.scores.layers if self.scores else None,
+            "scores": self.scores.state_dict() if self.scores else None,
+        }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         # copies on the host, where _count works: a state may be loaded twice, and onto another device
         self.bins = {name: bins.cpu().clone() for name, bins in state["bins"].items()}
         self.negative, self.similarity, self.steps = dict(state["negative"]), state["similarity"], state["steps"]

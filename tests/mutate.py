@@ -33,32 +33,43 @@ TIMEOUT = 120  # processor seconds of a trial: a deletion may leave an endless l
 TARGETS = {
     "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py", "test_sam_gs_edges.py", "test_methods_sam_gs_variants.py"]),
     "mtl_core/conflict.py": (
-        ("gram", "cosines", "magnitude_similarity", "ConflictScores"),
+        ("cosines", "magnitude_similarity", "ConflictScores"),
         ["test_conflict.py", "test_conflict_log.py"],
     ),
     "mtl_core/gradients.py": (None, ["test_gradients.py", "test_gradients_errors.py", "test_rotograd_training.py"]),
-    "mtl_core/methods/recon.py": (None, ["test_recon.py", "test_recon_refusals.py"]),
-    "mtl_core/methods/baselines.py": (None, ["test_methods.py", "test_conventions.py"]),
+    "mtl_core/recon.py": (None, ["test_recon.py", "test_recon_refusals.py"]),
     "mtl_core/methods/conventions.py": (None, ["test_conventions.py", "test_methods_levels.py"]),
     "mtl_core/methods/registry.py": (None, ["test_methods.py", "test_conventions.py", "test_methods_levels.py"]),
-    "mtl_core/methods/combination.py": (None, ["test_conventions.py", "test_methods_levels.py"]),
-    "mtl_core/methods/own_parameters.py": (None, ["test_methods_weightings.py", "test_methods_training.py"]),
-    "mtl_core/methods/weighting.py": (
+    "mtl_core/methods/backward.py": (None, ["test_conventions.py", "test_methods_levels.py"]),
+    "mtl_core/methods/_state.py": (
         None,
-        ["test_methods_weightings.py", "test_parity.py", "test_methods_training.py"],
+        ["test_methods_weightings.py", "test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
     ),
-    "mtl_core/methods/by_gram.py": (
-        None,
-        ["test_methods_solvers.py", "test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
-    ),
-    "mtl_core/methods/bargaining.py": (
-        None,
-        ["test_methods_solvers.py", "test_parity.py", "test_methods_properties.py"],
-    ),
-    "mtl_core/methods/averaging.py": (
-        None,
-        ["test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
-    ),
+    **{
+        f"mtl_core/methods/{file}.py": (None, ["test_methods.py", "test_conventions.py"])
+        for file in ("broken", "cagrad", "log_sum", "norm_equalised", "pcgrad", "static")
+    },
+    **{
+        f"mtl_core/methods/{file}.py": (
+            None,
+            ["test_methods_weightings.py", "test_parity.py", "test_methods_training.py"],
+        )
+        for file in ("dwa", "famo", "geometric_mean", "gradnorm", "imtl_l", "stch", "uncertainty")
+    },
+    **{
+        f"mtl_core/methods/{file}.py": (
+            None,
+            ["test_methods_solvers.py", "test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
+        )
+        for file in ("_gramian", "aligned_mtl", "fairgrad", "gradvac", "imtl_g", "mgda", "nash_mtl", "upgrad")
+    },
+    **{
+        f"mtl_core/methods/{file}.py": (
+            None,
+            ["test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
+        )
+        for file in ("db_mtl", "moco")
+    },
     "mtl_core/methods/rotograd.py": (
         None,
         ["test_rotograd.py", "test_rotograd_edges.py", "test_rotograd_properties.py"],
@@ -75,12 +86,12 @@ EXPLAINED: dict[tuple[str, str], str] = {
     ("mtl_core/gradients.py", "seen.add(node)"): "speed: without it shared parts of the graph are walked again",
     ("mtl_core/gradients.py", "if torch.isfinite(torch.stack(probes)).all():"): "speed: without it all is searched",
     ("mtl_core/gradients.py", "return"): "speed: the same",
-    ("mtl_core/gradients.py", "del found  # before the next pass: its memory is used again"): "memory and speed",
-    ("mtl_core/methods/by_gram.py", "continue"): "the loop goes on without it: nothing follows in its body",
-    ("mtl_core/methods/recon.py", "continue"): "without it the new graph returns twice; the second is never reached",
-    ("mtl_core/methods/recon.py", "graph.lint()"): "a guard: no test knows a trunk that makes an ill-formed graph",
-    ("mtl_core/methods/by_gram.py", "X = (X - step * (X @ C + Q)).clip(0)"): "speed: the guess decides rounds alone",
-    ("mtl_core/methods/by_gram.py", "for _ in range(8):  # projected gradient: a guess"): "speed: it saves a round",
+    ("mtl_core/gradients.py", "del gradients  # before the next pass: its memory is used again"): "memory and speed",
+    ("mtl_core/methods/mgda.py", "continue"): "the loop goes on without it: nothing follows in its body",
+    ("mtl_core/recon.py", "continue"): "without it the new graph returns twice; the second is never reached",
+    ("mtl_core/recon.py", "graph.lint()"): "a guard: no test knows a trunk that makes an ill-formed graph",
+    ("mtl_core/methods/upgrad.py", "X = (X - step * (X @ C + Q)).clip(0)"): "speed: the guess decides rounds alone",
+    ("mtl_core/methods/upgrad.py", "for _ in range(8):"): "speed: it saves a round",
 }
 
 

@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtl_core.gradients import task_gradients
-from mtl_core.methods.recon import candidate_layers, split_layers
 from mtl_core.models import MultiTaskModel, ResNet, lenet, mlp
+from mtl_core.recon import candidate_layers, split_layers
 
 torch.set_num_threads(1)
 

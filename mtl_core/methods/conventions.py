@@ -1,11 +1,12 @@
 """What published codes do silently around a method, as named fields."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Convention:
            state are put back, dropout draws the same masks as before the step; "training": an ordinary forward
            pass, which updates the statistics of BatchNorm a second time; "evaluation": the model in eval().
     exceptions  method -> fields that differ for it.
+    source  the repository and commit that do so, or why the convention exists.
+
+    ValueError: a value that a field does not allow.
     """
 
     name: str
@@ -34,9 +38,9 @@ class Convention:
     source: str = ""
     own_optimizer: tuple[str, float] | None = ("adam", 0.025)
     probe: str = "frozen"
-    exceptions: Mapping[str, Mapping] = field(default_factory=dict)
+    exceptions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (
             ("heads", ("unit", "weighted")),
             ("scale", ("sum", "mean", "K times", "raw")),
@@ -68,7 +72,7 @@ class Convention:
         return 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))
 
 
-UNIT = {"heads": "unit"}
+UNIT: dict[str, Any] = {"heads": "unit"}
 
 CONVENTIONS = {
     c.name: c

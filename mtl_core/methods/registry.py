@@ -1,21 +1,29 @@
-"""The registry: one row per method, found by name."""
+"""The registry: one entry per method, found by its name."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from torch import nn
 
-KINDS = ("loss weighting", "gradient aggregation", "feature rotation")
+from mtl_core._names import did_you_mean
+
+Kind = Literal["loss weighting", "gradient aggregation", "feature rotation"]
+Scale = Literal["sum", "mean"]
+WEIGHTING: Kind = "loss weighting"
+AGGREGATION: Kind = "gradient aggregation"
+ROTATION: Kind = "feature rotation"
+KINDS = (WEIGHTING, AGGREGATION, ROTATION)
 LEVELS = ("losses", "last layer", "features", "parameters")
 NEEDS = ("losses", "losses after the step", "Gram matrix", "gradients")
+GRAM = ("Gram matrix",)  # all that most aggregations read
 ALIASES = {"scale_invariant": "log_sum", "gls": "geometric_mean", "random": "rlw"}
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the registry.
+    """What is known of a method before it runs.
 
     make          class or function that makes a fresh instance from keyword arguments.
     kind          "loss weighting": K losses -> scalar; "gradient aggregation": (K, D) -> (D,); "feature rotation".
@@ -28,24 +36,26 @@ class Method:
                   "features" (the trunk's output, batch and features flattened), "parameters" (all shared ones).
                   Empty: "losses" for a loss weighting, else "parameters".
     needs         what it reads, of `NEEDS`. Empty: the losses for a loss weighting, else the gradients.
-    own           it learns parameters of its own, by the convention's `own_optimizer`.
+    learns        it has parameters of its own, which the convention's `own_optimizer` trains.
+
+    ValueError: a kind, level, need or scale that does not exist.
     """
 
     name: str
     title: str
-    kind: str
+    kind: Kind
     make: Callable[..., nn.Module]
-    native_scale: str
+    native_scale: Scale
     paper: str
-    defaults: Mapping = field(default_factory=dict)
-    presets: Mapping = field(default_factory=dict)
+    defaults: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     random: bool = False
     level: str = ""
     needs: tuple[str, ...] = ()
-    own: bool = False
+    learns: bool = False
 
-    def __post_init__(self):
-        weighting = self.kind == "loss weighting"
+    def __post_init__(self) -> None:
+        weighting = self.kind == WEIGHTING
         object.__setattr__(self, "level", self.level or ("losses" if weighting else "parameters"))
         object.__setattr__(self, "needs", self.needs or ("losses" if weighting else "gradients",))
         for name, allowed in (("kind", KINDS), ("level", LEVELS)):
@@ -53,7 +63,7 @@ class Method:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if unknown := set(self.needs) - set(NEEDS):
             raise ValueError(f"needs holds some of {', '.join(NEEDS)}; got {', '.join(sorted(unknown))}")
-        if self.native_scale not in ("sum", "mean"):
+        if self.native_scale not in get_args(Scale):
             raise ValueError(f"native_scale is 'sum' or 'mean', got {self.native_scale!r}")
 
     def extra_passes(self, tasks: int) -> dict[str, int]:
@@ -68,7 +78,7 @@ METHODS: dict[str, Method] = {}
 
 
 def register(method: Method, replace: bool = False) -> Method:
-    """Add a row: from then on the method appears wherever methods are named. ValueError if the name is taken."""
+    """Add a method: from then on it appears wherever methods are named. ValueError if the name is taken."""
     if (method.name in METHODS or method.name in ALIASES) and not replace:
         raise ValueError(f"there is a method {method.name!r} already; pass replace=True to take its place")
     METHODS[method.name] = method
@@ -76,22 +86,20 @@ def register(method: Method, replace: bool = False) -> Method:
 
 
 def find(name: str) -> Method:
-    """The registry row `name` (or of that alias); ValueError with a suggestion where there is none."""
+    """The entry of the method `name`, or of that alias. ValueError with a suggestion where there is none."""
     name = ALIASES.get(name, name)
     if name not in METHODS:
-        near = difflib.get_close_matches(name, [*METHODS, *ALIASES], 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown method {name!r}{hint} There are: {', '.join(METHODS)}")
+        suggestion = did_you_mean(name, [*METHODS, *ALIASES]) or "."
+        raise ValueError(f"unknown method {name!r}{suggestion} There are: {', '.join(METHODS)}")
     return METHODS[name]
 
 
-def make(name: str, **arguments) -> nn.Module:
-    """A fresh instance of the method, its defaults overridden by `arguments` (unknown ones are a ValueError)."""
-    row = find(name)
-    known = list(inspect.signature(row.make).parameters)
+def make(name: str, **arguments: Any) -> nn.Module:
+    """A fresh instance of the method, its defaults overridden by `arguments`. ValueError for unknown ones."""
+    spec = find(name)
+    known = list(inspect.signature(spec.make).parameters)
     for argument in arguments:
         if argument not in known:
-            near = difflib.get_close_matches(argument, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{name} has no argument {argument!r}{hint} It takes: {', '.join(known) or 'none'}")
-    return row.make(**{**{key: value for key, (value, _) in row.defaults.items()}, **arguments})
+            suggestion = did_you_mean(argument, known) or "."
+            raise ValueError(f"{name} has no argument {argument!r}{suggestion} It takes: {', '.join(known) or 'none'}")
+    return spec.make(**{key: value for key, (value, _) in spec.defaults.items()} | arguments)

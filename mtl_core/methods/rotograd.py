@@ -11,15 +11,19 @@ and R_k descends $-\langle R_k^\top \tilde G_k, V\rangle$, $V = \frac1K \sum_k U
 gradients are constants. Each head gets the plain gradient of its own loss. One trunk backward pass per step.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtl_core.gradients import NonFiniteGradientError
+from mtl_core.methods.registry import ROTATION, Method, register
 from mtl_core.models.rotations import Rotations, rotate
 
 OBJECTIVES = ("code", "paper")
+Join = Callable[[Tensor], Tensor]  # adds a tensor up over processes
 TINY = 1e-8  # a loss below is too small to divide by
 RESET_SHARE = 1e-4  # of the first loss, below which the burn-in leaves the divisor as it is
 
@@ -28,10 +32,26 @@ class _FeatureRotation(nn.Module):
     """What the family shares; `rotates` and `scales` say which halves of RotoGrad a variant has."""
 
     rotates, scales = True, True
+    initial_losses: Tensor  # L_k(t0), (K,)
+    first_losses: Tensor  # of the first step
+    initial_norms: Tensor  # ||G_k^0||, (K,)
+    steps: Tensor
 
-    def __init__(self, trunk: nn.Module, heads: Sequence[nn.Module], rotation_size: int, *, post_shape=(),
-                 burn_in: int = 20, normalize_losses: bool = False, objective: str = "code", init: str = "identity",
-                 orthogonal_map: str | None = None, rotation_rate: float = 0.5, generator=None):  # fmt: skip
+    def __init__(
+        self,
+        trunk: nn.Module,
+        heads: Sequence[nn.Module],
+        rotation_size: int,
+        *,
+        post_shape: Sequence[int] = (),
+        burn_in: int = 20,
+        normalize_losses: bool = False,
+        objective: str = "code",
+        init: str = "identity",
+        orthogonal_map: str | None = None,
+        rotation_rate: float = 0.5,
+        generator: torch.Generator | None = None,
+    ):
         super().__init__()
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is one of {', '.join(OBJECTIVES)}; got {objective!r}")
@@ -41,9 +61,9 @@ class _FeatureRotation(nn.Module):
         self.post_shape, self.burn_in, self.normalize_losses = tuple(post_shape), burn_in, normalize_losses
         self.objective, self.rotation_rate = objective, rotation_rate
         like = next(self.parameters(), torch.zeros(()))
-        self.rotation = Rotations(len(self.heads), rotation_size, post=len(self.post_shape), init=init,
-                                  orthogonal_map=orthogonal_map, generator=generator, dtype=like.dtype,
-                                  device=like.device)  # fmt: skip
+        made: dict[str, Any] = {"init": init, "orthogonal_map": orthogonal_map, "generator": generator}
+        made |= {"dtype": like.dtype, "device": like.device}
+        self.rotation = Rotations(len(self.heads), rotation_size, post=len(self.post_shape), **made)
         self.rotation.skew.requires_grad_(self.rotates)
         for name in ("initial_losses", "first_losses", "initial_norms"):  # 0: none seen yet
             self.register_buffer(name, torch.zeros(len(self.heads), dtype=torch.float64, device=like.device))
@@ -52,7 +72,7 @@ class _FeatureRotation(nn.Module):
         self.features: Tensor | None = None
         self.feature_gradients: Tensor | None = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Copies and files hold no graph of a step in progress."""
         return {**self.__dict__, "_forward": None, "features": None, "feature_gradients": None}
 
@@ -62,12 +82,12 @@ class _FeatureRotation(nn.Module):
         with torch.no_grad():
             return list(self.rotation.matrices().clone())
 
-    def set_rotations(self, rotations: Sequence) -> None:
+    def set_rotations(self, rotations: Sequence[Tensor]) -> None:
         """Start from these K matrices. ValueError where one has the wrong shape or is not in SO(m)."""
         self.rotation.set(rotations)
 
     def rotation_parameters(self) -> Iterator[nn.Parameter]:
-        """What the rotations' own optimizer holds; nothing where the variant does not rotate."""
+        """The parameters of the rotations, for an optimizer at a rate of their own; none for `ScaleOnly`."""
         return iter([self.rotation.skew] if self.rotates else [])
 
     def model_parameters(self) -> Iterator[nn.Parameter]:
@@ -75,7 +95,7 @@ class _FeatureRotation(nn.Module):
         yield from self.trunk.parameters()
         yield from self.heads.parameters()
 
-    def forward(self, inputs) -> list[Tensor]:
+    def forward(self, inputs: Any) -> list[Tensor]:
         """The K outputs. In training mode the graph is cut at the features, for `backward`.
 
         ValueError: the trunk returns no single tensor, or features that do not end in `post_shape`.
@@ -93,8 +113,9 @@ class _FeatureRotation(nn.Module):
         self._forward = features, R, rotated
         return [head(r) for head, r in zip(self.heads, rotated.unbind(), strict=True)]
 
-    def backward(self, losses: Sequence[Tensor] | Tensor, *, join: Callable[[Tensor], Tensor] | None = None,
-                 retain_graph: bool = False) -> Tensor:  # fmt: skip
+    def backward(
+        self, losses: Sequence[Tensor] | Tensor, *, join: Join | None = None, retain_graph: bool = False
+    ) -> Tensor:
         r"""Add the step's gradients to every `.grad`: heads, trunk, rotations (and RotoGradNorm's weights).
 
         losses        K scalars, listed or stacked, of the outputs of the last `forward`. Not scaled for mixed
@@ -132,39 +153,45 @@ class _FeatureRotation(nn.Module):
         again = (self.steps == self.burn_in) & (seen.abs() > RESET_SHARE * self.first_losses.abs())
         fresh = large & ((self.initial_losses == 0) | again)
         self.initial_losses.copy_(torch.where(fresh, seen, self.initial_losses))
+        # The divisor of each loss, 1 where it has none yet:  L_k / |L_k(t_0)|
         return torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
 
-    def _homogenise(self, features, R, task_side, seen, join, retain_graph) -> None:
-        """From the gradients at r_k, (K, B, d, *post), to those of trunk, rotations and weights."""
+    def _homogenise(self, features: Tensor, R: Tensor, task_side: Tensor, seen: Tensor, join: Join, keep: bool) -> None:
+        r"""From the gradients $\tilde G_k$ at r_k, (K, B, d, *post), to those of trunk, rotations and weights."""
         K, batch = len(R), join(seen.new_tensor(float(len(features))))
-        flat = self._flat(task_side)  # the features last, all else in rows: (K, N, d)
+        flat = self._flat(task_side)  # the features last, all else before them: (K, N, d)
+        # Back through each rotation, to the shared features:  G_k = R_k^\top \tilde G_k
         m = R.shape[-1]
-        back = flat[..., :m] @ R.detach()  # G_k
+        back = flat[..., :m] @ R.detach()
         if m < flat.shape[-1]:
             back = torch.cat([back, flat[..., m:]], -1)
         total = back.sum(0)
         weighted = self._weighted(back, total)
-        squares = [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=torch.float64) ** 2
-                   for t in (back, total[None], weighted[None])]  # fmt: skip
+        # Lengths over the whole batch, joined over processes:  \|G_k\|_F, \|\sum_k G_k\|, \|\sum_k w_k G_k\|
+        parts = (back, total[None], weighted[None])
+        squares = [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=torch.float64) ** 2 for t in parts]
         norms = join(torch.cat(squares)).sqrt()
         norms, total_norm, weighted_norm = norms[:K], norms[K], norms[K + 1]
         _check_finite(seen, norms)
+        # The common direction, (N, d):  V = \frac1K \sum_k G_k / \|G_k\|
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
-        V = torch.tensordot(inverse.to(back), back, 1) / K  # (N, d)
+        V = torch.tensordot(inverse.to(back), back, 1) / K
+        # What the trunk gets:  C \sum_k U_k, or \sum_k G_k without scaling
         update = self._update(total, V, weighted, norms)
         self._weights_backward(norms, weighted_norm / K, seen)
         if self.rotates:
-            # R's gradient of -sum <R v, g~>; the code's sum ||R v - g~||^2 has v = m_0 V: 2 m_0 times that
+            # What the rotations get, the slope of equation 3:  -\partial/\partial R_k <R_k^\top \tilde G_k, V>
+            # The code's \|R_k \bar v - \tilde g\|^2, \bar v = m V with m = \|\sum_k G_k\| / K, is 2 m times that
             factor = seen.new_ones(())
             if self.objective == "code":
                 factor = 2 * total_norm / K / (batch if self.post_shape else 1)
             pull = -factor.to(V) * (flat[..., :m].mT @ V[:, :m])
             with torch.enable_grad():
                 torch.autograd.backward(R, pull)
-        if retain_graph:
+        if keep:
             self.features, self.feature_gradients = features, torch.stack([self._shaped(g, features) for g in back])
         if features.requires_grad:
-            features.backward(self._shaped(update, features).to(features.dtype), retain_graph=retain_graph)
+            features.backward(self._shaped(update, features).to(features.dtype), retain_graph=keep)
 
     def _flat(self, gradients: Tensor) -> Tensor:
         return gradients.movedim(gradients.ndim - 1 - len(self.post_shape), -1).flatten(1, -2)
@@ -174,19 +201,23 @@ class _FeatureRotation(nn.Module):
         return flat.view(features.movedim(axis, -1).shape).movedim(-1, axis)
 
     def _update(self, total: Tensor, V: Tensor, weighted: Tensor, norms: Tensor) -> Tensor:
+        """The trunk's gradient at the features, (N, d)."""
         if not self.scales:
             return total
+        # Initial norms, taken anew at the end of the burn-in:  \|G_k^0\|
         now = self.steps == self.burn_in
         fresh = ((self.initial_norms == 0) | now) & (norms > 0)
         self.initial_norms.copy_(torch.where(fresh, norms, self.initial_norms))
         shares, C = magnitudes(norms, self.initial_norms)
-        return (C * len(norms)).to(V) * V  # C sum U_k
+        # Gradients of one length in the common direction:  C \sum_k U_k = C K V
+        return (C * len(norms)).to(V) * V
 
     def _weighted(self, back: Tensor, total: Tensor) -> Tensor:
+        r"""$\sum_k w_k G_k$, (N, d), for a variant that has task weights."""
         return total
 
-    def _weights_backward(self, norms, mean_norm, seen) -> None:
-        pass
+    def _weights_backward(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> None:
+        """The gradients of the task weights, for a variant that has some."""
 
 
 class RotoGrad(_FeatureRotation):
@@ -240,13 +271,35 @@ class RotoGradNorm(_FeatureRotation):
 
     scales = False
 
-    def __init__(self, trunk: nn.Module, heads: Sequence[nn.Module], rotation_size: int, *, alpha: float = 1.5,
-                 post_shape=(), burn_in: int = 20, normalize_losses: bool = False, objective: str = "code",
-                 init: str = "identity", orthogonal_map: str | None = None, rotation_rate: float = 0.5,
-                 generator=None):  # fmt: skip
-        super().__init__(trunk, heads, rotation_size, post_shape=post_shape, burn_in=burn_in,
-                         normalize_losses=normalize_losses, objective=objective, init=init,
-                         orthogonal_map=orthogonal_map, rotation_rate=rotation_rate, generator=generator)  # fmt: skip
+    def __init__(
+        self,
+        trunk: nn.Module,
+        heads: Sequence[nn.Module],
+        rotation_size: int,
+        *,
+        alpha: float = 1.5,
+        post_shape: Sequence[int] = (),
+        burn_in: int = 20,
+        normalize_losses: bool = False,
+        objective: str = "code",
+        init: str = "identity",
+        orthogonal_map: str | None = None,
+        rotation_rate: float = 0.5,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__(
+            trunk,
+            heads,
+            rotation_size,
+            post_shape=post_shape,
+            burn_in=burn_in,
+            normalize_losses=normalize_losses,
+            objective=objective,
+            init=init,
+            orthogonal_map=orthogonal_map,
+            rotation_rate=rotation_rate,
+            generator=generator,
+        )
         self.alpha = alpha
         self.log_weights = nn.Parameter(torch.ones_like(self.rotation.skew[:, 0, 0]))
 
@@ -262,15 +315,18 @@ class RotoGradNorm(_FeatureRotation):
     def _weighted(self, back: Tensor, total: Tensor) -> Tensor:
         return torch.tensordot(self.weights.detach().to(back), back, 1)
 
-    def _update(self, total, V, weighted, norms) -> Tensor:
+    def _update(self, total: Tensor, V: Tensor, weighted: Tensor, norms: Tensor) -> Tensor:
         return weighted
 
-    def _weights_backward(self, norms, mean_norm, seen) -> None:
+    def _weights_backward(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> None:
         if (seen <= 0).any():
             bad = ", ".join(map(str, (seen <= 0).nonzero().flatten().tolist()))
             raise ValueError(f"RotoGradNorm needs positive losses; not positive: task {bad}")
+        # How far each loss has come, and the length that its weighted gradient should have, a constant:
+        # \hat L_k = L_k / L_k(t_0);  \|\frac1K \sum_i w_i G_i\| (\hat L_k / \bar L)^\alpha
         ratios = seen * torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
         target = mean_norm * (ratios / ratios.mean()) ** self.alpha
+        # The weights descend the distance to it:  \sum_k |w_k \|G_k\| - target_k|
         with torch.enable_grad():
             (norms.detach() * self.weights - target).abs().sum().backward()
 
@@ -280,6 +336,8 @@ def magnitudes(norms: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
 
     A task without a gradient so far has rho = 0; all alpha are 0 where all gradients are.
     """
+    # How each gradient's norm has grown, its share, and the mean norm by those shares:
+    # \rho_k = \|G_k\| / \|G_k^0\|;  \alpha_k = \rho_k / \sum_i \rho_i;  C = \sum_k \alpha_k \|G_k\|
     ratios = torch.where(initial > 0, norms / initial, 0.0)
     shares = ratios / ratios.sum().clamp_min(torch.finfo(ratios.dtype).tiny)
     return shares, (shares * norms).sum()
@@ -288,8 +346,17 @@ def magnitudes(norms: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
 def _check_finite(losses: Tensor, norms: Tensor) -> None:
     if torch.isfinite(losses.sum() + norms.sum()):
         return
-    bad = [f"loss of task {k}" for k, x in enumerate(losses.tolist()) if not torch.isfinite(torch.tensor(x))]
-    bad += [f"gradient of task {k} at the features" for k, x in enumerate(norms.tolist())
-            if not torch.isfinite(torch.tensor(x))]  # fmt: skip
-    raise NonFiniteGradientError(f"expected finite losses and gradients, got NaN or infinity in: {'; '.join(bad)}. "
-                                 "Lower the learning rates, or look at the inputs of that task.")  # fmt: skip
+    bad = [f"loss of task {k}" for k, x in enumerate(losses.tolist()) if not math.isfinite(x)]
+    bad += [f"gradient of task {k} at the features" for k, x in enumerate(norms.tolist()) if not math.isfinite(x)]
+    raise NonFiniteGradientError(
+        f"expected finite losses and gradients, got NaN or infinity in: {'; '.join(bad)}. "
+        "Lower the learning rates, or look at the inputs of that task."
+    )
+
+
+PAPER, RATE = "Javaloy & Valera 2022, arXiv 2103.02631", "the paper's text: below the network's, such as half of it"
+DEFAULTS = {"rotation_rate": (0.5, RATE), "burn_in": (20, "github.com/adrianjav/rotograd 0.1.6")}
+register(Method("rotate_only", "RotateOnly", ROTATION, RotateOnly, "sum", PAPER, DEFAULTS, level="features"))
+register(Method("scale_only", "ScaleOnly", ROTATION, ScaleOnly, "sum", PAPER, DEFAULTS, level="features"))
+register(Method("rotograd", "RotoGrad", ROTATION, RotoGrad, "sum", PAPER, DEFAULTS, level="features"))
+register(Method("rotograd_norm", "RotoGradNorm", ROTATION, RotoGradNorm, "sum", PAPER, DEFAULTS, level="features"))

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from torchjd.aggregation import Aggregator
 
-from mtl_core.conflict import CHUNK, magnitude_similarity, row_norms
+from mtl_core.conflict import magnitude_similarity
 from mtl_core.gradients import NonFiniteGradientError
-from mtl_core.methods.own_parameters import ShapedByLoading
+from mtl_core.linalg import CHUNK, equalised, finite_norms
+from mtl_core.methods._state import ShapedByLoading, check_shape
+from mtl_core.methods.registry import AGGREGATION, Method, register
 
 
 class SAMGS(ShapedByLoading, Aggregator):
@@ -40,8 +42,18 @@ class SAMGS(ShapedByLoading, Aggregator):
     Differs from the paper's text, as the released class does: see `variant`.
     """
 
-    def __init__(self, gamma: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, epsilon: float = 1e-8,
-                 variant: str = "released"):  # fmt: skip
+    momentum: Tensor
+    dissimilarity: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        gamma: float = 0.1,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        epsilon: float = 1e-8,
+        variant: str = "released",
+    ):
         super().__init__()
         if variant not in ("released", "printed", "reinforcement"):
             raise ValueError(f"variant is 'released', 'printed' or 'reinforcement', got {variant!r}")
@@ -62,39 +74,44 @@ class SAMGS(ShapedByLoading, Aggregator):
             self.momentum = self._ones_beyond(matrix)
         elif self.steps == 0:
             self.momentum = torch.zeros_like(matrix)
-        if matrix.shape != self.momentum.shape:
-            raise ValueError(f"SAM-GS has state for a matrix of shape {tuple(self.momentum.shape)}, got "
-                             f"{tuple(matrix.shape)}: make a new instance for another problem")  # fmt: skip
-        norms = _finite_norms(matrix)  # n_k = ||g_k||, (K,)
+        check_shape(matrix, self.momentum, "SAM-GS")
 
-        # \Psi = mean_{i<j} 2 n_i n_j / (n_i^2 + n_j^2)
+        # Norms of the task gradients:  n_k = \|g_k\|
+        norms = finite_norms(matrix)
+
+        # How alike they are, over all pairs of tasks:  \Psi = mean_{i<j} 2 n_i n_j / (n_i^2 + n_j^2)
         pairs = magnitude_similarity(norms) if len(norms) > 1 else norms.new_ones(1)
         similarity = pairs.mean().item()
         if self.variant == "printed":  # the mean over i and j, with \psi_{ii} = 1
             similarity = (1 + (len(norms) - 1) * similarity) / len(norms)
         gate = pairs.min().item() if self.variant == "reinforcement" else similarity
 
-        # t <- t + 1;  m_k <- \beta_1 m_k + (1 - \beta_1) g_k;  h <- \beta_2 h + (1 - \beta_2)(1 - \Psi)^2 + \epsilon
+        # First moment of each gradient:  t <- t + 1;  m_k <- \beta_1 m_k + (1 - \beta_1) g_k
         self.steps += 1
         self.momentum.lerp_(matrix, 1 - self.beta1)
+        # Second moment of the dissimilarity, one number:  h <- \beta_2 h + (1 - \beta_2)(1 - \Psi)^2 + \epsilon
         self.dissimilarity.mul_(self.beta2).add_((1 - self.beta2) * (1 - similarity) ** 2 + self.epsilon)
 
+        # Where norms differ, \Psi < \gamma, the gradients at their mean norm:  u = \bar n \sum_k g_k / n_k
+        # (printed:  \bar n \sum_k g_k \odot g_k / n_k)
         if gate < self.gamma:
-            # u = \bar n \sum_k g_k / n_k;  printed: \bar n \sum_k g_k \odot g_k / n_k
-            return _equalised(matrix * matrix if self.variant == "printed" else matrix, norms)
-        # \hat m_k = m_k / (1 - \beta_1^t);  \hat h = h / (1 - \beta_2^t)
-        # u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h}
+            return equalised(matrix * matrix if self.variant == "printed" else matrix, norms)
+
+        # Where they agree, moments without their start at zero:  m_k / (1 - \beta_1^t);  \hat h = h / (1 - \beta_2^t)
         step = self.steps.item()
         second = self.dissimilarity.item() / (1 - self.beta2**step)
         root = math.sqrt(second) + (self.epsilon if self.variant == "printed" else 0)
         gain = 1 / ((1 - self.beta1**step) * root)
+        # Each gradient, entry by entry, times the size of its moment:  u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h}
         update = torch.empty_like(matrix[0])
-        for columns in zip(matrix.split(CHUNK, 1), self.momentum.split(CHUNK, 1), update.split(CHUNK), strict=True):
-            gradients, moments, place = columns
-            torch.sum(gradients * moments.abs(), 0, out=place).mul_(gain)
+        chunks = zip(matrix.split(CHUNK, 1), self.momentum.split(CHUNK, 1), update.split(CHUNK), strict=True)
+        for gradients, moments, part in chunks:
+            torch.sum(gradients * moments.abs(), 0, out=part).mul_(gain)
         if not torch.isfinite(update.sum()) and not torch.isfinite(update).all():  # the sum alone may overflow
-            raise NonFiniteGradientError(f"SAM-GS's momentum branch is quadratic in the gradients and overflowed: the "
-                                         f"largest norm is {norms.max():.1e}. Scale the losses down.")  # fmt: skip
+            raise NonFiniteGradientError(
+                "SAM-GS's momentum branch is quadratic in the gradients and overflowed: the largest norm is "
+                f"{norms.max():.1e}. Scale the losses down."
+            )
         return update
 
     def _ones_beyond(self, matrix: Tensor) -> Tensor:
@@ -106,24 +123,7 @@ class SAMGS(ShapedByLoading, Aggregator):
         return new
 
 
-def _finite_norms(matrix: Tensor) -> Tensor:
-    """Row norms on the host. NonFiniteGradientError on NaN or infinity, with the tasks that have it."""
-    norms = row_norms(matrix).cpu()
-    bad = [k for k, finite in enumerate(norms.isfinite().tolist()) if not finite]
-    if bad:
-        raise NonFiniteGradientError(
-            f"expected finite gradients, got NaN or infinity for task {', '.join(map(str, bad))}"
-        )
-    return norms
-
-
-def _equalised(matrix: Tensor, norms: Tensor) -> Tensor:
-    return _equalised_to(matrix, norms, norms.mean())
-
-
-def _equalised_to(matrix: Tensor, norms: Tensor, length: Tensor) -> Tensor:
-    """The sum of the rows, each brought to `length`; a zero row takes no part."""
-    weights = torch.where(norms > 0, length / norms, 0.0)
-    if weights.max() > torch.finfo(matrix.dtype).max:  # norms that differ by more than float32 can hold
-        return (weights.to(matrix.device) @ matrix.double()).to(matrix.dtype)
-    return weights.to(matrix) @ matrix
+PAPER = "Borsani et al. 2025, arXiv 2506.06130"
+DEFAULTS = {"gamma": (0.1, "Algorithm 1"), "beta1": (0.9, "Algorithm 1"), "beta2": (0.99, "Algorithm 1")}
+PRESETS: dict[str, dict] = {"samgs": {"gamma": 0.7, "beta2": 0.99}, "mtrl": {"gamma": 0.9, "variant": "reinforcement"}}
+register(Method("sam_gs", "SAM-GS", AGGREGATION, SAMGS, "sum", PAPER, DEFAULTS, PRESETS))

@@ -1,27 +1,31 @@
 """Models: a shared trunk and one head per task."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from mtl_core.models.lenet import lenet
+from mtl_core.models.mlp import mlp
 from mtl_core.models.multi_task import MultiTaskModel, initialise
 from mtl_core.models.resnet import ResNet, resnet18
 from mtl_core.models.rotations import with_rotation_layers
-from mtl_core.models.small import lenet, mlp
+from mtl_core.seeds import torch_seed
+from mtl_core.tasks import Task
 
 __all__ = ["MODELS", "MultiTaskModel", "ResNet", "build", "initialise", "lenet", "mlp", "resnet18",
            "with_rotation_layers"]  # fmt: skip
 
-MODELS = {"resnet18": resnet18, "lenet": lenet, "mlp": mlp}
+MODELS: dict[str, Callable[..., MultiTaskModel]] = {"resnet18": resnet18, "lenet": lenet, "mlp": mlp}
 
 
-def build(name: str, tasks, seed: int = 0, **options) -> MultiTaskModel:
+def build(name: str, tasks: Sequence[Task], seed: int = 0, **options: Any) -> MultiTaskModel:
     """The model `name` with one head per task, initialised from stream "initialisation" of `seed`.
 
     The state of torch's own generator is left as it was. Unknown names are a ValueError that lists
     what exists; options are those of the builder (`MODELS[name]`), and `rotation_size`, which puts a
     trainable rotation of so many features in front of each head (`with_rotation_layers`).
     """
-    import torch
-
-    from mtl_core.seeds import torch_seed
-
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; there are {', '.join(sorted(MODELS))}")
     with torch.random.fork_rng(devices=[]):

@@ -1,5 +1,7 @@
 """The one shape that every network of the book has: trunk, then K heads."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,16 +15,18 @@ class MultiTaskModel(nn.Module):
     (B, d) into K tensors, one for each head; else it is None.
     """
 
-    def __init__(self, trunk: nn.Module, heads):
+    rotations: nn.Module | None
+
+    def __init__(self, trunk: nn.Module, heads: Iterable[nn.Module]):
         super().__init__()
         self.trunk = trunk
         self.heads = nn.ModuleList(heads)
         self.register_module("rotations", None)
 
-    def features(self, inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def features(self, inputs: Tensor) -> Tensor | Sequence[Tensor]:
         return self.trunk(inputs)
 
-    def outputs(self, features) -> list[Tensor]:
+    def outputs(self, features: Tensor | Sequence[Tensor]) -> list[Tensor]:
         """The K task outputs of `features`, as `features()` returned them."""
         if self.rotations is not None:
             features = self.rotations(features)
@@ -47,7 +51,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif hasattr(module, "reset_parameters"):
-        module.reset_parameters()
+    elif (reset := getattr(module, "reset_parameters", None)) is not None:
+        reset()
     elif next(module.parameters(recurse=False), None) is not None:
         raise TypeError(f"{type(module).__name__} owns parameters and has no reset_parameters()")

@@ -1,14 +1,13 @@
 """ResNet18 for small images, at any width, from torchvision's blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, conv1x1
 
 from mtl_core.models.multi_task import MultiTaskModel, initialise
 
-NORMS = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 4)}
+NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 4)}
 
 
 class ResNet(nn.Module):
@@ -16,7 +15,7 @@ class ResNet(nn.Module):
 
     (B, channels, H, W) -> (B, features). At widths 64-128-256-512 its parameters are those of
     torchvision's `resnet18`, in the same order, but for the stem's channels. torchvision's own
-    class cannot be narrowed: its first width is fixed at 64.
+    class cannot be narrowed: its first width is fixed at 64. ImportError without torchvision.
     """
 
     def __init__(
@@ -27,6 +26,10 @@ class ResNet(nn.Module):
         features: int = 100,
         norm: str = "batch",
     ):
+        try:  # torchvision takes longer to import than all of mtl_core, and is an extra
+            from torchvision.models.resnet import BasicBlock, conv1x1
+        except ImportError as error:
+            raise ImportError("ResNet needs torchvision: install conflicting-gradients[vision]") from error
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, got {norm!r}")

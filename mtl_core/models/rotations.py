@@ -1,5 +1,8 @@
 r"""Rotations of features: K matrices in SO(m) that ordinary optimisers can train, and the layer that applies them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -29,8 +32,20 @@ class Rotations(nn.Module):
     ValueError: a size below 1, an unknown map or start, features with fewer than m entries.
     """
 
-    def __init__(self, tasks: int, size: int, *, post: int = 0, orthogonal_map: str | None = None,
-                 init: str = "identity", generator=None, dtype=None, device=None):  # fmt: skip
+    base: Tensor
+
+    def __init__(
+        self,
+        tasks: int,
+        size: int,
+        *,
+        post: int = 0,
+        orthogonal_map: str | None = None,
+        init: str = "identity",
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ):
         super().__init__()
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"the size of a rotation is a whole number of features, at least 1, got {size!r}")
@@ -43,7 +58,7 @@ class Rotations(nn.Module):
         self.skew = nn.Parameter(torch.zeros(tasks, size, size, dtype=dtype, device=device))
         start = torch.eye(size).expand(tasks, size, size) if init == "identity" else haar(tasks, size, generator)
         self.register_buffer("base", start.to(self.skew).clone())
-        self._kept = None
+        self._kept: tuple[tuple, Tensor] | None = None
 
     def matrices(self) -> Tensor:
         """(K, m, m), differentiable with respect to `skew`; where no graph is recorded, computed once per value."""
@@ -53,12 +68,12 @@ class Rotations(nn.Module):
         with torch.autocast(self.skew.device.type, enabled=False):
             # maps of half precision are not orthogonal enough: they compute in float32
             skew, base = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (self.skew, self.base))
-            found = base @ orthogonal(skew, self.orthogonal_map)
+            matrices = base @ orthogonal(skew, self.orthogonal_map)
         if not torch.is_grad_enabled():
-            self._kept = key, found
-        return found
+            self._kept = key, matrices
+        return matrices
 
-    def set(self, rotations) -> None:
+    def set(self, rotations: Sequence[Tensor]) -> None:
         """Make R_k = rotations[k]; `skew` goes back to zero. ValueError for what is not in SO(m)."""
         wanted = [torch.as_tensor(R).to(self.base) for R in rotations]
         if len(wanted) != len(self.base):
@@ -79,7 +94,7 @@ class Rotations(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         return rotate(features, self.matrices(), self.post).unbind()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
 
     def extra_repr(self) -> str:
@@ -103,7 +118,7 @@ def orthogonal(skew: Tensor, name: str) -> Tensor:
     return torch.stack([torch.linalg.solve(eye - a / 2, eye + a / 2) for a in A])
 
 
-def haar(count: int, size: int, generator=None) -> Tensor:
+def haar(count: int, size: int, generator: torch.Generator | None = None) -> Tensor:
     """(count, size, size) matrices uniform on SO(size), float64: QR of normal draws, signs as the measure wants."""
     Q, upper = torch.linalg.qr(torch.randn(count, size, size, dtype=torch.float64, generator=generator))
     Q = Q * upper.diagonal(dim1=-2, dim2=-1).sign()[:, None, :]
@@ -115,8 +130,10 @@ def rotate(features: Tensor, R: Tensor, post: int = 0) -> Tensor:
     """(..., d, *post) features, (K, m, m) matrices -> (K, ..., d, *post): the first m features of each, rotated."""
     m, axis = R.shape[-1], features.ndim - 1 - post
     if axis < 0 or features.shape[axis] < m:
-        raise ValueError(f"rotations of {m} features need as many; features of shape {tuple(features.shape)} have "
-                         f"{features.shape[axis] if axis >= 0 else 0} in dimension {axis}")  # fmt: skip
+        raise ValueError(
+            f"rotations of {m} features need as many; features of shape {tuple(features.shape)} have "
+            f"{features.shape[axis] if axis >= 0 else 0} in dimension {axis}"
+        )
     last = features.movedim(axis, -1)
     turned = (last[..., :m].reshape(-1, m) @ R.mT.to(last.dtype)).view(len(R), *last.shape[:-1], m)
     if last.shape[-1] > m:
@@ -127,7 +144,7 @@ def rotate(features: Tensor, R: Tensor, post: int = 0) -> Tensor:
 class RotationLayer(nn.Module):
     """One trainable rotation in front of a head: features (..., d, *post) -> the same shape."""
 
-    def __init__(self, size: int, **options):
+    def __init__(self, size: int, **options: Any):
         super().__init__()
         self.rotation = Rotations(1, size, **options)
 
@@ -135,7 +152,7 @@ class RotationLayer(nn.Module):
         return self.rotation(features)[0]
 
 
-def with_rotation_layers(model: MultiTaskModel, rotation_size: int, **options) -> MultiTaskModel:
+def with_rotation_layers(model: MultiTaskModel, rotation_size: int, **options: Any) -> MultiTaskModel:
     """The same trunk and heads with a rotation R_k as an extra layer before head k: the baseline "method + R_k".
 
     R_k belongs to its head: it gets the gradient of its own task's loss, whatever the method does to the trunk.

@@ -111,13 +111,13 @@ class JoinedStep(Step):
             model.zero_grad(set_to_none=True)
             seen = values.clone().requires_grad_()
             self.method(seen).backward()
-            if self.row.own:
+            if self.row.learns:
                 self.method.learn(self.convention.own_optimizer)
             (seen.grad * torch.stack(losses)).sum().backward()
             self.processes.join_all([p.grad for p in model.parameters() if p.grad is not None])
             return values
         found = self.gradients = task_gradients(losses, model, features, out=self.gradients, check_finite=False)
-        own = [p.grad for parameters in found.own_parameters for p in parameters]
+        own = [p.grad for parameters in found.task_parameters for p in parameters]
         heads = [p.grad for p in model.heads.parameters()]
         self.processes.join_all([found.matrix, *(g for g in own + heads if g is not None)])
         if self.row.level == "features":

@@ -9,7 +9,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients, _head, task_gradients
-from mtl_core.methods import combination
+from mtl_core.methods import backward
 from mtl_core.training import checkpoints
 
 
@@ -54,12 +54,12 @@ class Step:
             self._check(values, "the loss of")
             self.model.zero_grad(set_to_none=True)
             self.method(values).backward()
-            if self.row.own:
+            if self.row.learns:
                 self.method.learn(self.convention.own_optimizer)
         elif self.at_features and self.row.level == "losses":
             self._check(values, "the loss of")
             self.model.zero_grad(set_to_none=True)
-            weights = combination.task_weights(self.method, self.row, self.convention, None, values.detach())
+            weights = backward.task_weights(self.method, self.row, self.convention, None, values.detach())
             values.backward(weights * self.factor)
         elif self.at_features:
             self._through_features(losses, features)
@@ -81,11 +81,11 @@ class Step:
     def _through_features(self, losses, features) -> None:
         r"""The K heads once each, then the trunk once, from $\sum_k w_k Z_k$."""
         if not isinstance(features, Tensor):
-            raise ValueError(combination.no_common_features(self.row))
+            raise ValueError(backward.no_common_features(self.row))
         model, values = self.model, torch.stack(losses).detach()
         self._check(values, "the loss of")
         found = [_head(loss, head, features, k) for k, (loss, head) in enumerate(zip(losses, model.heads, strict=True))]
-        matrix = combination.feature_matrix(found)
+        matrix = backward.feature_matrix(found)
         self._check(matrix, "the gradient at the features of")
         trunk = [p for p in model.trunk.parameters() if p.requires_grad]
         if self.row.level == "last layer":
@@ -97,13 +97,13 @@ class Step:
                 raise ValueError(f"{self.row.name} reads the trunk's last layer, {name!r}, and the features do not "
                                  "depend on all of it: register the layers in their order")  # fmt: skip
             matrix = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
-        weights = combination.task_weights(self.method, self.row, self.convention, matrix, values) * self.factor
+        weights = backward.task_weights(self.method, self.row, self.convention, matrix, values) * self.factor
         for p in trunk:
             p.grad = None
         features.backward(sum(weight * gradient for weight, gradient in zip(weights.to(matrix), found, strict=True)))
         if self.convention.clip is not None:
             torch.nn.utils.clip_grad_norm_(trunk, self.convention.clip)
-        combination.weigh_heads(self.row, self.convention, weights, [list(head.parameters()) for head in model.heads])
+        backward.weigh_heads(self.row, self.convention, weights, [list(head.parameters()) for head in model.heads])
 
     def _after(self, optimizer) -> None:
         """Behind an optimizer's step: hand the method the losses of the same batch, if it was the model's."""

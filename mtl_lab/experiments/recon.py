@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mtl_core.methods.recon import candidate_layers
+from mtl_core.recon import candidate_layers
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.run import Run

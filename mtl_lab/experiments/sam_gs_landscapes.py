@@ -75,7 +75,7 @@ def without_a_row() -> dict[str, tuple[str, ...]]:
             reason = "turn or scale the features of a network, and a point has none"
         elif row.level == "features":
             reason = "are their namesakes here, since the trunk is the point itself"
-        elif row.own:
+        elif row.learns:
             reason = (
                 "learn weights that nothing moves in the released convention, so that they stay the sum or half of it"
             )

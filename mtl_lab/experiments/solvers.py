@@ -15,8 +15,8 @@ import torch
 from torchjd import aggregation
 
 from mtl_core import methods
-from mtl_core.methods import by_gram
-from mtl_core.methods.bargaining import alpha_fair_weights
+from mtl_core.methods import _gramian, mgda, upgrad
+from mtl_core.methods.nash_mtl import alpha_fair_weights
 
 TASKS, ALPHA = (2, 9, 40), 2.0
 
@@ -54,9 +54,9 @@ def projections(G, V):
 
 def solvers() -> list[tuple]:
     """(problem, solver, supplier, G -> solution, gap)."""
-    project = by_gram._ExactProjector()
+    project = upgrad.ExactProjector()
     return [
-        ("MGDA, MGDA-UB", "non-negative least squares", "mtl_core", by_gram.min_norm_weights, shortest),
+        ("MGDA, MGDA-UB", "non-negative least squares", "mtl_core", mgda.min_norm_weights, shortest),
         ("MGDA", "Frank-Wolfe", "torchjd", aggregation.MGDAWeighting(), shortest),
         ("Nash-MTL", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, 1.0), lambda G, w: bargain(G, w, 1.0)),
         ("FairGrad", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, ALPHA), bargain),
@@ -84,7 +84,7 @@ def measured(problems: Sequence[str] | None = None) -> list[dict]:
     found = []
     for problem, solver, supplier, solve, gap in chosen:
         for K in TASKS:
-            G = by_gram.unit_gram(matrix(K))
+            G = _gramian.unit_gram(matrix(K))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of solvers, about accuracy: the gap says it
                 found.append({"problem": problem, "solver": solver, "supplier": supplier, "tasks": K,

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from mtl_core import methods, seeds
 from mtl_core.gradients import task_gradients
-from mtl_core.methods import METHODS, Convention, Method
-from mtl_core.methods.by_gram import SolverError
+from mtl_core.methods import METHODS, Convention, Method, SolverError
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.training.rotation_step import RotationStep, parameter_groups
 from mtl_lab.landscapes import descent
@@ -193,9 +192,9 @@ def compare(
             losses = _losses(model.outputs(features), targets, tasks)
             values = torch.stack(losses).detach()
             found = task_gradients(losses, model, features, out=found)
-            if found.own:
+            if found.owners:
                 raise ValueError(
-                    f"expected a trunk that all tasks share; {', '.join(found.own)} belong to single tasks"
+                    f"expected a trunk that all tasks share; {', '.join(found.owners)} belong to single tasks"
                 )
             for row in rows:
                 if row.name in reasons:

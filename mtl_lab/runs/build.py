@@ -4,7 +4,7 @@ import functools
 import json
 from dataclasses import replace
 
-from mtl_core import data, methods, models
+from mtl_core import data, models, recon
 from mtl_core.seeds import torch_generator
 from mtl_core.tasks import Problem
 from mtl_lab.runs.run import Run
@@ -43,4 +43,4 @@ def build_model(run, problem: Problem) -> models.MultiTaskModel:
     model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
     if not run.split:
         return model
-    return methods.recon.split_layers(model, run.split, run.split_init, torch_generator(run.seed, "split"))
+    return recon.split_layers(model, run.split, run.split_init, torch_generator(run.seed, "split"))

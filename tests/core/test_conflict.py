@@ -7,8 +7,9 @@ from engine import THRESHOLDS, linear_losses, linear_model, matrix_of, random_it
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtl_core.conflict import CHUNK, ConflictScores, cosines, gram, magnitude_similarity, share_by_chance
+from mtl_core.conflict import ConflictScores, cosines, magnitude_similarity, share_by_chance
 from mtl_core.gradients import NonFiniteGradientError, task_gradients
+from mtl_core.linalg import CHUNK, gram
 from mtl_core.seeds import numpy_generator
 
 # Three tasks, three layers, two iterations; scores below by hand, and executed against Recon's released functions

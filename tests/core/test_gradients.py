@@ -14,8 +14,8 @@ def compare(model, found, expected):
     K = len(model.heads)
     parameters = dict(model.trunk.named_parameters())
     trainable = [n for n, p in parameters.items() if p.requires_grad]
-    assert sorted([*found.names, *found.own]) == sorted(trainable)
-    assert found.names == [n for n in trainable if n not in found.own]  # registration order
+    assert sorted([*found.names, *found.owners]) == sorted(trainable)
+    assert found.names == [n for n in trainable if n not in found.owners]  # registration order
     for k in range(K):
         row = [expected[k][f"trunk.{n}"] for n in found.names]
         row = [torch.zeros_like(parameters[n]) if g is None else g for n, g in zip(found.names, row, strict=True)]
@@ -23,7 +23,7 @@ def compare(model, found, expected):
         torch.testing.assert_close(found.matrix[k], row.to(found.matrix), rtol=1e-9, atol=1e-12)
         for name, p in model.heads[k].named_parameters():
             torch.testing.assert_close(p.grad, expected[k][f"heads.{k}.{name}"], rtol=1e-12, atol=0)
-    for name, task in found.own.items():
+    for name, task in found.owners.items():
         torch.testing.assert_close(parameters[name].grad, expected[task][f"trunk.{name}"], rtol=1e-9, atol=1e-12)
         assert all(expected[k][f"trunk.{name}"] is None for k in range(K) if k != task)
     for name in found.names:
@@ -43,7 +43,7 @@ def test_rows_are_the_gradients_of_the_losses(name, K):
     compare(model, found, expected)
     assert found.matrix.dtype == torch.float64
     assert found.matrix.shape == (K, sum(p.numel() for p in model.trunk.parameters()))
-    assert found.own == {} and found.matrix.abs().sum(1).min() > 0
+    assert found.owners == {} and found.matrix.abs().sum(1).min() > 0
     total = sum(losses_of(model, model.features(inputs), targets))
     gradients = torch.autograd.grad(total, list(model.trunk.parameters()))
     torch.testing.assert_close(found.matrix.sum(0), torch.cat([g.flatten() for g in gradients]), rtol=1e-9, atol=1e-12)
@@ -56,9 +56,9 @@ def test_split_networks(split, K):
     expected = direct(model, inputs, targets)
     found = run(model, inputs, targets)
     compare(model, found, expected)
-    assert set(found.own.values()) == set(range(K))
-    for task, parameters in enumerate(found.own_parameters):
-        names = {n for n, k in found.own.items() if k == task}
+    assert set(found.owners.values()) == set(range(K))
+    for task, parameters in enumerate(found.task_parameters):
+        names = {n for n, k in found.owners.items() if k == task}
         assert {n for n, p in model.trunk.named_parameters() if any(p is q for q in parameters)} == names
         if split != "everything":
             suffixes = {n.replace(f".{task}.", ".#.") for n in names}
@@ -84,7 +84,7 @@ def test_a_layer_that_two_of_three_tasks_reach_is_shared():
     inputs, targets = torch.randn(4, 3, dtype=torch.float64), torch.randint(2, (3, 4))
     found = run(model, inputs, targets)
     compare(model, found, direct(model, inputs, targets))
-    assert set(found.own.items()) == {("one.weight", 2), ("one.bias", 2)}
+    assert set(found.owners.items()) == {("one.weight", 2), ("one.bias", 2)}
     assert list(found.layers) == ["all", "two", "none"]
     assert found.layers["two"][0].abs().sum() == 0 and found.layers["two"][1:].abs().sum(1).min() > 0
     assert found.layers["none"].abs().sum() == 0
@@ -177,7 +177,7 @@ def test_one_task_in_a_forked_trunk_counts_as_shared():
     model = MultiTaskModel(nn.Linear(3, 3), [nn.Linear(3, 2)])
     z = model.features(torch.randn(4, 3))
     found = task_gradients([model.heads[0](z).sum()], model, (z,))
-    assert found.own == {} and found.matrix.shape == (1, 12) and found.matrix.abs().sum() > 0
+    assert found.owners == {} and found.matrix.shape == (1, 12) and found.matrix.abs().sum() > 0
 
 
 def test_assign_sets_views():

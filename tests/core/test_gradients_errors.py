@@ -9,8 +9,8 @@ from torch import nn
 from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError, task_gradients
 from mtl_core.methods import CONVENTIONS, METHODS
-from mtl_core.methods.recon import split_layers
 from mtl_core.models import MultiTaskModel
+from mtl_core.recon import split_layers
 from mtl_core.training.step import Step
 
 # --- errors
@@ -168,7 +168,7 @@ def test_autocast_in_bfloat16(split):
     assert (features[0] if split else features).dtype == torch.bfloat16
     found = task_gradients(losses, model, features)
     assert found.matrix.dtype == torch.float32 and torch.isfinite(found.matrix).all()
-    assert found.names == exact.names and found.own == exact.own and len(found.own) == 4 * len(split)
+    assert found.names == exact.names and found.owners == exact.owners and len(found.owners) == 4 * len(split)
     assert torch.cosine_similarity(found.layers["4"].flatten(), reference.flatten(), dim=0) > 0.98
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
     assert all(p.grad is not None for p in model.heads.parameters())

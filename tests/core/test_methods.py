@@ -159,7 +159,7 @@ def test_what_rows_say_of_needs_and_cost():
     assert METHODS["famo"].extra_passes(5) == {"forward": 1, "backward": 0}
     assert METHODS["mgda_ub"].extra_passes(5) == METHODS["gradnorm"].extra_passes(5) == {"forward": 0, "backward": 0}
     for name in NAMES:
-        assert METHODS[name].own == hasattr(fresh(name), "learn"), name
+        assert METHODS[name].learns == hasattr(fresh(name), "learn"), name
         assert ("losses after the step" in METHODS[name].needs) == hasattr(fresh(name), "update"), name
     assert methods.make("scale_invariant")(torch.tensor([1.0, 2.0])) == pytest.approx(0.6931, abs=1e-4)
     with pytest.raises(ValueError, match="unknown method 'scale_invariance'; did you mean 'scale_invariant'"):

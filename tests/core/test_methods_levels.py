@@ -12,8 +12,9 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from mtl_core import methods
-from mtl_core.methods import CONVENTIONS, METHODS, Convention, combination
-from mtl_core.methods.recon import split_layers
+from mtl_core.methods import CONVENTIONS, METHODS, Convention
+from mtl_core.methods.backward import feature_matrix
+from mtl_core.recon import split_layers
 from mtl_core.training.step import Step, _random_state, _set_random_state
 
 FEATURES = [n for n, row in METHODS.items() if row.level == "features" and row.kind == "gradient aggregation"]
@@ -202,9 +203,9 @@ def test_the_probe_leaves_what_was_drawn_since_the_step():
 
 def test_gradients_at_features_of_half_precision_are_multiplied_in_float32():
     Z = [torch.randn(2, 4, generator=torch.Generator().manual_seed(k)).bfloat16() for k in range(3)]
-    matrix = combination.feature_matrix(Z)
+    matrix = feature_matrix(Z)
     assert matrix.dtype == torch.float32 and torch.equal(matrix, torch.stack([z.flatten().float() for z in Z]))
-    assert combination.feature_matrix([z.double() for z in Z]).dtype == torch.float64
+    assert feature_matrix([z.double() for z in Z]).dtype == torch.float64
 
 
 @pytest.mark.parametrize("part", ["bias", "order"])

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError
-from mtl_core.methods import CONVENTIONS, METHODS
-from mtl_core.methods.averaging import onto_simplex
-from mtl_core.methods.by_gram import ByGram, SolverError, unit_gram
-from mtl_core.methods.combination import task_weights
+from mtl_core.methods import CONVENTIONS, METHODS, SolverError
+from mtl_core.methods._gramian import ByGram, unit_gram
+from mtl_core.methods.backward import task_weights
+from mtl_core.methods.moco import onto_simplex
 
 NAMES = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
 GRAM = [n for n in NAMES if METHODS[n].needs == ("Gram matrix",)]

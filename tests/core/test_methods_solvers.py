@@ -8,9 +8,10 @@ import torch
 from torchjd import aggregation
 
 from mtl_core import methods
-from mtl_core.methods import bargaining, by_gram
-from mtl_core.methods.bargaining import alpha_fair_weights
-from mtl_core.methods.by_gram import SolverError, cosine_form, min_norm_weights, unit_gram
+from mtl_core.methods import SolverError, mgda, nash_mtl, upgrad
+from mtl_core.methods._gramian import cosine_form, unit_gram
+from mtl_core.methods.mgda import min_norm_weights
+from mtl_core.methods.nash_mtl import alpha_fair_weights
 from mtl_lab.experiments import solvers
 
 SIZES = (1, 2, 3, 9, 40)
@@ -66,9 +67,9 @@ def test_gaps(K, kind, scale):
 def test_upgrad_projects_each_gradient(K, kind, pivots, monkeypatch):
     """Optimality of every projection: v >= e_k, J d >= 0, and d touches a constraint wherever v is above it."""
     if not pivots:  # what cycles, or is singular, is left to non-negative least squares
-        monkeypatch.setattr(by_gram, "_complementary", lambda C, Q: (np.full_like(Q, np.nan), list(range(len(Q)))))
+        monkeypatch.setattr(upgrad, "_complementary", lambda C, Q: (np.full_like(Q, np.nan), list(range(len(Q)))))
     gramian = unit_gram(family(K, kind))
-    found = by_gram._ExactProjector()(torch.eye(K, dtype=torch.float64), gramian)
+    found = upgrad.ExactProjector()(torch.eye(K, dtype=torch.float64), gramian)
     lengths = gramian.diagonal().sqrt()
     for k, v in enumerate(found):
         slack, above = gramian @ v / lengths, (v - torch.eye(K, dtype=torch.float64)[k]) * lengths
@@ -94,18 +95,18 @@ def test_time_at_40_tasks(name, kind):
 
 def test_pivots_solve_what_is_not_singular():
     for kind in ("random", "conflicting", "norms apart"):
-        product = by_gram.cosine_form(unit_gram(family(40, kind)))[1].numpy()
-        X, left = by_gram._complementary(product, np.eye(40) @ product)
+        product = cosine_form(unit_gram(family(40, kind)))[1].numpy()
+        X, left = upgrad._complementary(product, np.eye(40) @ product)
         assert left == [] and (X > 0).any(1).sum() == 40
     opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
-    _, left = by_gram._complementary(opposite, opposite - 1e-3)
+    _, left = upgrad._complementary(opposite, opposite - 1e-3)
     assert left == [0, 1], "no x solves it: it must not pass for solved"
     worn = [[0.5, 0.5, 0.999, 0.999], [-0.999, -1.0, 0.001, -1.0], [-0.999, -1.0, -0.999, -0.999],
             [0.999, -0.001, 0.999, 0.999], [1.0, -1.0, 0.5, 0.0], [0.0, 1.0, -1.0, -0.001]]  # fmt: skip
     J = torch.tensor(worn, dtype=torch.float64)  # one of its guesses takes no entry as positive
     assert (J @ methods.make("upgrad")(J)).min() > -1e-9
     stiff, q = np.array([[1.0, 0.9], [0.9, 1.0]]), np.array([[-1e-3, 1.0], [0.5, 0.5]])
-    X, left = by_gram._complementary(stiff, q)
+    X, left = upgrad._complementary(stiff, q)
     assert left == [] and X.tolist() == [[1e-3, 0.0], [0.0, 0.0]]
 
 
@@ -113,7 +114,7 @@ def test_a_row_whose_pivots_ran_out_is_left():
     J, Q = np.random.default_rng(0).standard_normal((2, 40, 40))
     product, counts = np.corrcoef(J), []
     for rounds in (1, 2, 30):
-        X, left = by_gram._complementary(product, Q.copy(), rounds)
+        X, left = upgrad._complementary(product, Q.copy(), rounds)
         counts.append(len(left))
         X, Y = np.delete(X, left, 0), np.delete(X @ product + Q, left, 0)
         assert X.min(initial=0) > -1e-12 and Y.min(initial=0) > -1e-10 and np.abs(X * Y).max(initial=0) < 1e-10
@@ -160,14 +161,14 @@ def test_zero_gradients_take_no_part_in_a_bargain():
 def test_failures_are_errors(monkeypatch):
     """Nothing stands in for a solution that was not found."""
     gramian = unit_gram(family(3, "random"))
-    monkeypatch.setattr(bargaining, "_newton", lambda *_: None)
+    monkeypatch.setattr(nash_mtl, "_newton", lambda *_: None)
     with pytest.raises(SolverError, match="no weights with G w = w.*0.5. found for the cosines"):
         alpha_fair_weights(gramian, 2.0)
 
     def failing(*_):
         raise RuntimeError("Maximum number of iterations reached.")
 
-    monkeypatch.setattr(by_gram, "nnls", failing)
+    monkeypatch.setattr(mgda, "nnls", failing)
     with pytest.raises(SolverError, match="no shortest vector found for gradients with the norms"):
         min_norm_weights(gramian)
 
@@ -178,7 +179,7 @@ def test_a_gram_matrix_with_negative_eigenvalues_is_solved(alpha):
     equal, opposite = 1 + 1e-6, -1 + 1e-7
     gramian = torch.tensor([[1, equal, opposite], [equal, 1, opposite], [opposite, opposite, 1]], dtype=torch.float64)
     assert torch.linalg.eigvalsh(gramian).min() < -1e-7
-    assert bargaining._newton(gramian.numpy(), np.ones(3), 1 / alpha) is None
+    assert nash_mtl._newton(gramian.numpy(), np.ones(3), 1 / alpha) is None
     weights = alpha_fair_weights(gramian, alpha)
     torch.testing.assert_close(weights / weights[0], torch.tensor([1.0, 1, 2]).double(), rtol=1e-3, atol=0)
 

@@ -9,7 +9,7 @@ from torch import nn
 from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods import CONVENTIONS, METHODS
-from mtl_core.methods.combination import task_weights
+from mtl_core.methods.backward import task_weights
 from mtl_core.tasks import Problem, Split, Task
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule

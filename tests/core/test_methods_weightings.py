@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from mtl_core import methods
 from mtl_core.methods import CONVENTIONS, METHODS, Convention
-from mtl_core.methods.combination import task_weights
-from mtl_core.methods.own_parameters import positive
+from mtl_core.methods._state import check_positive
+from mtl_core.methods.backward import task_weights
 from mtl_core.training.step import Step
 
-OWN = [n for n, row in METHODS.items() if row.own]
+OWN = [n for n, row in METHODS.items() if row.learns]
 ADAPTIVE = [*OWN, "famo", "dwa"]
 PLAIN = CONVENTIONS["plain"]
 
@@ -29,8 +29,8 @@ def weights_in_training(name, convention=PLAIN, steps=10, observed=False):
     for _ in range(steps):
         step(*problem.train.batch(slice(0, 48)))
         optimizer.step()
-        if METHODS[name].own:
-            found.append(getattr(method, method.own).detach().clone())
+        if METHODS[name].learns:
+            found.append(getattr(method, method.learned).detach().clone())
         elif name == "famo":
             found.append(method._w.detach().clone())
         else:
@@ -156,7 +156,7 @@ def test_stch_is_a_smooth_maximum_for_any_number_of_tasks():
         assert value.item() == pytest.approx(0.1 * math.log(sum(math.exp(x / 0.1) for x in losses.tolist())), rel=1e-12)
     sharp = task_weights(methods.make("stch", mu=1e-3), METHODS["stch"], PLAIN, torch.eye(2), torch.tensor([1.0, 2.0]))
     assert torch.equal(sharp, torch.tensor([0.0, 1.0]))
-    with pytest.raises(ValueError, match="no argument 'weights' It takes: mu$"):  # TorchJD's preferences would mean 1/K
+    with pytest.raises(ValueError, match="no argument 'weights'. It takes: mu$"):  # its preferences mean 1/K
         methods.make("stch", weights=[1.0, 2.0])
 
 
@@ -203,8 +203,8 @@ def test_a_state_loaded_into_a_used_instance_replaces_what_it_had_learnt(name):
 
 
 def test_positive_names_the_tasks():
-    positive(torch.tensor([1.0, 1e-30]), "x")
+    check_positive(torch.tensor([1.0, 1e-30]), "x")
     with pytest.raises(ValueError, match="^x needs positive losses; not positive: task 0, 2$"):
-        positive(torch.tensor([0.0, 1.0, -1.0]), "x")
+        check_positive(torch.tensor([0.0, 1.0, -1.0]), "x")
     with pytest.raises(ValueError, match="task 1"):
-        positive(torch.tensor([1.0, float("nan")]), "x")
+        check_positive(torch.tensor([1.0, float("nan")]), "x")

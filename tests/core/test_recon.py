@@ -9,8 +9,8 @@ from engine import close, narrow_resnet
 from torch.nn import functional as F
 
 from mtl_core.gradients import task_gradients
-from mtl_core.methods.recon import candidate_layers, split_layers
 from mtl_core.models import lenet, mlp
+from mtl_core.recon import candidate_layers, split_layers
 
 K = 3
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtl_core.methods.recon import candidate_layers, split_layers
 from mtl_core.models import resnet18
+from mtl_core.recon import candidate_layers, split_layers
 
 # --- sizes at the paper's width; on the meta device nothing is allocated
 

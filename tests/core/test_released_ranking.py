@@ -37,7 +37,7 @@ def test_the_released_order_is_that_of_our_ranking():
     """Fed with the released counts in registration order, our ranking gives the released order."""
     from mtl_core import models
     from mtl_core.conflict import ConflictScores
-    from mtl_core.methods.recon import candidate_layers
+    from mtl_core.recon import candidate_layers
 
     (file,) = (LOGS / "multiFashion+MNIST_Recon").glob("*.json")
     counts = json.loads(file.read_text())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from command_line import run as cli
 
-from mtl_core import methods
+from mtl_core import methods, recon
 from mtl_core.data import qm9
 from mtl_lab import completion, experiments, records
 from mtl_lab.experiments import multi_fashion_mnist, sam_gs_ablation
@@ -141,7 +141,7 @@ def test_a_widened_range_keeps_the_draws_and_their_density():
 def test_recons_rows_split_what_they_say():
     table = experiments.TABLES["multi_fashion_mnist"]("tiny")
     model = build.build_model(table.base, build.load_problem(table.base))
-    names = methods.recon.candidate_layers(model)
+    names = recon.candidate_layers(model)
     scores = {str(s): [len(names) - i for i in range(len(names))] for s in multi_fashion_mnist.THRESHOLDS}
     ranking = {"layers": names, "scores": scores}
 

@@ -1,17 +1,20 @@
-"""What methods with a state share: it is made at the first call, learnt, saved, and loaded into a fresh instance."""
+"""What methods with a state share: it is made at the first call, trained, saved, and loaded into a fresh instance."""
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mtl_core.linalg import finite_norms
 from mtl_core.methods.conventions import OPTIMIZERS
 
 
 class ShapedByLoading(nn.Module):
     """Mixin: parameters and buffers take the shape of a loaded state. A fresh instance does not know K or D yet."""
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for name, value in [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]:
             given = state_dict.get(prefix + name)
             if given is not None and given.shape != value.shape:
@@ -20,22 +23,23 @@ class ShapedByLoading(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-class OwnParameters(ShapedByLoading):
-    """Mixin for a method that learns K numbers, the parameter named `own`, which starts at `start`.
+class LearnedParameters(ShapedByLoading):
+    """Mixin for a method that learns K numbers: the parameter that `learned` names, which starts at `start`.
 
     The number of tasks is not known before the first call of `begin`. `learn(rule)` takes one step of the
     convention's `own_optimizer` from the parameter's gradient; the optimizer's state is part of `state_dict()`.
     """
 
-    own = "weights"
+    learned = "weights"
     start = 0.0
     optimizer: torch.optim.Optimizer | None = None
-    saved: dict | None = None
+    saved: dict | None = None  # a loaded state of the optimizer, which is made at the first step
 
     def begin(self, losses: Tensor) -> None:
-        numbers = getattr(self, self.own)
+        """Make the K numbers at the first call. ValueError where a later call has another number of tasks."""
+        numbers = getattr(self, self.learned)
         if not numbers.numel():
-            setattr(self, self.own, nn.Parameter(torch.full_like(losses, self.start)))
+            setattr(self, self.learned, nn.Parameter(torch.full_like(losses, self.start)))
         elif numbers.shape != losses.shape:
             raise ValueError(
                 f"{type(self).__name__} has learnt for {len(numbers)} tasks, got {len(losses)} losses: "
@@ -44,7 +48,7 @@ class OwnParameters(ShapedByLoading):
 
     def learn(self, rule: tuple[str, float] | None) -> None:
         """One step of `rule`, (optimizer, learning rate); None leaves the numbers as they are."""
-        numbers = getattr(self, self.own)
+        numbers = getattr(self, self.learned)
         if rule is not None:
             if self.optimizer is None:
                 self.optimizer = OPTIMIZERS[rule[0]]([numbers], lr=rule[1])
@@ -60,7 +64,40 @@ class OwnParameters(ShapedByLoading):
         self.saved, self.optimizer = copy.deepcopy(state), None  # the giver's optimizer writes its state in place
 
 
-def positive(losses: Tensor, what: str) -> None:
+class RunningAverages(ShapedByLoading):
+    """Mixin for a method that keeps a running average of each task's gradient, (K, D)."""
+
+    averages: Tensor
+    steps: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("averages", torch.empty(0, 0))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def track(self, matrix: Tensor, beta: float) -> None:
+        r"""$y_k \leftarrow y_k - \beta (y_k - g_k)$, from y = 0.
+
+        NonFiniteGradientError on NaN or infinity; ValueError on a matrix of another shape than the first one.
+        """
+        finite_norms(matrix)
+        if self.steps == 0:
+            self.averages = torch.zeros_like(matrix)
+        check_shape(matrix, self.averages, type(self).__name__)
+        self.averages.lerp_(matrix, beta)
+        self.steps += 1
+
+
+def check_shape(matrix: Tensor, state: Tensor, method: str) -> None:
+    """ValueError where `method`, with this state, is given gradients of another shape."""
+    if matrix.shape != state.shape:
+        raise ValueError(
+            f"{method} has state for a matrix of shape {tuple(state.shape)}, got "
+            f"{tuple(matrix.shape)}: make a new instance for another problem"
+        )
+
+
+def check_positive(losses: Tensor, what: str) -> None:
     """ValueError where `what` needs positive losses and some are not; it names the tasks."""
     if not (losses > 0).all():
         bad = (~(losses > 0)).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""Networks without normalisation layers: controls, quick tests and tabular problems."""
+"""LeNet: a small convolutional network without normalisation layers, for controls and quick tests."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,3 @@ def lenet(outputs: Sequence[int], channels: int = 1, size: int = 36, features: i
         nn.Flatten(), nn.Linear(20 * side**2, features), nn.ReLU(),
     )  # fmt: skip
     return MultiTaskModel(trunk, [nn.Linear(features, n) for n in outputs])
-
-
-def mlp(outputs: Sequence[int], inputs: int = 64, width: int = 128, depth: int = 3) -> MultiTaskModel:
-    """`depth` hidden layers of `width` units with ReLU, one linear head per task."""
-    sizes = [inputs] + [width] * depth
-    layers = [layer for a, b in zip(sizes, sizes[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
-    return MultiTaskModel(nn.Sequential(*layers), [nn.Linear(width, n) for n in outputs])

@@ -1,0 +1,70 @@
+r"""FAMO: task weights that let all losses fall at the same rate, learnt from the losses alone."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchjd import scalarization
+
+from mtl_core.methods._state import check_positive
+from mtl_core.methods.registry import WEIGHTING, Method, register
+
+
+class FAMO(scalarization.FAMO):
+    r"""$c \sum_k z_k \log L_k$ with $z = \mathrm{softmax}(\xi)$ and $1/c = \sum_k z_k / L_k$; (K,) losses -> scalar.
+
+    After the step `update(losses)` gets the losses of the same batch again and moves $\xi$ with an Adam of its own
+    along $(\partial z/\partial\xi)^\top(\log L_\text{before} - \log L_\text{after})$. The training loop calls it after
+    every step of the model's optimizer: one more forward pass.
+
+    rate   learning rate of $\xi$.
+    decay  its weight decay; in the paper 0.01 on Cityscapes, else 0.001; 1e-5, 0.001 and 0.01 in the released code.
+
+    Differs from the released code: a loss that is not positive is a ValueError, not NaN. The rule is TorchJD's; here
+    its optimizer is part of `state_dict()`. Source: Liu et al., NeurIPS 2023, arXiv 2306.03792, Algorithm 1.
+    """
+
+    def __init__(self, rate: float = 0.025, decay: float = 1e-3):
+        super().__init__(0, lr=rate, weight_decay=decay)
+        self.saved: dict[str, Any] | None = None  # a loaded state of the optimizer, which is made at the first update
+
+    def forward(self, losses: Tensor, /) -> Tensor:
+        check_positive(losses, "FAMO")
+        # The logits, one per task, start at zero:  \xi_k = 0
+        if not self._w.numel():
+            self._w = nn.Parameter(torch.zeros_like(losses))
+            self.min_losses = torch.zeros_like(losses)
+        # Weights on the simplex; c makes the step a convex combination of the task gradients:
+        # z = softmax(\xi);  c = 1 / \sum_k z_k / L_k;  c \sum_k z_k \log L_k
+        return super().forward(losses)
+
+    def update(self, losses: Tensor, /) -> None:
+        """Move the logits. Losses that are not finite leave them: the next step reports what has happened."""
+        if not torch.isfinite(losses).all():
+            return
+        check_positive(losses, "FAMO")
+        if self._optimizer is None and self.saved is not None:
+            self._optimizer = torch.optim.Adam([self._w], lr=self.lr)
+            self._optimizer.load_state_dict(self.saved)
+        # How far each log-loss fell in the step; a task that fell less gets more weight:
+        # \xi \leftarrow Adam(\xi, (\partial z / \partial \xi)^\top (\log L_before - \log L_after))
+        super().update(losses)
+
+    def get_extra_state(self) -> dict[str, Any] | None:
+        return self.saved if self._optimizer is None else self._optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any] | None) -> None:
+        self.saved, self._optimizer = copy.deepcopy(state), None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if f"{prefix}_w" in state_dict:
+            self._w = nn.Parameter(torch.empty_like(state_dict[f"{prefix}_w"]))
+            self.min_losses = torch.empty_like(self._w.detach())
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+PAPER, NEEDS = "Liu et al. 2023, arXiv 2306.03792", ("losses", "losses after the step")
+DEFAULTS = {"rate": (0.025, "github.com/Cranial-XIX/FAMO"), "decay": (1e-3, "section 5.2 of the paper")}
+PRESETS = {"famo": {"decay": 0.01}, "samgs": {"decay": 1e-3}}
+register(Method("famo", "FAMO", WEIGHTING, FAMO, "mean", PAPER, DEFAULTS, PRESETS, needs=NEEDS))
