@@ -99,7 +99,7 @@ def task_gradients(
 
 
 def trunk_gradients(
-    model: MultiTaskModel, features: Tensor, gradients: Sequence[Tensor], out: TaskGradients | None = None
+    model: MultiTaskModel, features: Tensor, gradients: Sequence[Tensor] | Tensor, out: TaskGradients | None = None
 ) -> TaskGradients:
     """J from K gradients at the features, each of the features' shape; no `.grad` is set, the trunk's graph is freed.
 

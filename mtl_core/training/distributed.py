@@ -7,6 +7,7 @@ statistics of its own part. Only the first process writes checkpoints; all must 
 import atexit
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -38,9 +39,9 @@ class Processes:
 
     def join(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over the processes, a new one."""
-        found = tensor.detach().clone()
-        self._add(found)
-        return found
+        total = tensor.detach().clone()
+        self._add(total)
+        return total
 
     def join_all(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over the processes, in one exchange per data type."""
@@ -53,9 +54,9 @@ class Processes:
 
     def whole(self, part: Tensor) -> Tensor:
         """A tensor whose first dimension is the batch, put together from all processes' parts."""
-        found = part.new_zeros(self.total, *part.shape[1:])
-        found[self.start : self.start + len(part)] = part
-        return self.join(found)
+        batch = part.new_zeros(self.total, *part.shape[1:])
+        batch[self.start : self.start + len(part)] = part
+        return self.join(batch)
 
     @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:
@@ -92,9 +93,10 @@ class JoinedStep(Step):
     pass draws (dropout) comes from a stream of each process, so that methods draw the same everywhere.
     """
 
-    def __init__(self, model, tasks, row, method, convention, processes: Processes, observed=False):
-        self.processes, self.stream = processes, None
-        super().__init__(model, tasks, row, method, convention, observed)
+    def __init__(self, model, tasks, spec, method, convention, processes: Processes, observed=False):
+        self.processes = processes
+        self.stream: dict | None = None
+        super().__init__(model, tasks, spec, method, convention, observed)
         if self.at_features:
             self.at_features, self.backward_passes = False, len(tasks)
 
@@ -109,21 +111,21 @@ class JoinedStep(Step):
         if self.scalar:
             self._check(values, "the loss of")
             model.zero_grad(set_to_none=True)
-            seen = values.clone().requires_grad_()
-            self.method(seen).backward()
-            if self.row.learns:
+            whole = values.clone().requires_grad_()
+            self.method(whole).backward()
+            assert whole.grad is not None  # the weights of the tasks
+            if self.spec.learns:
                 self.method.learn(self.convention.own_optimizer)
-            (seen.grad * torch.stack(losses)).sum().backward()
+            (whole.grad * torch.stack(losses)).sum().backward()
             self.processes.join_all([p.grad for p in model.parameters() if p.grad is not None])
             return values
-        found = self.gradients = task_gradients(losses, model, features, out=self.gradients, check_finite=False)
-        own = [p.grad for parameters in found.task_parameters for p in parameters]
-        heads = [p.grad for p in model.heads.parameters()]
-        self.processes.join_all([found.matrix, *(g for g in own + heads if g is not None)])
-        if self.row.level == "features":
-            found.features = [self.processes.whole(z) for z in found.features]
-        _check_finite(values, found)
-        methods.combine(self.method, self.row, self.convention, found, values, model.heads)
+        gradients = self.gradients = task_gradients(losses, model, features, out=self.gradients, check_finite=False)
+        single = [p for parameters in gradients.task_parameters for p in parameters] + list(model.heads.parameters())
+        self.processes.join_all([gradients.matrix, *(p.grad for p in single if p.grad is not None)])
+        if self.spec.level == "features":
+            gradients.features = [self.processes.whole(z) for z in gradients.features]
+        _check_finite(list(values), gradients)
+        methods.combine(self.method, self.spec, self.convention, gradients, values, model.heads)
         return values
 
     @contextlib.contextmanager
@@ -154,7 +156,8 @@ class Autocast:
     """
 
     def __init__(self, model: nn.Module, device: str):
-        self.model, self.context = model, torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+        self.model: Any = model
+        self.context = torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
 
     def features(self, inputs):
         with self.context:

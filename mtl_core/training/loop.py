@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,7 +85,7 @@ def fit(
     method: str | nn.Module = "equal",
     schedule: Schedule = Schedule(epochs=1),  # noqa: B008 (frozen)
     *,
-    row: methods.Method | None = None,
+    spec: methods.Method | None = None,
     method_options: Mapping | None = None,
     convention: str | methods.Convention = "plain",
     seed: int = 0,
@@ -97,7 +98,7 @@ def fit(
 ) -> History:
     """Train `model` in place; the History of it.
 
-    method       name in the registry, with `method_options`; or an instance, with its registry `row`.
+    method       name in the registry, with `method_options`; or an instance, with its registry entry `spec`.
                  A feature rotation is made around the model's trunk and heads; what it trains becomes
                  the model's `rotations`.
     convention   name in `methods.CONVENTIONS`, or a Convention.
@@ -118,13 +119,13 @@ def fit(
     """
     options = dict(method_options or {})
     if isinstance(method, str):
-        row = methods.find(method)
-        if row.kind == "feature rotation":
+        spec = methods.find(method)
+        if spec.kind == "feature rotation":
             options |= {"trunk": model.trunk, "heads": model.heads}
         else:
             method = methods.make(method, **options)
-    elif row is None:
-        raise ValueError("a method instance needs its registry row: fit(..., row=methods.METHODS[name])")
+    elif spec is None:
+        raise ValueError("a method instance needs its registry entry: fit(..., spec=methods.METHODS[name])")
     if isinstance(convention, str):
         convention = methods.CONVENTIONS[convention]
     if precision not in ("float32", "bfloat16"):
@@ -138,16 +139,16 @@ def fit(
         model = model.to(device)
         if isinstance(method, str):  # a feature rotation: its start may be drawn
             method = methods.make(method, **options)
-        loop = _Loop(model, problem, row, method.to(device), schedule, convention, seed, observers, device, precision)
-        loop.identity = _identity(problem, row, method_options, schedule, convention, seed, precision)
+        loop = _Loop(model, problem, spec, method.to(device), schedule, convention, seed, observers, device, precision)
+        loop.identity = _identity(problem, spec, method_options, schedule, convention, seed, precision)
         with denormals_flushed():
             return loop.run(test, Path(checkpoint) if checkpoint else None, after_epoch)
 
 
-def _identity(problem, row, options, schedule, convention, seed, precision) -> dict[str, str]:
+def _identity(problem, spec, options, schedule, convention, seed, precision) -> dict[str, str]:
     """What a checkpoint must have been made with, in words; the number of epochs may differ."""
     schedule = {name: value for name, value in asdict(schedule).items() if name != "epochs"}
-    given = {"tasks": [task.name for task in problem.tasks], "method": row.name, "method_options": dict(options or {}),
+    given = {"tasks": [task.name for task in problem.tasks], "method": spec.name, "method_options": dict(options or {}),
              "convention": asdict(convention), "seed": seed, "precision": precision} | schedule  # fmt: skip
     return {name: json.dumps(value, sort_keys=True, default=str) for name, value in given.items()}
 
@@ -159,7 +160,7 @@ def denormals_flushed():
     Dead units under weight decay fill a network with them: SAM-GS with momentum on QM9 (γ = 0.3) took 0.8 s an epoch at
     first and 8.4 s at the end, 0.8 s throughout with this, and had the same losses to four decimals.
     """
-    before = (torch.tensor(1e-40) == 0).item()  # torch tells in no other way
+    before = bool(torch.tensor(1e-40) == 0)  # torch tells in no other way
     torch.set_flush_denormal(True)
     try:
         yield
@@ -170,8 +171,10 @@ def denormals_flushed():
 class _Loop:
     """The state of a fit, and its way to and from a checkpoint."""
 
-    def __init__(self, model, problem, row, method, schedule, convention, seed, observers, device, precision):
+    def __init__(self, model, problem, spec, method, schedule, convention, seed, observers, device, precision):
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
+        self.identity: dict[str, str] = {}
+        self.step: Step | RotationStep
         self.problem, self.device = problem, device
         self.train = problem.train.to(device)
         self.validation = problem.validation.to(device)
@@ -180,19 +183,19 @@ class _Loop:
             raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {joined.world} processes")
         half, parameters = precision == "bfloat16", model.parameters()
         walked = Autocast(model, device) if half else model
-        if row.kind == "feature rotation":
+        if spec.kind == "feature rotation":
             context = walked.context if half else None
-            self.step = RotationStep(model, problem.tasks, row, method, convention, bool(observers), context, joined)
+            self.step = RotationStep(model, problem.tasks, spec, method, convention, bool(observers), context, joined)
             parameters = parameter_groups(method, schedule.learning_rate)
         elif joined is None:
-            self.step = Step(walked, problem.tasks, row, method, convention, observed=bool(observers))
+            self.step = Step(walked, problem.tasks, spec, method, convention, observed=bool(observers))
         else:
-            self.step = JoinedStep(walked, problem.tasks, row, method, convention, joined, observed=bool(observers))
+            self.step = JoinedStep(walked, problem.tasks, spec, method, convention, joined, observed=bool(observers))
         self.optimizer, self.scheduler = schedule.make(parameters)
         self.order = torch_generator(seed, "batch order")
         self.history = History()
         self.last = self.weights()  # of the last epoch that ended with finite numbers
-        self.best = {"score": -math.inf, "epoch": 0, "model": self.last}
+        self.best: dict[str, Any] = {"score": -math.inf, "epoch": 0, "model": self.last}
 
     def weights(self) -> dict:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -201,11 +204,14 @@ class _Loop:
         if checkpoint is not None and checkpoint.exists():
             state = checkpoints.read(checkpoint, self.device)
             if state is not None:
-                was = state.get("identity", self.identity)
-                if other := [f"{name} {was.get(name)}, here {value}" for name, value in self.identity.items()
-                             if was.get(name) != value]:  # fmt: skip
-                    raise ValueError(f"the checkpoint {checkpoint} is of another training: {'; '.join(other)}. Give "
-                                     "each training a file of its own")  # fmt: skip
+                was: dict = state.get("identity", self.identity)
+                if other := [
+                    f"{k} {was.get(k)}, here {value}" for k, value in self.identity.items() if was.get(k) != value
+                ]:
+                    raise ValueError(
+                        f"the checkpoint {checkpoint} is of another training: {'; '.join(other)}. Give each training a "
+                        "file of its own"
+                    )
                 self.load(state)
         history = self.history
         while len(history.epochs) < self.schedule.epochs and history.diverged is None:
@@ -241,8 +247,8 @@ class _Loop:
             if self.processes is not None:
                 self.processes.average_buffers(self.model)
             values = evaluate(self.model, self.problem.tasks, self.validation)
-            if wrong := [f"{task}, {name}" for task, found in values.items() for name, value in found.items()
-                         if not math.isfinite(value)]:  # fmt: skip
+            measured = [(f"{task}, {name}", value) for task, m in values.items() for name, value in m.items()]
+            if wrong := [name for name, value in measured if not math.isfinite(value)]:
                 message = f"after the epoch, on validation data, not finite: {'; '.join(wrong)}"
                 history.diverged = {"epoch": len(history.epochs), "step": len(batches), "message": message}
         if history.diverged is None:
@@ -257,14 +263,14 @@ class _Loop:
     def finish(self, test) -> None:
         """Final and validation-best metrics. A diverged run is judged by its last finite epoch (0: as initialised)."""
         splits = {"validation": self.validation} | ({"test": self.problem.test.to(self.device)} if test else {})
-        for place, weights in ((self.history.best, self.best["model"]), (self.history.final, self.last)):
-            if place is self.history.final and self.best["epoch"] == len(self.history.epochs):
-                place |= {name: value for name, value in self.history.best.items() if name in splits}
-                continue
+
+        def measured(weights):
             self.model.load_state_dict(weights)
-            place |= {name: evaluate(self.model, self.problem.tasks, split) for name, split in splits.items()}
-            if place is self.history.best:
-                place["epoch"] = self.best["epoch"]
+            return {name: evaluate(self.model, self.problem.tasks, split) for name, split in splits.items()}
+
+        best = measured(self.best["model"])
+        self.history.best |= best | {"epoch": self.best["epoch"]}
+        self.history.final |= best if self.best["epoch"] == len(self.history.epochs) else measured(self.last)
         self.model.load_state_dict(self.last)
 
     def state(self) -> dict:

@@ -19,15 +19,15 @@ class RotationStep:
     ValueError: a method made with another trunk or heads; a model that has rotations of an earlier fit.
     """
 
-    def __init__(self, model, tasks, row, method: RotoGrad, convention, observed=False, autocast=None, processes=None):
+    def __init__(self, model, tasks, spec, method: RotoGrad, convention, observed=False, autocast=None, processes=None):
         if getattr(method, "trunk", None) is not model.trunk or list(method.heads) != list(model.heads):
             raise ValueError("a feature rotation must be made with the trunk and heads of the model that is trained")
         if model.rotations is not None and model.rotations is not method.rotation:
             raise ValueError("the model has rotations of an earlier fit; train a fresh model")
         model.rotations = method.rotation
         self.model, self.tasks, self.method, self.observed = model, tasks, method.train(), observed
-        self.convention = convention = convention.of(row.name)
-        self.factor = convention.factor(row.native_scale, len(tasks))
+        self.convention = convention = convention.of(spec.name)
+        self.factor = convention.factor(spec.native_scale, len(tasks))
         self.autocast, self.processes = autocast or nullcontext(), processes
         self.gradients: TaskGradients | None = None
         self.backward_passes = 1 + len(tasks) * observed
@@ -42,13 +42,15 @@ class RotationStep:
         losses = [weight * task.loss(output.float() if output.dtype == torch.bfloat16 else output, target)
                   for task, output, target in zip(self.tasks, outputs, targets, strict=True)]  # fmt: skip
         values = method.backward(losses, join=processes and processes.join, retain_graph=self.observed)
+        observed: list[Tensor] = []
         if self.observed:
+            assert method.features is not None and method.feature_gradients is not None  # backward has kept them
             self.gradients = trunk_gradients(self.model, method.features, method.feature_gradients, self.gradients)
             method.features = method.feature_gradients = None  # their graph is freed
+            observed = [self.gradients.matrix]
         if processes is not None:  # RotoGradNorm's weights have learnt from the joined norms already
-            parts = [*method.model_parameters(), *method.rotation_parameters()]
-            parts = [p.grad for p in parts if p.grad is not None]
-            processes.join_all(parts + ([self.gradients.matrix] if self.observed else []))
+            parameters = [*method.model_parameters(), *method.rotation_parameters()]
+            processes.join_all([p.grad for p in parameters if p.grad is not None] + observed)
         self._scale([p.grad for p in method.trunk.parameters() if p.grad is not None])
         return values
 
@@ -62,10 +64,10 @@ class RotationStep:
 
 def parameter_groups(method: RotoGrad, learning_rate: float) -> list[dict]:
     """For the optimizer: trunk and heads; rotations and task weights, `rotation_rate` times as fast, without decay."""
-    own = list(method.rotation_parameters())
+    learned = list(method.rotation_parameters())
     if isinstance(method, RotoGradNorm):
-        own += method.weight_parameters()
-    groups = [{"params": list(method.model_parameters())}]
-    if own:
-        groups.append({"params": own, "lr": learning_rate * method.rotation_rate, "weight_decay": 0.0})
+        learned += method.weight_parameters()
+    groups: list[dict] = [{"params": list(method.model_parameters())}]
+    if learned:
+        groups.append({"params": learned, "lr": learning_rate * method.rotation_rate, "weight_decay": 0.0})
     return groups

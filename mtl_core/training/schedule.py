@@ -1,6 +1,6 @@
 """How long and how fast a network is trained: optimizer, rate and its decay, as plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,15 +31,15 @@ class Schedule:
         if isinstance(self.decay, str) and self.decay not in ("constant", "cosine"):
             raise ValueError(f"decay is 'constant', 'cosine' or a list of epochs, got {self.decay!r}")
 
-    def make(self, parameters):
-        """(optimizer, learning-rate scheduler) for `parameters`."""
-        parameters = list(parameters)
-        rates = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+    def make(self, parameters: Iterable) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """Optimizer and learning-rate scheduler for `parameters`: tensors, or groups of them as torch takes them."""
+        groups = list(parameters)
+        optimizer: torch.optim.Optimizer
         if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(parameters, momentum=0.9, **rates)
+            optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
         else:
-            optimizer = torch.optim.Adam(parameters, **rates)
+            optimizer = torch.optim.Adam(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
         if self.decay == "cosine":
             return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
-        milestones = [] if self.decay == "constant" else list(self.decay)
+        milestones = [] if isinstance(self.decay, str) else list(self.decay)
         return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)

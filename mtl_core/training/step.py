@@ -16,7 +16,7 @@ from mtl_core.training import checkpoints
 class Step:
     """One optimisation step of a method: forward, gradients, combination. Reuses the gradient buffer.
 
-    row, method  registry row and instance; convention as in `methods.conventions`.
+    spec, method  registry entry and instance; convention as in `methods.conventions`.
     observed     always compute the matrix of task gradients, also for methods that need one pass through the trunk:
                  loss weightings (of their scalar, times the convention's factor) and methods that read the gradients
                  at the features.
@@ -25,13 +25,13 @@ class Step:
     optimizer holds the model's parameters: there is no call that a loop could forget.
     """
 
-    def __init__(self, model, tasks, row, method, convention, observed=False):
-        self.model, self.tasks, self.row, self.method = model, tasks, row, method
-        self.convention = convention = convention.of(row.name)
-        self.factor = convention.factor(row.native_scale, len(tasks))
-        weighting = row.kind == "loss weighting" and row.level == "losses" and convention.clip is None and not observed
-        self.scalar = weighting and self.factor == 1
-        self.at_features = (weighting and not self.scalar) or (row.level in ("last layer", "features") and not observed)
+    def __init__(self, model, tasks, spec, method, convention, observed=False):
+        self.model, self.tasks, self.spec, self.method = model, tasks, spec, method
+        self.convention = convention = convention.of(spec.name)
+        self.factor = convention.factor(spec.native_scale, len(tasks))
+        weighting = spec.kind == "loss weighting" and spec.level == "losses" and convention.clip is None
+        self.scalar = weighting and self.factor == 1 and not observed
+        self.at_features = not self.scalar and not observed and (weighting or spec.level in ("last layer", "features"))
         if not self.scalar:
             _refuse_tied(model)
             if getattr(model, "rotations", None) is not None:
@@ -39,7 +39,7 @@ class Step:
                                  "train a fresh model")  # fmt: skip
         self.gradients: TaskGradients | None = None
         self.backward_passes = 1 if self.scalar or self.at_features else len(tasks)
-        self.follows, self.pending = "losses after the step" in row.needs, None
+        self.follows, self.pending = "losses after the step" in spec.needs, None
         if self.follows:
             _behind_optimizers(self)
 
@@ -54,25 +54,25 @@ class Step:
             self._check(values, "the loss of")
             self.model.zero_grad(set_to_none=True)
             self.method(values).backward()
-            if self.row.learns:
+            if self.spec.learns:
                 self.method.learn(self.convention.own_optimizer)
-        elif self.at_features and self.row.level == "losses":
+        elif self.at_features and self.spec.level == "losses":
             self._check(values, "the loss of")
             self.model.zero_grad(set_to_none=True)
-            weights = backward.task_weights(self.method, self.row, self.convention, None, values.detach())
+            weights = backward.task_weights(self.method, self.spec, self.convention, None, values.detach())
             values.backward(weights * self.factor)
         elif self.at_features:
             self._through_features(losses, features)
         else:
             self.gradients = task_gradients(losses, self.model, features, out=self.gradients)
-            methods.combine(self.method, self.row, self.convention, self.gradients, values.detach(), self.model.heads)
+            methods.combine(self.method, self.spec, self.convention, self.gradients, values.detach(), self.model.heads)
         return values.detach()
 
     def _losses(self, outputs, targets) -> list[Tensor]:
         return [task.loss(output, target) for task, output, target in zip(self.tasks, outputs, targets, strict=True)]
 
     def _check(self, values: Tensor, what: str) -> None:
-        """NonFiniteGradientError where a row of `values` (K, ...) is not finite, with the tasks' names."""
+        """NonFiniteGradientError where `values` (K, ...) are not finite, with the tasks' names."""
         if not torch.isfinite(values).all():
             finite = values.detach().flatten(1).isfinite().all(1) if values.ndim > 1 else values.isfinite()
             bad = [task.name for task, fine in zip(self.tasks, finite, strict=True) if not fine]
@@ -81,29 +81,37 @@ class Step:
     def _through_features(self, losses, features) -> None:
         r"""The K heads once each, then the trunk once, from $\sum_k w_k Z_k$."""
         if not isinstance(features, Tensor):
-            raise ValueError(backward.no_common_features(self.row))
+            raise ValueError(backward.no_common_features(self.spec))
         model, values = self.model, torch.stack(losses).detach()
         self._check(values, "the loss of")
-        found = [_head(loss, head, features, k) for k, (loss, head) in enumerate(zip(losses, model.heads, strict=True))]
-        matrix = backward.feature_matrix(found)
+        feature_gradients = [
+            _head(loss, head, features, k) for k, (loss, head) in enumerate(zip(losses, model.heads, strict=True))
+        ]
+        matrix = backward.feature_matrix(feature_gradients)
         self._check(matrix, "the gradient at the features of")
         trunk = [p for p in model.trunk.parameters() if p.requires_grad]
-        if self.row.level == "last layer":
+        if self.spec.level == "last layer":
             name = [n for n, p in model.trunk.named_parameters() if p.requires_grad][-1].rpartition(".")[0]
             last = [p for p in model.trunk.get_submodule(name).parameters(recurse=False) if p.requires_grad]
-            rows = [torch.autograd.grad(features, last, gradient, retain_graph=True, allow_unused=True)
-                    for gradient in found]  # fmt: skip
-            if any(part is None for row in rows for part in row):
-                raise ValueError(f"{self.row.name} reads the trunk's last layer, {name!r}, and the features do not "
-                                 "depend on all of it: register the layers in their order")  # fmt: skip
-            matrix = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows])
-        weights = backward.task_weights(self.method, self.row, self.convention, matrix, values) * self.factor
+            parts = [
+                torch.autograd.grad(features, last, gradient, retain_graph=True, allow_unused=True)
+                for gradient in feature_gradients
+            ]
+            if any(part is None for of_task in parts for part in of_task):
+                raise ValueError(
+                    f"{self.spec.name} reads the trunk's last layer, {name!r}, and the features do not depend on all of "
+                    "it: register the layers in their order"
+                )
+            matrix = torch.stack([torch.cat([part.flatten() for part in of_task]) for of_task in parts])
+        weights = backward.task_weights(self.method, self.spec, self.convention, matrix, values) * self.factor
         for p in trunk:
             p.grad = None
-        features.backward(sum(weight * gradient for weight, gradient in zip(weights.to(matrix), found, strict=True)))
+        features.backward(
+            sum(weight * gradient for weight, gradient in zip(weights.to(matrix), feature_gradients, strict=True))
+        )
         if self.convention.clip is not None:
             torch.nn.utils.clip_grad_norm_(trunk, self.convention.clip)
-        backward.weigh_heads(self.row, self.convention, weights, [list(head.parameters()) for head in model.heads])
+        backward.weigh_heads(self.spec, self.convention, weights, [list(head.parameters()) for head in model.heads])
 
     def _after(self, optimizer) -> None:
         """Behind an optimizer's step: hand the method the losses of the same batch, if it was the model's."""

@@ -128,8 +128,8 @@ def test_instances_and_models_that_do_not_fit_together_are_refused():
     model, other = new_model(), new_model()
     method = methods.make("rotograd", trunk=other.trunk, heads=other.heads, rotation_size=8)
     with pytest.raises(ValueError, match="made with the trunk and heads of the model"):
-        loop.fit(model, PROBLEM, method, SCHEDULE, row=METHODS["rotograd"])
-    loop.fit(other, PROBLEM, method, SCHEDULE, row=METHODS["rotograd"], test=False)
+        loop.fit(model, PROBLEM, method, SCHEDULE, spec=METHODS["rotograd"])
+    loop.fit(other, PROBLEM, method, SCHEDULE, spec=METHODS["rotograd"], test=False)
     with pytest.raises(ValueError, match="rotations of an earlier fit"):
         loop.fit(other, PROBLEM, "rotograd", SCHEDULE, method_options=SIZE)
     with pytest.raises(ValueError, match="rotograd has no argument 'rotation_sise'; did you mean 'rotation_size'"):
