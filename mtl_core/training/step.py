@@ -99,8 +99,8 @@ class Step:
             ]
             if any(part is None for of_task in parts for part in of_task):
                 raise ValueError(
-                    f"{self.spec.name} reads the trunk's last layer, {name!r}, and the features do not depend on all of "
-                    "it: register the layers in their order"
+                    f"{self.spec.name} reads the trunk's last layer, {name!r}, and the features do not depend on all "
+                    "of it: register the layers in their order"
                 )
             matrix = torch.stack([torch.cat([part.flatten() for part in of_task]) for of_task in parts])
         weights = backward.task_weights(self.method, self.spec, self.convention, matrix, values) * self.factor
