@@ -25,6 +25,7 @@ from mtl_core.build import build_model, load_problem
 from mtl_core.data import files
 from mtl_core.processes import chosen_device
 from mtl_core.provenance import ROOT, provenance, source_digest
+from mtl_core.seeds import wobble
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Store:
 
     def __init__(self, root: str | os.PathLike | None = None):
         self.root = Path(root or os.environ.get("MTL_RUNS") or ROOT / ".runs")
-        self.folder = self.root / source_digest()
+        self.folder = self.root / (source_digest() + wobble())
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.identity}{_outside(run)}.json"

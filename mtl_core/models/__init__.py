@@ -20,12 +20,12 @@ def build(name: str, tasks, seed: int = 0, **options) -> MultiTaskModel:
     """
     import torch
 
-    from mtl_core.seeds import torch_seed
+    from mtl_core.seeds import torch_seed, wobbled
 
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; there are {', '.join(sorted(MODELS))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "initialisation"))
         rotation_size = options.pop("rotation_size", None)
-        model = MODELS[name]([task.outputs for task in tasks], **options)
+        model = wobbled(MODELS[name]([task.outputs for task in tasks], **options))
     return model if rotation_size is None else with_rotation_layers(model, rotation_size)
