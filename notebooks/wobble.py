@@ -16,8 +16,9 @@ import sys
 import tempfile
 
 import nbformat
-from conftest import ROOT, same_text, tolerance
 from nbclient import NotebookClient
+
+from conftest import ROOT, same_text, tolerance
 
 SOURCES = ROOT / "notebooks"
 EXECUTIONS = {f"draw {draw}": {"MTL_WOBBLE": str(draw)} for draw in (1, 2, 3)}
@@ -36,7 +37,7 @@ def text_of(cell) -> str:
 
 
 def executed(path, setting, store):
-    """The notebook after an execution with these environment variables; its first cell that fails is the last one run."""
+    """The notebook after an execution with these environment variables, runs kept in `store`."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),

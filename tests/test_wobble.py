@@ -97,10 +97,9 @@ def _notebook(path, **cells):
 
 
 def test_the_script_lists_what_depends_on_rounding_and_nothing_else(wobble, tmp_path, capsys):
-    robust, stops = (ROBUST, "start\n1.000 of 100\n"), ("print(1 / 0)", "1\n")
-    fragile = _notebook(
-        tmp_path / "fragile.ipynb", robust=robust, rounding=(ROUNDING, "gap\n0.0 of 100\n"), stops=stops
-    )
+    robust, rounding = (ROBUST, "start\n1.000 of 100\n"), (ROUNDING, "gap\n0.0 of 100\n")
+    stops = ("print(1 / 0)", "1\n")
+    fragile = _notebook(tmp_path / "fragile.ipynb", robust=robust, rounding=rounding, stops=stops)
     assert wobble.main([fragile]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "fragile, draw 1, rounding" and said[1] == "  - 0.0 of 100"
