@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 # Under -j the site would be built while pages are being executed; each target uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup book site pages pdf test nightly lint format run results again lab serve bench lock clean
+.PHONY: help setup book site pages pdf test nightly lint format wobble run results again lab serve bench lock clean
 
 # PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.
 BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
@@ -77,6 +77,9 @@ lint: setup  ## ruff, mypy on the core, the arrows between the rooms
 format: setup  ## let ruff put the sources into shape
 	@$(VENV)/ruff check --fix .
 	@$(VENV)/ruff format .
+
+wobble: setup  ## checked cells that rounding decides, half an hour: make wobble [NOTEBOOKS="name name"] [JOBS=2]
+	@$(VENV)/python notebooks/wobble.py $(NOTEBOOKS) --jobs $(or $(JOBS),2)
 
 run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epochs=1"
 	@$(VENV)/python notebooks/run.py --page "$$PAGE" --parameters "$$P"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mtl_core.seeds import wobbled
+
 
 @dataclass(frozen=True)
 class Task:
@@ -56,7 +58,7 @@ class Split:
         inputs = self.inputs[index]
         if inputs.dtype == torch.uint8:
             inputs = inputs.float().div_(255)
-        return inputs, tuple(t[index] for t in self.targets)
+        return wobbled(inputs), tuple(wobbled(t[index]) for t in self.targets)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mtl_core.models.mlp import mlp
 from mtl_core.models.multi_task import MultiTaskModel, initialise
 from mtl_core.models.resnet import ResNet, resnet18
 from mtl_core.models.rotations import with_rotation_layers
-from mtl_core.seeds import torch_seed
+from mtl_core.seeds import torch_seed, wobbled
 from mtl_core.tasks import Task
 
 __all__ = ["MODELS", "MultiTaskModel", "ResNet", "build", "initialise", "lenet", "mlp", "resnet18",
@@ -31,5 +31,5 @@ def build(name: str, tasks: Sequence[Task], seed: int = 0, **options: Any) -> Mu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "initialisation"))
         rotation_size = options.pop("rotation_size", None)
-        model = MODELS[name]([task.outputs for task in tasks], **options)
+        model = wobbled(MODELS[name]([task.outputs for task in tasks], **options))
     return model if rotation_size is None else with_rotation_layers(model, rotation_size)

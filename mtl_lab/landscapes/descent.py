@@ -93,7 +93,7 @@ def _checked(landscape, starts, given, every):
         raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}; got {training['optimizer']!r}")
     if training["convention"] not in CONVENTIONS:
         raise ValueError(f"convention is one of {', '.join(CONVENTIONS)}; got {training['convention']!r}")
-    starts = torch.as_tensor(starts, dtype=torch.float64)
+    starts = seeds.wobbled(torch.as_tensor(starts, dtype=torch.float64))
     if starts.shape[-1:] != (2,):
         raise ValueError(f"starts have shape (..., 2), got {tuple(starts.shape)}")
     return starts, training, sorted({*range(0, training["steps"] + 1, every), training["steps"]})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtl_core.methods.rotograd import OBJECTIVES, RESET_SHARE, TINY
-from mtl_core.seeds import numpy_generator
+from mtl_core.seeds import numpy_generator, wobbled
 
 METHODS = {"vanilla": "Sum", "scale_only": "ScaleOnly", "rotate_only": "RotateOnly", "rotograd": "RotoGrad"}
 STARTS = ("identity", "haar")
@@ -88,7 +88,7 @@ def study(pair: Pair, method: str, *, seeds: Sequence[int] = range(100), rates: 
         raise ValueError(f"starts are of {', '.join(STARTS)}; got {', '.join(sorted(unknown))}")
     shape = (len(starts), len(rates), len(seeds))
     learning_rate = pair.learning_rate if learning_rate is None else learning_rate
-    b1, W2, b2, base = _initial(seeds, starts, shape)
+    b1, W2, b2, base = map(wobbled, _initial(seeds, starts, shape))
     network = [t.requires_grad_() for t in (b1, W2, b2)]
     angle = torch.zeros(*shape, 2, dtype=torch.float64)
     first, second = torch.zeros_like(angle), torch.zeros_like(angle)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mtl_core.seeds import wobble
 from mtl_lab import ROOT
 from mtl_lab.files import write_atomically
 from mtl_lab.runs.provenance import source_digest
@@ -19,7 +20,7 @@ class Store:
 
     def __init__(self, root: str | os.PathLike | None = None):
         self.root = Path(root or os.environ.get("MTL_RUNS") or ROOT / ".runs")
-        self.folder = self.root / source_digest()
+        self.folder = self.root / (source_digest() + wobble())
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.identity}.json"

@@ -50,8 +50,9 @@ def test_it_trains_beside_the_others(half, tmp_path):
     )
     table = grid.grid([replace(first, method=name) for name in ("equal", "half", "mgda")], store=store.Store(tmp_path))
     equal, ours, other = (list(numbers(record["final"])) for record in table)
-    assert len(equal) == 8 and ours == pytest.approx(equal, rel=1e-4), "half a mean, scaled back to a sum"
-    assert other != pytest.approx(equal, rel=1e-4), "or else this test could not fail"
+    assert len(equal) == 8 and ours[::2] == pytest.approx(equal[::2], rel=1e-4), "half a mean, scaled back to a sum"
+    assert ours[1::2] == pytest.approx(equal[1::2], abs=2), "accuracies, %: rounding decides one picture of 128"
+    assert other[::2] != pytest.approx(equal[::2], rel=1e-4), "or else this test could not fail"
 
 
 def numbers(record):

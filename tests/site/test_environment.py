@@ -189,7 +189,7 @@ def test_a_mirror_of_pip_holds_for_uv_too(tmp_path, monkeypatch, own):
 def test_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("book", "test", "run", "results", "lab", "serve", "bench", "lock", "clean"):
+    for target in ("book", "test", "wobble", "run", "results", "lab", "serve", "bench", "lock", "clean"):
         assert re.search(rf"(?m)^{target}:.*## \S", makefile) and re.search(rf"(?m)^  {target} +\S", listed), target
     phony = re.search(r"(?m)^\.PHONY: (.*)$", makefile).group(1).split()
     assert set(phony) == set(re.findall(r"(?m)^([a-z]+):", makefile))
