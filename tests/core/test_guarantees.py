@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 import torch
-from test_map_of_methods import NOTES
+import yaml
 from test_methods_properties import family, harm, update
 from torch import nn
 
@@ -18,6 +18,8 @@ from mtl_core.models import MultiTaskModel
 from mtl_core.tasks import Task
 from mtl_core.training.step import Step
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NOTES = yaml.safe_load((ROOT / "notebooks" / "methods" / "methods.yml").read_text(encoding="utf-8"))
 MATRICES = [family(kind, K) for kind in ("random", "aligned", "conflicting", "rank deficient") for K in (2, 3, 9)]
 
 

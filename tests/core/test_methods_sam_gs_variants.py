@@ -11,7 +11,7 @@ from engine import agrees, conflicting, matrix_of
 from mtl_core import methods
 from mtl_core.methods import SAMGS
 
-VARIANTS = json.loads((Path(__file__).parent / "parity" / "samgs" / "variants.json").read_text())
+VARIANTS = json.loads((Path(__file__).parents[1] / "parity" / "samgs" / "variants.json").read_text())
 A = [[[0.3, -0.4, 0.1], [0.2, 0.5, -0.3]], [[0.002, -0.001, 0.004], [0.6, 0.2, -0.9]],
      [[-0.25, 0.1, 0.05], [0.12, -0.3, 0.02]]]  # fmt: skip
 B = [[[0.1, 0.2, -0.1, 0.05], [0.15, -0.1, 0.1, 0], [-0.05, 0.1, 0.2, 0.1]],

@@ -13,7 +13,7 @@ from mtl_core.conflict import magnitude_similarity
 from mtl_core.gradients import task_gradients
 from mtl_core.methods import SAMGS, Convention
 
-TRACES = sorted((Path(__file__).parent / "parity" / "samgs").glob("[AB]_*.json"))
+TRACES = sorted((Path(__file__).parents[1] / "parity" / "samgs").glob("[AB]_*.json"))
 
 
 def load(path):

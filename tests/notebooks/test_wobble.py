@@ -56,9 +56,8 @@ def test_beginnings_move_by_one_to_four_units_in_the_last_place(begin, monkeypat
 
 def test_the_illustration_moves_and_integers_stay(monkeypatch):
     def begin():
-        found = rotograd_example.study(
-            rotograd_example.PAIRS["convex"], "rotograd", seeds=[0, 1], starts=["haar"], steps=0
-        )
+        pair = rotograd_example.PAIRS["convex"]
+        found = rotograd_example.study(pair, "rotograd", seeds=[0, 1], starts=["haar"], steps=0)
         return found.z, found.rotations
 
     before, labels = begin(), SPLIT.batch(slice(0, 5))[1][0]

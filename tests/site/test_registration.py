@@ -45,11 +45,12 @@ def page(monkeypatch):
             drawn.append({text.get_text() for text in pyplot.gcf().findobj(matplotlib.text.Text)})
             pyplot.close("all")
 
-        monkeypatch.chdir(SOURCES)
+        path = next(SOURCES.glob(f"*/{name}.ipynb"))
+        monkeypatch.chdir(path.parent)
         monkeypatch.setattr(pyplot, "show", show)
         monkeypatch.setattr(plots, "markdown_table", lambda head, rows, align="": tables.append((head, rows)))
         scope = {}
-        for cell in nbformat.read(SOURCES / f"{name}.ipynb", 4).cells:
+        for cell in nbformat.read(path, 4).cells:
             if cell.cell_type == "code":
                 lines = [line for line in cell.source.splitlines() if not line.startswith("%")]
                 exec("\n".join(lines), scope)
