@@ -31,52 +31,76 @@ TIMEOUT = 120  # processor seconds of a trial: a deletion may leave an endless l
 
 # file -> (names of the classes and functions to go through, None for all; test files)
 TARGETS = {
-    "mtl_core/methods/sam_gs.py": (None, ["test_sam_gs.py", "test_sam_gs_edges.py", "test_methods_sam_gs_variants.py"]),
+    "mtl_core/methods/sam_gs.py": (
+        None,
+        ["core/test_sam_gs.py", "core/test_sam_gs_edges.py", "core/test_methods_sam_gs_variants.py"],
+    ),
     "mtl_core/conflict.py": (
         ("cosines", "magnitude_similarity", "ConflictScores"),
-        ["test_conflict.py", "test_conflict_log.py"],
+        ["core/test_conflict.py", "core/test_conflict_log.py"],
     ),
-    "mtl_core/gradients.py": (None, ["test_gradients.py", "test_gradients_errors.py", "test_rotograd_training.py"]),
-    "mtl_core/recon.py": (None, ["test_recon.py", "test_recon_refusals.py"]),
-    "mtl_core/methods/conventions.py": (None, ["test_conventions.py", "test_methods_levels.py"]),
-    "mtl_core/methods/registry.py": (None, ["test_methods.py", "test_conventions.py", "test_methods_levels.py"]),
-    "mtl_core/methods/backward.py": (None, ["test_conventions.py", "test_methods_levels.py"]),
+    "mtl_core/gradients.py": (
+        None,
+        ["core/test_gradients.py", "core/test_gradients_errors.py", "core/test_rotograd_training.py"],
+    ),
+    "mtl_core/recon.py": (None, ["core/test_recon.py", "core/test_recon_refusals.py"]),
+    "mtl_core/methods/conventions.py": (None, ["core/test_conventions.py", "core/test_methods_levels.py"]),
+    "mtl_core/methods/registry.py": (
+        None,
+        ["core/test_methods.py", "core/test_conventions.py", "core/test_methods_levels.py"],
+    ),
+    "mtl_core/methods/backward.py": (None, ["core/test_conventions.py", "core/test_methods_levels.py"]),
     "mtl_core/methods/_state.py": (
         None,
-        ["test_methods_weightings.py", "test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
+        [
+            "core/test_methods_weightings.py",
+            "core/test_parity.py",
+            "core/test_methods_properties.py",
+            "core/test_methods_training.py",
+        ],
     ),
     **{
-        f"mtl_core/methods/{file}.py": (None, ["test_methods.py", "test_conventions.py"])
+        f"mtl_core/methods/{file}.py": (None, ["core/test_methods.py", "core/test_conventions.py"])
         for file in ("broken", "cagrad", "log_sum", "norm_equalised", "pcgrad", "static")
     },
     **{
         f"mtl_core/methods/{file}.py": (
             None,
-            ["test_methods_weightings.py", "test_parity.py", "test_methods_training.py"],
+            ["core/test_methods_weightings.py", "core/test_parity.py", "core/test_methods_training.py"],
         )
         for file in ("dwa", "famo", "geometric_mean", "gradnorm", "imtl_l", "stch", "uncertainty")
     },
     **{
         f"mtl_core/methods/{file}.py": (
             None,
-            ["test_methods_solvers.py", "test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
+            [
+                "core/test_methods_solvers.py",
+                "core/test_parity.py",
+                "core/test_methods_properties.py",
+                "core/test_methods_training.py",
+            ],
         )
         for file in ("_gramian", "aligned_mtl", "fairgrad", "gradvac", "imtl_g", "mgda", "nash_mtl", "upgrad")
     },
     **{
         f"mtl_core/methods/{file}.py": (
             None,
-            ["test_parity.py", "test_methods_properties.py", "test_methods_training.py"],
+            ["core/test_parity.py", "core/test_methods_properties.py", "core/test_methods_training.py"],
         )
         for file in ("db_mtl", "moco")
     },
     "mtl_core/methods/rotograd.py": (
         None,
-        ["test_rotograd.py", "test_rotograd_edges.py", "test_rotograd_properties.py"],
+        ["core/test_rotograd.py", "core/test_rotograd_edges.py", "core/test_rotograd_properties.py"],
     ),
     "mtl_core/training/step.py": (
         None,
-        ["test_methods_levels.py", "test_conventions.py", "test_methods_weightings.py", "test_methods_training.py"],
+        [
+            "core/test_methods_levels.py",
+            "core/test_conventions.py",
+            "core/test_methods_weightings.py",
+            "core/test_methods_training.py",
+        ],
     ),
 }
 DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")

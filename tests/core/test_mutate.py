@@ -89,7 +89,7 @@ def test_targets_exist():
     for label, (names, tests) in mutate.TARGETS.items():
         tree = ast.parse((mutate.ROOT / label).read_text())
         assert names is None or set(names) <= {getattr(node, "name", None) for node in tree.body}
-        assert all((Path(__file__).parent / test).exists() for test in tests)
+        assert all((mutate.ROOT / "tests" / test).exists() for test in tests)
     assert set(mutate.DEFAULT) <= set(mutate.TARGETS)
     for label, text in mutate.EXPLAINED:
         assert text in [line.strip() for line in (mutate.ROOT / label).read_text().splitlines()]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from command_line import run
 from engine import small_model, small_problem
 from torch import nn
 
@@ -20,12 +21,11 @@ from mtl_core.training import loop
 from mtl_core.training.device import chosen_device, own_device
 from mtl_core.training.distributed import JoinedStep
 from mtl_core.training.schedule import Schedule
-from mtl_lab import __main__
 from mtl_lab.runs import execute, grid, store
 from mtl_lab.runs.run import Run
 
 HERE = Path(__file__).resolve().parent
-SCRIPT = HERE / "train_for_processes.py"
+SCRIPT = HERE.parent / "train_for_processes.py"
 
 
 def launch(folder, *arguments, processes=2):
@@ -105,17 +105,17 @@ def test_a_device_is_named_or_comes_from_the_environment(monkeypatch):
 def test_runs_go_to_the_device_that_was_chosen(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("MTL_DEVICE", "cuda")
-    monkeypatch.setattr(execute.training, "fit", lambda *_, device, **__: (_ for _ in ()).throw(LookupError(device)))
-    run = Run("two_digits", {"profile": "tiny"}, model="lenet")
+    monkeypatch.setattr(execute, "fit", lambda *_, device, **__: (_ for _ in ()).throw(LookupError(device)))
+    config = Run("two_digits", {"profile": "tiny"}, model="lenet")
     for asked, went in ((None, "cuda"), ("cpu", "cpu")):
         with pytest.raises(LookupError, match=went):
-            grid.grid([run], store=store.Store(tmp_path), device=asked)
+            grid.grid([config], store=store.Store(tmp_path), device=asked)
 
 
 def test_make_results_stops_at_a_device_that_is_not_there(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setenv("MTL_DEVICE", "cuda")
-    assert __main__.main(["qm9", "--profile", "tiny"]) == 2
+    assert run("results", "qm9", "--profile", "tiny") == 2
     assert "cuda was asked for, and torch sees 0 GPUs: set MTL_DEVICE=cpu" in capsys.readouterr().err
 
 

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mtl_lab import experiments
+from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
-from mtl_lab.protocol import committed
 from mtl_lab.protocol.table import SEEDS
 from mtl_lab.statistics import association, paired
 
@@ -20,7 +19,7 @@ import drawn  # noqa: E402
 
 
 def test_the_quoted_association_is_that_of_the_records():
-    found = conflict_and_harm.pairs(committed.load("task_pairs", "small"))
+    found = conflict_and_harm.pairs(records.load("task_pairs", "small"))
     x, y = ([float(np.mean(getattr(pair, what))) for pair in found] for what in ("dissimilarity", "harm"))
     a = association.between_pairs(x, y, [pair.tasks for pair in found])
     (node,) = drawn.harm_of("task_pairs", "small", "dissimilarity")
@@ -32,7 +31,7 @@ def test_the_quoted_association_is_that_of_the_records():
 
 
 def test_a_quoted_contrast_is_that_of_the_records():
-    found = {dose.name: dose for dose in conflict_and_harm.doses(committed.load("conflict_dose", "small"))}
+    found = {dose.name: dose for dose in conflict_and_harm.doses(records.load("conflict_dose", "small"))}
     for contrast, (before, after) in conflict_and_harm.CONTRASTS.items():
         both = sorted(set(found[before].seeds) & set(found[after].seeds))
         for measure, scale, digits in (("harm", 1, 2), ("negative", 100, 1), ("dissimilarity", 1, 2)):
@@ -93,7 +92,7 @@ def test_the_forest_is_the_judged_table():
 def test_an_unfinished_forest_has_dots_alone_and_names_what_lies_outside(monkeypatch):
     verdict = experiments.committed("qm9", "small")
     rows = {name: replace(row, state="unfinished", runs="2 of 10") for name, row in verdict.rows.items()}
-    monkeypatch.setattr(drawn.tables, "committed", lambda *where: replace(verdict, rows=rows))
+    monkeypatch.setattr(drawn.experiments, "committed", lambda *where: replace(verdict, rows=rows))
     far = {name for name, row in rows.items() if row.difference and row.difference.mean < -5}
     axis = drawn.Forest.draw(Fake(**{"from": -5.0}), "qm9", "small").axes[0]
     assert not [line for line in axis.lines if line.get_marker() == "D"]

@@ -10,12 +10,12 @@ import yaml
 from mtl_core.methods import METHODS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOTES = yaml.safe_load((ROOT / "notebooks" / "methods.yml").read_text(encoding="utf-8"))
+NOTES = yaml.safe_load((ROOT / "notebooks" / "methods" / "methods.yml").read_text(encoding="utf-8"))
 FIELDS = {"rule", "guarantee", "page", "control"}
 
 
 def faults(notes, methods, root=ROOT):
-    found = [f"{name}: no entry in notebooks/methods.yml" for name in methods if name not in notes]
+    found = [f"{name}: no entry in notebooks/methods/methods.yml" for name in methods if name not in notes]
     found += [f"{name}: no such method" for name in notes if name not in methods]
     for name, entry in notes.items():
         found += [f"{name}: no {field}" for field in ("rule", "guarantee") if not entry.get(field)]

