@@ -100,6 +100,30 @@ def test_a_changed_number_changes_the_verdict(editable, table, old, new, claim, 
     assert by_id()[claim].outcome == word
 
 
+def test_intervals_of_recomputed_delta_m_are_narrow():
+    """Rounding of the printed digits leaves less than a point open, so that a wrong Δm is told apart."""
+    for number in (1, 3, 4, 13, 15, 16):
+        table = printed_rules.lines(printed_tables.table("recon", number))
+        for name, line in table.items():
+            low, _, high = printed_rules.delta_m_from_digits(line, table["Single-task", ""])
+            one_digit = line.get(("depth", "absolute error"), {}).get("printed") == "0.02"
+            assert high - low < (21 if one_digit else 0.9), (number, name)
+
+
+def test_table_5_gives_the_recomputed_column():
+    table = printed_rules.lines(printed_tables.table("recon", 5))
+    plain = {"Cross-Stitch": 4.54, "Joint": 1.18, "MGDA": -1.73, "GradDrop": 0.94, "PCGrad": 2.60, "CAGrad": 4.18}
+    recon = {"Joint": 4.56, "MGDA": 1.01, "GradDrop": 5.09, "PCGrad": 4.29, "CAGrad": 6.21}
+    expected = {(m, v): x for v, column in (("", plain), ("Recon", recon)) for m, x in column.items()}
+    values, shift = {}, []
+    for name, line in table.items():
+        if ("", "delta_m") in line:
+            _, values[name], _ = printed_rules.delta_m_from_digits(line, table["Single-task", ""])
+            shift.append(values[name] - line["", "delta_m"]["value"])
+    assert values == pytest.approx(expected, abs=0.005)
+    assert 0.37 < min(shift) < max(shift) < 0.60  # a nearly constant shift: the order is unaffected
+
+
 def test_a_bound_decides_the_claim_without_one(editable):
     editable("claims/recon.yml", "{name: size ratio, ", "{name: size ratio, most: 1.1, ")
     checks = by_id()["recon-slight-growth"].checks
