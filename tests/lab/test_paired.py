@@ -120,14 +120,13 @@ def test_holm_intervals_by_hand():
     assert list(intervals) == list(rows) and 0.025 < intervals["small"].p < 0.05  # unadjusted, it would be different
 
 
-@given(st.integers(0, 10**6), st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
-def test_holm_intervals_exclude_zero_exactly_where_holm_rejects(seed, m):
-    random = rng(seed)
-    rows = {k: random.standard_normal(6) + random.choice([0, 1, 2]) for k in range(m)}
-    intervals = paired.holm_intervals(rows).values()
-    rejected = multipletests([d.p for d in intervals], 0.05, method="holm")[0]
-    assert [d.low > 0 or d.high < 0 for d in intervals] == rejected.tolist()
+def test_holm_intervals_exclude_zero_exactly_where_holm_rejects():
+    for m in range(1, 9):
+        random = rng(m)
+        rows = {k: random.standard_normal(6) + random.choice([0, 1, 2]) for k in range(m)}
+        intervals = paired.holm_intervals(rows).values()
+        rejected = multipletests([d.p for d in intervals], 0.05, method="holm")[0]
+        assert [d.low > 0 or d.high < 0 for d in intervals] == rejected.tolist()
 
 
 def test_false_verdicts_on_simulated_null_tables():
