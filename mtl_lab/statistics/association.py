@@ -83,13 +83,13 @@ def between_pairs(x, y, pairs, given=None, permutations: int = 2000, seed: int =
     low, high = float(np.tanh(_z(rho) - half)), float(np.tanh(_z(rho) + half))
     if third is not None:
         return Association(rho, low, high, None, len(pairs), K)
-    matrix = np.zeros((K, K))
-    i, j = (np.array([tasks.index(pair[side]) for pair in pairs]) for side in (0, 1))
-    matrix[i, j] = matrix[j, i] = stats.rankdata(x)
-    random, ranks = np.random.default_rng(seed), stats.rankdata(y)
-    orders = [random.permutation(K) for _ in range(permutations)]
-    relabelled = np.abs([rank_correlation(matrix[order[i], order[j]], ranks) for order in orders])
-    p = (1 + np.sum(relabelled >= abs(rho) - 1e-12)) / (1 + permutations) if np.isfinite(rho) else np.nan
+    a, b = (stats.rankdata(values) - (len(pairs) + 1) / 2 for values in (x, y))
+    matrix, (i, j) = np.zeros((K, K)), np.array([[tasks.index(task) for task in pair] for pair in pairs]).T
+    matrix[i, j] = matrix[j, i] = a
+    random = np.random.default_rng(seed)
+    orders = np.array([random.permutation(K) for _ in range(permutations)])
+    products = np.abs(matrix[orders[:, i], orders[:, j]] @ b)  # relabelling changes no length: ρ is this, rescaled
+    p = (1 + np.sum(products >= abs(a @ b) - 1e-9)) / (1 + permutations) if np.isfinite(rho) else np.nan
     return Association(rho, low, high, float(p), len(pairs), K)
 
 
@@ -103,7 +103,10 @@ def over_items(x, y, draws: int = 2000, seed: int = 0, level: float = 0.95) -> t
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"expected two lists of one length, four or more, got {len(x)} and {len(y)}")
     random = np.random.default_rng(seed)
-    rhos = np.array([rank_correlation(x[i], y[i]) for i in random.integers(len(x), size=(draws, len(x)))])
+    chosen = random.integers(len(x), size=(draws, len(x)))
+    a, b = (stats.rankdata(values[chosen], axis=1) - (len(x) + 1) / 2 for values in (x, y))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a measurement does not vary
+        rhos = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
     low, high = np.quantile(rhos[np.isfinite(rhos)], [0.5 - level / 2, 0.5 + level / 2])
     return rank_correlation(x, y), float(low), float(high)
 

@@ -130,12 +130,12 @@ def test_holm_intervals_exclude_zero_exactly_where_holm_rejects():
 
 
 def test_false_verdicts_on_simulated_null_tables():
-    """2000 tables, 8 rows that differ from the reference by seeds alone, 10 seeds, one shared reference row.
+    """600 tables, 8 rows that differ from the reference by seeds alone, 10 seeds, one shared reference row.
 
     The share of tables with any row called different stays under 5 % plus three standard errors; with
     unadjusted intervals it is several times that, so the simulation can tell the two apart.
     """
-    random, tables = rng(2023), 2000
+    random, tables = rng(2023), 600
     false = unadjusted = 0
     for _ in range(tables):
         runs = random.standard_normal((9, 10))
@@ -237,11 +237,11 @@ def test_bootstrap_repeats_by_seed_and_refuses():
 
 def test_ratio_of_spreads_of_pairs():
     random = np.random.default_rng(0)
-    common = random.normal(size=(2000, 12))
+    common = random.normal(size=(500, 12))
     a, b = 1.5 * (common + random.normal(size=common.shape)), common + random.normal(size=common.shape)
     ratio, low, high = np.array([paired.spread_ratio(x, y) for x, y in zip(a, b, strict=True)]).T
     inside = (low <= 1.5) & (high >= 1.5)
-    assert abs(inside.mean() - 0.95) < 0.015, "exact for normal pairs, correlated by a half here"
+    assert abs(inside.mean() - 0.95) < 0.03, "exact for normal pairs, correlated by a half here"
     assert (1 / ratio[0], 1 / high[0], 1 / low[0]) == pytest.approx(paired.spread_ratio(b[0], a[0]))
     # the interval excludes one exactly where Pitman and Morgan's test, the correlation of sum and difference, does
     p = [stats.pearsonr(x + y, x - y).pvalue for x, y in zip(a, b, strict=True)]
