@@ -176,6 +176,7 @@ class _Point(nn.Module):
 
 def _one_path(landscape, start, spec, options, convention, training, kept, seed):
     """The points (T, 2) of one path: a network of two parameters, trained as any network is."""
+    # Not at the top: reading the results of landscapes imports this module, and is to import no training code.
     from mtl_core.models import MultiTaskModel
     from mtl_core.tasks import Task
     from mtl_core.training.step import Step

@@ -95,17 +95,18 @@ def test_rows_and_margins_of_claims_are_those_of_their_tables():
                 assert {name for pair in verdicts.pairs(claim) for name in pair} <= {row.name for row in table.shared()}
 
 
-@pytest.mark.parametrize(("change", "message"), [({"margin": 0.1}, "its table has 0.3"), ({"row": "magic"}, "no rows")])
-def test_a_claim_that_does_not_fit_its_table_is_refused(only_p1, monkeypatch, change, message):
-    load = verdicts.load
-
-    def changed(paper):
-        (claim,) = [c for c in load(paper) if c["id"] == "samgs-better-static-mfm"]
-        if "margin" in change:
-            return [claim | change]
-        return [claim | {"results": claim["results"] | change}]
-
-    monkeypatch.setattr(verdicts, "load", changed)
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        (None, {"margin": 0.1}, "its table has 0.3"),
+        ("results", {"row": "magic"}, "no rows"),
+        ("rule", {"seeds": 9}, "its rule says 9 seeds"),
+    ],
+)
+def test_a_claim_that_does_not_fit_its_table_is_refused(monkeypatch, field, change, message):
+    (claim,) = [c for c in verdicts.load("sam_gs") if c["id"] == "samgs-better-static-mfm"]
+    changed = claim | ({field: claim[field] | change} if field else change)
+    monkeypatch.setattr(verdicts, "load", lambda paper: [changed])
     with pytest.raises(ValueError, match=message):
         verdicts.verdicts("sam_gs", lambda *_: table_verdict())
 
