@@ -1,11 +1,11 @@
-"""What a rule found when it compared numbers."""
+"""One comparison of numbers, as rules and experiments report it."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison of a rule: what was compared, and whether it holds (None: within rounding)."""
+    """One comparison of a rule: the numbers in words, and whether it holds; None where rounding leaves that open."""
 
     text: str
     holds: bool | None

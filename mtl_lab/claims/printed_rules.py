@@ -1,6 +1,6 @@
-"""Rules that arithmetic on printed tables can decide: each yields the comparisons it makes.
+"""Rules that arithmetic on printed tables can decide. Each yields its comparisons as `Check`s.
 
-Where a comparison falls within the rounding of the printed digits, it neither holds nor fails (None).
+A comparison that falls within the rounding of the printed digits neither holds nor fails (None).
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from mtl_lab.statistics import paired
 
 def lines(rows: list[dict]) -> dict[tuple[str, str], dict[tuple[str, str], dict]]:
     """Printed rows of one table as (method, variant) -> (task, metric) -> row."""
-    found = {}
+    table = {}
     for row in rows:
-        found.setdefault((row["method"], row["variant"]), {})[row["task"], row["metric"]] = row
-    return found
+        table.setdefault((row["method"], row["variant"]), {})[row["task"], row["metric"]] = row
+    return table
 
 
 def delta_m_from_digits(line: dict, baseline: dict, grouped: bool = True) -> tuple[float, float, float]:
-    """Δm (low, value, high) that the printed metrics of a line give against those of `baseline`.
+    """(low, value, high) of the Δm in percent that the printed metrics of a line give against those of `baseline`.
 
-    Low and high come from the printed digits: each number lay within half of its last digit. The change of
-    each metric rises in the one number and falls in the other, so the ends are reached exactly. Not `grouped`:
-    averaged over all metrics at once, not first inside a task.
+    The interval is that of rounding: each number lay within half of its last printed digit. A metric's relative change
+    rises with the one number and falls with the other, so that both ends are reached exactly. `grouped` averages inside
+    a task first; without it, over all metrics at once.
     """
     keys = [k for k in baseline if k[0]]  # numbers of the whole line (Δm, size) have no task
     up = {k: baseline[k]["higher_is_better"] for k in keys}
@@ -40,7 +40,7 @@ def delta_m_from_digits(line: dict, baseline: dict, grouped: bool = True) -> tup
 
 
 def delta_m_as_printed(printed: dict, line: dict, baseline: dict, grouped: bool = True) -> tuple[float, float, float]:
-    """`delta_m_from_digits` in the sign of the printed Δm: where lower is better (SAM-GS), the opposite of ours."""
+    """`delta_m_from_digits` with the sign of the printed Δm: where lower is better (SAM-GS), the opposite of ours."""
     ends = delta_m_from_digits(line, baseline, grouped)
     return ends if printed["higher_is_better"] else tuple(-x for x in reversed(ends))
 
@@ -91,8 +91,8 @@ def _drops_follow(paper, tables):
         table = lines(printed_tables.table(paper, number))
         for (method, variant), line in table.items():
             for task in ("T1", "T2"):
-                best, own = table[method, "Recon"][task, "accuracy"], line[task, "accuracy"]
-                drop, half = best["value"] - own["value"], best["half_unit"] + own["half_unit"]
+                best, other = table[method, "Recon"][task, "accuracy"], line[task, "accuracy"]
+                drop, half = best["value"] - other["value"], best["half_unit"] + other["half_unit"]
                 text = f"{_title(number, (method, variant))}, {task}: printed {line[task, 'drop']['printed']}"
                 yield Check(f"{text}, recomputed {drop:.2f}", overlap(line[task, "drop"], drop - half, drop + half))
 
@@ -154,24 +154,22 @@ def _ahead(a, b):
     return None if abs(gap) <= a["half_unit"] + b["half_unit"] + 1e-9 else gap > 0
 
 
-def _placed(paper, tables, method, metric, most, task="", variant=None, among=None):
-    """`method` is at most at place `most` in a column; `among`: another paper's column to be placed in."""
+def _ranked(paper, tables, method, metric, most, task="", variant=None, among=None):
+    """The rank of `method` in a column is at most `most`; `among`: another paper's column to rank it in."""
     for number in tables:
-        column = _column(paper, number, task, metric, variant)
-        own, others = column[method], {name: row for name, row in column.items() if name != method}
-        where = f"Table {number}"
+        others = _column(paper, number, task, metric, variant)
+        printed, where = others.pop(method), f"Table {number}"
         if among is not None:
             others = _column(among["paper"], among["table"], "", among["metric"])
-            where += (
-                f" among Table {among['table']} of {printed_tables.about(among['paper'])['short']}, {among['metric']}"
-            )
+            short = printed_tables.about(among["paper"])["short"]
+            where += f" among Table {among['table']} of {short}, {among['metric']}"
         others.pop("Single-task", None)
-        ahead = [_ahead(row, own) for row in others.values()]
+        ahead = [_ahead(other, printed) for other in others.values()]
         first, last = 1 + ahead.count(True), 1 + ahead.count(True) + ahead.count(None)
-        place = f"{first}" if first == last else f"{first} to {last}"
+        rank = f"{first}" if first == last else f"{first} to {last}"
         text = f"{where}, {' '.join(filter(None, [variant, task]))}".rstrip(", ")
-        yield Check(f"{text}: {method} at place {place} of {len(others) + 1}",
-                    True if last <= most else False if first > most else None)  # fmt: skip
+        holds = True if last <= most else False if first > most else None
+        yield Check(f"{text}: {method} at place {rank} of {len(others) + 1}", holds)
 
 
 def _ordered(paper, tables, metric, pairs, task="", variant=None):
@@ -204,8 +202,8 @@ def _mean_ranks_follow(paper, tables):
         for name, line in table.items():
             keys = [key for key in line if key[0]]
             ahead = [[_ahead(other[key], line[key]) for n, other in table.items() if n != name] for key in keys]
-            low = sum(1 + found.count(True) for found in ahead) / len(keys)
-            high = low + sum(found.count(None) for found in ahead) / len(keys)
+            low = sum(1 + others.count(True) for others in ahead) / len(keys)
+            high = low + sum(others.count(None) for others in ahead) / len(keys)
             printed = line["", "mean rank"]
             text = f"{_title(number, name)}: printed {printed['printed']}, recomputed {low:.2f} to {high:.2f}"
             yield Check(text, overlap(printed, low, high))
@@ -233,9 +231,9 @@ def _mean_of(paper, tables, metric, method, least):
     """The mean over tasks of a method's printed `metric` is above `least`, and that of every other method is not."""
     for number in tables:
         for (name, variant), line in lines(printed_tables.table(paper, number)).items():
-            found = [row for (_, m), row in line.items() if m == metric]
-            if found:
-                mean, half = (sum(row[k] for row in found) / len(found) for k in ("value", "half_unit"))
+            numbers = [row for (_, m), row in line.items() if m == metric]
+            if numbers:
+                mean, half = (sum(row[k] for row in numbers) / len(numbers) for k in ("value", "half_unit"))
                 above = _compare(f"{_title(number, (name, variant))}: mean {mean:+.2f}", mean - least, half)
                 yield above if name == method else Check(above.text, None if above.holds is None else not above.holds)
 
@@ -246,11 +244,9 @@ def _compare(text, gap, rounding):
 
 def _mass_below(line, threshold):
     """Total share of the bins at or below `threshold`, and by how much rounding can have moved it."""
-    rows = []
-    for (_, metric), row in line.items():
-        if metric.startswith("share in ") and float(metric.split(",")[0].split()[-1].strip("([")) <= threshold:
-            rows.append(row)
-    return sum(row["value"] for row in rows), sum(row["half_unit"] for row in rows)
+    edges = {m: float(m.split(",")[0].split()[-1].strip("([")) for _, m in line if m.startswith("share in ")}
+    below = [row for (_, metric), row in line.items() if edges.get(metric, threshold + 1) <= threshold]
+    return sum(row["value"] for row in below), sum(row["half_unit"] for row in below)
 
 
 def _title(number, name):
@@ -267,7 +263,7 @@ RULES: dict[str, Callable] = {
     "bounded": _bounded,
     "separated": _separated,
     "size ratio": _size_ratio,
-    "placed": _placed,
+    "placed": _ranked,
     "ordered": _ordered,
     "mean ranks": _mean_ranks,
     "mean ranks follow": _mean_ranks_follow,

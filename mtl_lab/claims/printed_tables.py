@@ -1,4 +1,4 @@
-"""The numbers that a paper prints, one a row, from `book/papers/`."""
+"""The numbers that papers print, from `book/papers/`: a CSV file for each table, a row for each number."""
 
 import csv
 import re
@@ -15,7 +15,7 @@ _DIRECTIONS = {"true": True, "false": False, "": None}
 
 
 def about(paper: str) -> dict:
-    """Title, authors, version, addresses and captions (in our words) of `paper`. LookupError if unknown."""
+    """Title, authors, version, addresses and captions (in our words) of a paper. LookupError if it is unknown."""
     path = ROOT / paper / "paper.yml"
     if not path.is_file():
         known = sorted(p.parent.name for p in ROOT.glob("*/paper.yml")) or f"none under {ROOT}"
@@ -24,7 +24,7 @@ def about(paper: str) -> dict:
 
 
 def path(paper: str, table: int) -> Path:
-    """The file of one printed table. LookupError, with what exists, if there is none."""
+    """The file of one printed table. LookupError, with the tables that exist, if there is none."""
     about(paper)
     known = {int(p.stem.removeprefix("table_")): p for p in sorted((ROOT / paper).glob("table_*.csv"))}
     if table not in known:
@@ -35,16 +35,16 @@ def path(paper: str, table: int) -> Path:
 def table(paper: str, table: int) -> list[dict]:
     """One dict for each number that table `table` of `paper` prints, in the printed order.
 
-    Keys: those of `COLUMNS`, typed (value float, row int, higher_is_better bool or None where the paper
-    gives no direction), and `printed` (the digits as text) and `half_unit` (half of the last printed digit:
-    the number before rounding lay within value ± half_unit). Rows that share `row` stand in one line.
+    Keys: those of `COLUMNS`, typed (value float, row int, higher_is_better bool, or None where the paper gives no
+    direction); `printed`, the digits as text; `half_unit`, half of the last printed digit, so that the number before
+    rounding lay within value ± half_unit. Numbers with the same `row` are printed in one line of the table.
     Errors: LookupError for an unknown paper or table; ValueError for a malformed file, with its line.
     """
     file = path(paper, table)
     with file.open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
         if reader.fieldnames != COLUMNS:
-            raise ValueError(f"{file.name}: expected the columns {COLUMNS}, found {reader.fieldnames}")
+            raise ValueError(f"{file.name}: expected the columns {COLUMNS}, got {reader.fieldnames}")
         rows = [_typed(row, f"{file.name}, line {reader.line_num}", table) for row in reader]
     seen = set()
     for row in rows:

@@ -1,7 +1,7 @@
-"""Claims of a paper, from `book/claims/`, and their verdicts: from printed tables, or from committed results.
+"""Claims of a paper, from `book/claims/`, and their verdicts from printed tables or committed results.
 
-A claim states its rule, the verdict is computed from it and never typed. What rests on void results is
-`void`; where a comparison falls within the rounding of printed digits it is `undecided`.
+A claim states its rule; the verdict is computed by that rule and never typed. A claim that rests on void results is
+`void`; one whose comparison falls within the rounding of printed digits is `undecided`.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ WORDS = {  # what a scope may say when all comparisons support a claim, and when
     "other problem": ("holds on this problem", "does not hold on this problem"),
 }
 RESULTS = {"experiment", "profile", "row", "against"}
-APPLIED = (  # rules on a table of the protocol, but for their seeds: how many pairs, or how many each comparison has
+APPLIED = (  # rules on a table of the protocol, without `seeds`: the number for all comparisons, or for each
     {"name": "paired difference", "metric": "delta_m", "interval": "paired t with Holm"},
     {"name": "smaller spread", "interval": "Pitman and Morgan's for pairs with Bonferroni"},
 )
@@ -36,7 +36,7 @@ APPLIED = (  # rules on a table of the protocol, but for their seeds: how many p
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim with its outcome; `checks` are the comparisons behind it, `reasons` why it is void."""
+    """A claim with its outcome. `checks` are the comparisons behind it; `reasons` say why it is void or open."""
 
     claim: dict
     outcome: str
@@ -45,7 +45,7 @@ class Verdict:
 
 
 def load(paper: str) -> list[dict]:
-    """The claims of `paper`, checked. ValueError names the claim and what is wrong with it."""
+    """The claims of a paper. LookupError: unknown paper. ValueError: a malformed claim, named with what is wrong."""
     path = ROOT / f"{paper}.yml"
     if not path.is_file():
         known = sorted(p.stem for p in ROOT.glob("*.yml"))
@@ -68,15 +68,14 @@ def load(paper: str) -> list[dict]:
 
 
 def _is_applied(rule):
-    """Whether `_from_results` judges by the rule as it is printed; `of` and `against` put pairs of rows in words."""
-    fixed, words = {k: v for k, v in rule.items() if k not in ("of", "against", "seeds")}, set(rule) - {"of", "against"}
-    return fixed in APPLIED and "seeds" in words
+    """Whether `_from_results` judges by this rule; `of` and `against` only put the pairs of rows in words."""
+    return "seeds" in rule and {k: v for k, v in rule.items() if k not in ("of", "against", "seeds")} in APPLIED
 
 
 def verdicts(paper: str, judged=None) -> list[Verdict]:
-    """One verdict for each claim of `paper`; those that nothing here can judge have `no results yet`.
+    """One verdict for each claim of `paper`; a claim without results to judge it has the outcome `no results yet`.
 
-    judged: (experiment, profile) -> tables.TableVerdict or None; by default what `results/` holds.
+    judged: (experiment, profile) -> TableVerdict or None; by default the verdicts on what `results/` holds.
     """
     return [_judge(paper, claim, judged) for claim in load(paper)]
 
@@ -100,41 +99,41 @@ def _judge(paper, claim, judged):
 
 
 def _from_study(claim):
-    """A claim that an experiment with records of its own judges: starts, seconds, rates of rotations."""
+    """A claim that a rule of an experiment judges, on records that form no table: starts, seconds, rotation rates."""
     checks = experiments.RULES[claim["rule"]["name"]](**{k: v for k, v in claim["rule"].items() if k != "name"})
     return Verdict(claim, OPEN) if checks is None else _from_checks(claim, checks)
 
 
 def _from_checks(claim, checks):
-    """What comparisons on results say in the words of the claim's scope; one that is open leaves it undecided."""
+    """The outcome of comparisons on results in the words of the claim's scope; undecided if one of them is open."""
     checks = tuple(checks)
-    found, (yes, no) = {check.holds for check in checks}, WORDS[claim["scope"]]
-    return Verdict(claim, no if False in found else "undecided" if None in found else yes, checks)
+    holds, (yes, no) = {check.holds for check in checks}, WORDS[claim["scope"]]
+    return Verdict(claim, no if False in holds else "undecided" if None in holds else yes, checks)
 
 
 def pairs(claim: Mapping) -> list[tuple[str, str]]:
-    """(row, against) of a claim that results judge; one `row`, or one `against`, may serve many of the other."""
+    """(row, against) for each comparison of a claim on results; a single name on one side is paired with all others."""
     row, against = ([x] if isinstance(x, str) else x for x in (claim["results"][k] for k in ("row", "against")))
     count = max(len(row), len(against))
-    return list(zip(*(found * count if len(found) == 1 else found for found in (row, against)), strict=True))
+    return list(zip(*(names * count if len(names) == 1 else names for names in (row, against)), strict=True))
 
 
 def _from_results(claim, judged):
     """A claim "each row is better than its partner by more than the margin", on a table of the protocol.
 
-    A difference to the table's reference has the table's own Holm interval, any other is adjusted over those of
-    the claim. Supported: all are `better`. Not supported: one is `worse`, `equivalent` or smaller than zero.
+    A difference to the table's reference has the table's Holm interval; the others are adjusted over the pairs of the
+    claim. Supported: all are `better`. Not supported: one is `worse`, `equivalent` or smaller than zero.
     """
-    where = claim["results"]
-    verdict = (judged or experiments.committed)(where["experiment"], where["profile"])
+    results = claim["results"]
+    verdict = (judged or experiments.committed)(results["experiment"], results["profile"])
     if verdict is None:
         return Verdict(claim, OPEN)
-    steady = claim["rule"]["name"] == "smaller spread"
-    if claim["margin"] != (None if steady else verdict.table.margin):
+    on_spread = claim["rule"]["name"] == "smaller spread"
+    if claim["margin"] != (None if on_spread else verdict.table.margin):
         raise ValueError(f"claim {claim['id']}: margin {claim['margin']}, its table has {verdict.table.margin}")
     wanted = pairs(claim)
     if unknown := {name for pair in wanted for name in pair} - set(verdict.rows):
-        raise ValueError(f"claim {claim['id']}: no rows {sorted(unknown)} in {where['experiment']}")
+        raise ValueError(f"claim {claim['id']}: no rows {sorted(unknown)} in {results['experiment']}")
     chosen = list(dict.fromkeys(name for pair in wanted for name in pair))
     if any(verdict.rows[name].state == "unfinished" for name in chosen):
         return Verdict(claim, OPEN, reasons=(f"training goes on: {verdict.rows[chosen[0]].runs} seeds are here",))
@@ -143,19 +142,20 @@ def _from_results(claim, judged):
         reasons = [*verdict.reasons, *(f"row {row.name}: {why}" for row in unsound for why in row.reasons)]
         return Verdict(claim, "void", reasons=tuple(reasons))
     delta = {name: verdict.rows[name].delta for name in chosen}
-    if steady:
-        seeds, here = claim["rule"]["seeds"], min(map(len, delta.values()))
-        if here < seeds:
-            return Verdict(claim, OPEN, reasons=(f"training goes on: {here} of {seeds} seeds are here",))
+    if on_spread:
+        seeds, finished = claim["rule"]["seeds"], min(map(len, delta.values()))
+        if finished < seeds:
+            return Verdict(claim, OPEN, reasons=(f"training goes on: {finished} of {seeds} seeds are here",))
         return _from_checks(claim, _spreads(delta, wanted, seeds))
-    own = {pair: paired_differences(delta, *pair) for pair in wanted if pair[1] != REFERENCE}
-    found = paired.holm_intervals(own) if own else {}
-    found |= {pair: verdict.rows[pair[0]].difference for pair in wanted if pair[1] == REFERENCE}
+    others = {pair: paired_differences(delta, *pair) for pair in wanted if pair[1] != REFERENCE}
+    differences = paired.holm_intervals(others) if others else {}
+    differences |= {pair: verdict.rows[pair[0]].difference for pair in wanted if pair[1] == REFERENCE}
     checks, margin, seeds = [], verdict.table.margin, claim["rule"]["seeds"]
-    for place, (row, against) in enumerate(wanted):
-        d = found[row, against]
-        if d.n != (stated := seeds if isinstance(seeds, int) else seeds[place]):
-            raise ValueError(f"claim {claim['id']}: its rule says {stated} seeds, {row} and {against} share {d.n}")
+    stated = [seeds] * len(wanted) if isinstance(seeds, int) else seeds
+    for (row, against), n in zip(wanted, stated, strict=True):
+        d = differences[row, against]
+        if d.n != n:
+            raise ValueError(f"claim {claim['id']}: its rule says {n} seeds, {row} and {against} share {d.n}")
         word = paired.outcome(d.low, d.high, margin)
         holds = True if word == "better" else False if word in ("worse", "equivalent") or d.high < 0 else None
         text = f"{row} against {against}: {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {d.n} seeds, margin {margin:g}"
@@ -164,9 +164,9 @@ def _from_results(claim, judged):
 
 
 def _spreads(delta, wanted, seeds):
-    """The standard deviation of Δm over `seeds` seeds of one row over that of another: below one, above, or open.
+    """Checks that the standard deviation of Δm of one row is smaller than that of another, over `seeds` seeds.
 
-    The intervals hold together (Bonferroni).
+    The ratio's intervals hold for all pairs at once (Bonferroni). A check is open where its interval contains one.
     """
     for row, against in wanted:
         values = [list(delta[name].values())[:seeds] for name in (row, against)]

@@ -1,4 +1,4 @@
-"""What the pages of the gradient aggregations share: gradients in the plane, facts of the registry, library code."""
+"""What the pages of the gradient aggregations share: facts of the registry, library code, solver times."""
 
 import importlib.metadata
 import inspect
@@ -14,57 +14,58 @@ LIBRARY = "https://github.com/SimplexLab/TorchJD/blob/v{version}/src/{file}.py"
 
 
 def facts(name: str, tasks: int = 3):
-    """What the registry says of a method, as Markdown: defaults with their source, cost, scale, supplier, paper."""
+    """What the registry says of a method, as a Markdown list: defaults with their source, cost, supplier, paper."""
     from IPython.display import Markdown
 
-    row = find(name)
-    extra = row.extra_passes(tasks)["backward"]
-    chosen = "; ".join(f"`{key}` = {value:g} ({source})" for key, (value, source) in row.defaults.items())
+    spec = find(name)
+    extra = spec.extra_passes(tasks)["backward"]
+    chosen = "; ".join(f"`{key}` = {value:g} ({source})" for key, (value, source) in spec.defaults.items())
     presets = "; ".join(
         f"`{code}` {', '.join(f'{key} = {value}' for key, value in options.items())}"
-        for code, options in row.presets.items()
+        for code, options in spec.presets.items()
     )
     lines = [
         f"**Defaults**: {chosen or 'none; the rule has no number to choose'}.",
         f"**Presets** of published codes: {presets}." if presets else "",
-        f"**Reads** the {' and the '.join(row.needs)} at the {row.level}"
-        + (", draws random numbers" if row.random else "")
-        + f", returns a {row.native_scale}. **A step costs** {extra or 'no'} more backward passes through the trunk "
+        f"**Reads** the {' and the '.join(spec.needs)} at the {spec.level}"
+        + (", draws random numbers" if spec.random else "")
+        + f", returns a {spec.native_scale}. **A step costs** {extra or 'no'} more backward passes through the trunk "
         f"than the plain sum, K = {tasks}.",
-        f"**Rule from** {supplier(name)}. **Source**: {paper(row)}.",
+        f"**Rule from** {supplier(name)}. **Source**: {paper(spec)}.",
     ]
     return Markdown("\n".join(f"- {line}" for line in lines if line))
 
 
-def paper(row) -> str:
-    """Where a method comes from, linked where it is on arXiv."""
-    found = re.search(r",? arXiv (\d{4}\.\d{5})", row.paper)
-    if not found:
-        return row.paper
-    return f"[{row.paper[: found.start()]}](https://arxiv.org/abs/{found.group(1)}){row.paper[found.end() :]}"
+def paper(spec) -> str:
+    """The paper of a method, linked if it is on arXiv."""
+    number = re.search(r",? arXiv (\d{4}\.\d{5})", spec.paper)
+    if not number:
+        return spec.paper
+    return f"[{spec.paper[: number.start()]}](https://arxiv.org/abs/{number.group(1)}){spec.paper[number.end() :]}"
 
 
 def library_class(name: str):
-    """The class of TorchJD that holds the method's rule, or None where the rule is this book's."""
+    """The class of TorchJD that computes the method's rule; None if the rule is `mtl_core`'s own code."""
     bases = [base for part in make(name).modules() for base in type(part).__mro__]
-    found = [base for base in bases if re.match(r"torchjd\.aggregation\._(?!.*(bases|mixins)$)", base.__module__)]
-    return next((base for base in found if base.__name__.endswith("Weighting")), found[0] if found else None)
+    rules = [base for base in bases if re.match(r"torchjd\.aggregation\._(?!.*(bases|mixins)$)", base.__module__)]
+    return next((base for base in rules if base.__name__.endswith("Weighting")), rules[0] if rules else None)
 
 
 def supplier(name: str) -> str:
-    found = library_class(name)
-    return "this book's `mtl_core`" if found is None else link(found)
+    """Who computes the method's rule: TorchJD, with a link, or this book's `mtl_core`."""
+    rule = library_class(name)
+    return "this book's `mtl_core`" if rule is None else link(rule)
 
 
 def link(thing) -> str:
-    """A library's class or function as a link to its source in the version that is installed."""
+    """A class or function of TorchJD as a link to its source in the installed version."""
     version = importlib.metadata.version("torchjd")
     address = LIBRARY.format(version=version, file=thing.__module__.replace(".", "/"))
     return f"[TorchJD {version}, `{thing.__qualname__}`]({address})"
 
 
 def library_code(thing):
-    """The code of TorchJD that computes a rule, as installed here, with a link to its file."""
+    """The installed code of TorchJD that computes a rule, with a link to its file, as Markdown."""
     from IPython.display import Markdown
 
     source = textwrap.dedent(inspect.getsource(thing)).rstrip()
@@ -72,10 +73,9 @@ def library_code(thing):
 
 
 def solver_times(problems: Sequence[str]):
-    """The solvers of these problems, measured now: a Markdown table."""
-    lines = [
-        [row["problem"], f"{row['solver']} ({row['supplier']})", row["tasks"], f"{abs(row['gap']):.0e}",
-         f"{row['milliseconds']:.2f}"]
-        for row in solvers.measured(problems)
-    ]  # fmt: skip
-    return markdown_table(["problem", "solver", "K", "gap", "milliseconds"], lines, "llrrr")
+    """A Markdown table of the solvers of these problems, timed now."""
+    rows = []
+    for t in solvers.measured(problems):
+        solver = f"{t['solver']} ({t['supplier']})"
+        rows.append([t["problem"], solver, t["tasks"], f"{abs(t['gap']):.0e}", f"{t['milliseconds']:.2f}"])
+    return markdown_table(["problem", "solver", "K", "gap", "milliseconds"], rows, "llrrr")

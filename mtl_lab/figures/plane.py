@@ -9,7 +9,7 @@ from mtl_lab.figures.plots import COLOURS
 
 
 def plane(axis, J: torch.Tensor, names: str = "g₁g₂g₃", cone: bool = True) -> None:
-    """Gradients J (K, 2) as arrows from the origin; green: the vectors u with $Ju \\ge 0$, which harm no task."""
+    """Draw gradients J (K, 2) as arrows from the origin. Green: the vectors u with $Ju \\ge 0$, which harm no task."""
     reach = 1.35 * J.norm(dim=1).max().item()
     if cone:
         angles = torch.linspace(-torch.pi, torch.pi, 2881, dtype=J.dtype)
@@ -28,16 +28,16 @@ def plane(axis, J: torch.Tensor, names: str = "g₁g₂g₃", cone: bool = True)
 
 
 def arrow(axis, vector, label: str = "", colour: str = "black", start=(0, 0), width: float = 1.8, style: str = "-"):
-    """An arrow from `start` by `vector`, its label beyond the tip and to the right."""
+    """Draw an arrow from `start` by `vector`, with its label beyond the tip and to the right."""
     vector, start = np.asarray(vector, dtype=float), np.asarray(start, dtype=float)
     look = {"arrowstyle": "-|>", "color": colour, "lw": width, "ls": style, "shrinkA": 0, "shrinkB": 0}
     axis.annotate("", start + vector, start, arrowprops=look)
     if label and (size := np.linalg.norm(vector)) > 0:
         room = 0.05 * (axis.get_xlim()[1] - axis.get_xlim()[0])
         ahead = vector / size
-        beside = 0.8 * np.array([ahead[1], -ahead[0]])  # to its right, clear of what goes on along the arrow
-        place = start + vector + room * (ahead + beside)
-        axis.annotate(label, place, color=colour, ha="center", va="center", fontsize=9)
+        beside = 0.8 * np.array([ahead[1], -ahead[0]])  # to its right, clear of arrows that start at the tip
+        corner = start + vector + room * (ahead + beside)
+        axis.annotate(label, corner, color=colour, ha="center", va="center", fontsize=9)
 
 
 def angle(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -46,5 +46,5 @@ def angle(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def slopes(J: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-    """What each task gains along u, in units of the longest gradient: J u / (|u| max |g_k|); negative is harm."""
+    """(K,) the gain of each task along u, in units of the longest gradient: J u / (|u| max |g_k|); negative is harm."""
     return J @ u / u.norm() / J.norm(dim=1).max()

@@ -1,4 +1,4 @@
-"""Plots and tables that the notebooks share. Every function takes data and draws; none computes results."""
+"""Plots and tables that the notebooks share. Each function draws the data that it is given; none computes results."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,11 @@ KINDS = {"normalisation": "blue", "convolution": "orange", "linear": "green"}
 
 def style() -> None:
     """One look for all figures: SVG with stable ids, sans-serif, no box around the axes."""
-    plt.rcParams.update({
-        "svg.hashsalt": "conflicting-gradients", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False,
-        "axes.spines.right": False, "figure.constrained_layout.use": True, "legend.frameon": False,
-    })  # fmt: skip
+    plt.rc("svg", hashsalt="conflicting-gradients", fonttype="none")
+    plt.rc("font", size=10)
+    plt.rc("axes.spines", top=False, right=False)
+    plt.rc("figure.constrained_layout", use=True)
+    plt.rc("legend", frameon=False)
 
 
 def layer_kind(module) -> str:
@@ -35,20 +36,25 @@ def examples(images, captions: Sequence[str]):
     return figure
 
 
-def layer_scores(layers: Sequence[str], scores, mirror, kinds: Mapping[str, str], chosen: int, total: int):
-    """Share of steps in conflict for each layer, worst first, with its mirror tail; the chosen ones shaded."""
-    order = sorted(range(len(layers)), key=lambda place: -scores[place])
-    places = np.arange(len(order))
+def layer_scores(layers: Sequence[str], scores, opposite, kinds: Mapping[str, str], chosen: int, total: int):
+    """Share of steps in conflict for each layer, highest first; the first `chosen` layers are shaded.
+
+    scores    number of the `total` steps with a cosine below S, for each layer.
+    opposite  number of steps in the opposite tail, with a cosine above −S.
+    kinds     layer -> key of `KINDS`.
+    """
+    order = sorted(range(len(layers)), key=lambda layer: -scores[layer])
+    heights = np.arange(len(order))
     figure, axis = plt.subplots(figsize=(7, 7.5))
     axis.axhspan(-0.5, chosen - 0.5, color="#eeeeee", zorder=0)
     for kind, colour in KINDS.items():
-        mine = [i for i, place in enumerate(order) if kinds[layers[place]] == kind]
-        if mine:
-            shares = [100 * scores[order[i]] / total for i in mine]
-            axis.barh(mine, shares, color=COLOURS[colour], height=0.75, label=kind)
-    axis.plot([100 * mirror[place] / total for place in order], places, "|", color="black", ms=8,
-              label="mirror: cosine above −S")  # fmt: skip
-    axis.set_yticks(places, [layers[place] for place in order], fontsize=7)
+        bars = [i for i, layer in enumerate(order) if kinds[layers[layer]] == kind]
+        if bars:
+            shares = [100 * scores[order[i]] / total for i in bars]
+            axis.barh(bars, shares, color=COLOURS[colour], height=0.75, label=kind)
+    tail = [100 * opposite[layer] / total for layer in order]
+    axis.plot(tail, heights, "|", color="black", ms=8, label="mirror: cosine above −S")
+    axis.set_yticks(heights, [layers[layer] for layer in order], fontsize=7)
     axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_xlabel("% of steps with cosine below S")
     axis.legend(loc="lower right", fontsize=8)
@@ -56,18 +62,18 @@ def layer_scores(layers: Sequence[str], scores, mirror, kinds: Mapping[str, str]
 
 
 def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[str, str], tasks: Sequence[str]):
-    """The layers from input to heads in two rows: one box where tasks share a layer, one box per task where not."""
+    """The layers from input to heads, in two panels: one box for a layer that tasks share, else one box per task."""
     figure, axes = plt.subplots(2, 1, figsize=(7, 3.6))
     half = (len(layers) + 1) // 2
     split = set(split)
     for axis, part in zip(axes, (layers[:half], layers[half:]), strict=True):
         for x, layer in enumerate(part):
             colour = COLOURS[KINDS[kinds[layer]]]
-            heights = [(k, 0.8) for k in range(len(tasks))] if layer in split else [(0, len(tasks) - 0.2)]
-            for bottom, height in heights:
-                own = layer in split
-                axis.add_patch(plt.Rectangle((x - 0.4, bottom), 0.8, height, facecolor=colour if own else "white",
-                                             edgecolor=colour, linewidth=1.5))  # fmt: skip
+            face = colour if layer in split else "white"
+            boxes = [(k, 0.8) for k in range(len(tasks))] if layer in split else [(0, len(tasks) - 0.2)]
+            for bottom, height in boxes:
+                box = plt.Rectangle((x - 0.4, bottom), 0.8, height, facecolor=face, edgecolor=colour, linewidth=1.5)
+                axis.add_patch(box)
         axis.set_xlim(-0.6, half - 0.4)
         axis.set_ylim(len(tasks), -0.1)
         axis.set_xticks(range(len(part)), part, rotation=90, fontsize=6)
@@ -78,10 +84,11 @@ def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[st
 
 
 def cosine_histograms(panels: Mapping[str, Mapping[str, Mapping]], bins: int = 2000, cells: int = 36):
-    """One panel per method; in each, curves of cosine counts {bin: count}, over the range that holds 99 % of them."""
-    pooled = {
-        title: {label: _counts(found, bins) for label, found in curves.items()} for title, curves in panels.items()
-    }
+    """One panel per method, each with curves of the cosine of two tasks, over the range that holds 99 % of the counts.
+
+    panels: title -> label of a curve -> {bin: count}, the bins being `bins` equal parts of [-1, 1].
+    """
+    pooled = {title: {label: _counts(h, bins) for label, h in curves.items()} for title, curves in panels.items()}
     width = _half_width([counts for curves in pooled.values() for counts in curves.values()], bins, cells)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -106,13 +113,13 @@ def cosine_histograms(panels: Mapping[str, Mapping[str, Mapping]], bins: int = 2
 
 def _counts(histogram: Mapping, bins: int) -> np.ndarray:
     counts = np.zeros(bins)
-    for place, count in histogram.items():
-        counts[int(place)] = count
+    for index, count in histogram.items():
+        counts[int(index)] = count
     return counts
 
 
 def _half_width(histograms, bins: int, cells: int) -> int:
-    """Bins on each side of zero that hold 99 % of the counts; so that the cells are whole bins and zero is an edge."""
+    """Number of bins on each side of zero that hold 99 % of the counts, such that every cell consists of whole bins."""
     total = np.sum(histograms, axis=0)
     both = total[bins // 2 :] + total[: bins // 2][::-1]
     need = int(np.searchsorted(np.cumsum(both), 0.99 * both.sum())) + 1
@@ -121,7 +128,7 @@ def _half_width(histograms, bins: int, cells: int) -> int:
 
 
 def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple | None], xlabel: str):
-    """A forest plot: one line per row with its seeds as dots and, where there is one, its interval."""
+    """A forest plot: one line per row, with its seeds as dots and its interval (low, high) if there is one."""
     figure, axis = plt.subplots(figsize=(5.2, 0.45 * len(rows) + 1))
     for y, (name, values) in enumerate(rows.items()):
         axis.plot(values, [y] * len(values), "o", color=COLOURS["blue"], ms=4, alpha=0.7)
@@ -136,18 +143,18 @@ def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tup
     return figure
 
 
-PATHS = [("black", "-"), *((COLOURS[name], "-") for name in ("blue", "red", "green")), ("#AA4499", "-"),
-         (COLOURS["orange"], "-"), *((COLOURS[name], "--") for name in ("blue", "red", "green"))]  # fmt: skip
+_SOLID = ["black", *(COLOURS[name] for name in ("blue", "red", "green")), "#AA4499", COLOURS["orange"]]
+PATHS = [(colour, "-") for colour in _SOLID] + [(colour, "--") for colour in _SOLID[1:4]]
 
 
 def level_lines(axis, landscape, losses=None, cells: int = 80, colour: str = "#999999"):
-    """Level lines of one function of the losses (their sum, unless given), at even shares of the area shown."""
+    """Draw level lines of a function of the losses (their sum by default), at even shares of the area shown."""
     import torch
 
     (x0, x1), (y0, y1) = landscape.limits
     x, y = (torch.linspace(low, high, cells, dtype=torch.float64) for low, high in ((x0, x1), (y0, y1)))
-    found = landscape.losses(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1))
-    values = (found.sum(0) if losses is None else losses(found)).numpy()
+    both = landscape.losses(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1))  # (2, cells, cells)
+    values = (both.sum(0) if losses is None else losses(both)).numpy()
     shares = np.quantile(values, [0.02, 0.07, 0.15, 0.25, 0.37, 0.5, 0.63, 0.75, 0.87, 0.95])
     axis.contour(
         x.numpy(), y.numpy(), values, np.unique(shares), colors=colour, linewidths=0.6, negative_linestyles="-"
@@ -156,7 +163,7 @@ def level_lines(axis, landscape, losses=None, cells: int = 80, colour: str = "#9
 
 
 def two_spaces(landscape, paths: Mapping):
-    """Paths {label: Paths} of one landscape: in the plane of its parameters (left) and of its losses (right)."""
+    """Paths {label: Paths} on one landscape, in the plane of its parameters (left) and of its losses (right)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.5))
     level_lines(left, landscape)
     if landscape.pareto is not None:
@@ -164,11 +171,11 @@ def two_spaces(landscape, paths: Mapping):
         left.plot(*landscape.pareto.T.numpy(), **look)
         right.plot(*landscape.losses(landscape.pareto).numpy(), **look)
     for (label, path), (colour, line) in zip(paths.items(), PATHS, strict=False):
-        for axis, found in ((left, path.points), (right, path.losses)):
-            for one in found.reshape(len(found), -1, 2).transpose(0, 1).numpy():
-                axis.plot(*one.T, color=colour, ls=line, lw=1.3, label=label)
-                axis.plot(*one[-1], "o", color=colour, ms=4)
-                axis.plot(*one[0], "o", mfc="white", mec="black", ms=5, zorder=3)
+        for axis, values in ((left, path.points), (right, path.losses)):
+            for curve in values.reshape(len(values), -1, 2).transpose(0, 1).numpy():
+                axis.plot(*curve.T, color=colour, ls=line, lw=1.3, label=label)
+                axis.plot(*curve[-1], "o", color=colour, ms=4)
+                axis.plot(*curve[0], "o", mfc="white", mec="black", ms=5, zorder=3)
     right.set(xlabel="L₁", ylabel="L₂")
     handles, labels = left.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
@@ -203,7 +210,7 @@ def mean_sd(values: Sequence[float], digits: int = 2) -> str:
 
 
 def show_code(*objects):
-    """The source of functions or classes, as it stands in the module, as a Markdown code block."""
+    """The source of functions or classes as Markdown code blocks."""
     import inspect
 
     from IPython.display import Markdown

@@ -23,7 +23,7 @@ TASKS = ("blue", "red")
 
 
 def _grid(pair: Pair, task: int, extent: float = EXTENT * 2**0.5, count: int = 181):
-    """Axis and losses (count, count) of one task in its own coordinates r."""
+    """Axis (count,) and losses (count, count) of one task in its rotated coordinates r."""
     axis = torch.linspace(-extent, extent, count, dtype=torch.float64)
     x, y = torch.meshgrid(axis, axis, indexing="xy")
     r = torch.stack([x, y], -1)
@@ -35,41 +35,43 @@ def _levels(pair: Pair, losses, count: int = 7):
 
 
 def stills(pair: Pair, path, moments: Sequence[int]):
-    """Level lines of both tasks in the coordinates z that they share, at some moments, with the way of z so far.
+    """Level lines of both tasks in the coordinates z that they share, at some moments, with the path of z so far.
 
-    path  (steps (T,), z (T, 2), rotations (T, 2, 2, 2)) of one seed; moments are places in it.
+    path  (steps (T,), z (T, 2), rotations (T, 2, 2, 2)) of one seed; moments are indices into it.
     """
     steps, z, rotations = path
     figure, axes = plt.subplots(1, len(moments), figsize=(7, 7 / len(moments) + 0.4), sharey=True)
     axis = np.linspace(-EXTENT, EXTENT, 161)
     x, y = np.meshgrid(axis, axis)
-    here = torch.from_numpy(np.stack([x, y], -1))
-    for place, moment in zip(axes, moments, strict=True):
+    points = torch.from_numpy(np.stack([x, y], -1))
+    for panel, moment in zip(axes, moments, strict=True):
         for k, colour in enumerate(TASKS):
-            r = here @ rotations[moment, k].T
+            r = points @ rotations[moment, k].T
             losses = pair.phi(r - r.new_tensor(pair.optima[k])).numpy()
             levels = _levels(pair, _grid(pair, k)[1])
-            place.contour(
-                x, y, losses, levels=levels, colors=COLOURS[colour], linewidths=0.7, linestyles=["-", "--"][k]
-            )
+            look = {"colors": COLOURS[colour], "linewidths": 0.7, "linestyles": ["-", "--"][k]}
+            panel.contour(x, y, losses, levels=levels, **look)
             best = torch.tensor(pair.optima[k], dtype=torch.float64) @ rotations[moment, k]
-            place.plot(*best, "*", color=COLOURS[colour], ms=10)
-        place.plot(*z[: moment + 1].T, color="black", lw=1.2)
-        place.plot(*z[moment], "o", color="black", ms=5)
-        place.set_title(f"step {int(steps[moment])}", fontsize=9)
-        place.set_xlabel("$z_1$")
-        place.set_aspect("equal")
-        place.set_xlim(-EXTENT, EXTENT)
-        place.set_ylim(-EXTENT, EXTENT)
+            panel.plot(*best, "*", color=COLOURS[colour], ms=10)
+        panel.plot(*z[: moment + 1].T, color="black", lw=1.2)
+        panel.plot(*z[moment], "o", color="black", ms=5)
+        panel.set_title(f"step {int(steps[moment])}", fontsize=9)
+        panel.set_xlabel("$z_1$")
+        panel.set_aspect("equal")
+        panel.set_xlim(-EXTENT, EXTENT)
+        panel.set_ylim(-EXTENT, EXTENT)
     axes[0].set_ylabel("$z_2$")
     return figure
 
 
 def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence[int]]], seeds: int):
-    """Share of seeds that solve both tasks, by rotation rate, with 95 % Wilson intervals; methods without rotations as
-    bands. rows: label -> (key of `LOOKS`, successes at each rate, or one number for all)."""
+    """Percentage of seeds that solve both tasks, by rotation rate, with 95 % Wilson intervals.
+
+    rows: label -> (key of `LOOKS`, number of successes at each rate). A method without rotations has one number and is
+    drawn as a band.
+    """
     figure, axis = plt.subplots(figsize=(7, 3.4))
-    place = np.arange(len(rates))
+    positions = np.arange(len(rates))
     for shift, (label, (method, counts)) in enumerate(rows.items()):
         mark, colour = LOOKS[method]
         bounds = np.array([paired.wilson(int(count), seeds) for count in counts]) * 100
@@ -78,11 +80,11 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
             axis.axhspan(*bounds[0], color=COLOURS[colour], alpha=0.25, lw=0)
             axis.axhline(share[0], color=COLOURS[colour], lw=1.5, ls="--" if method == "vanilla" else ":", label=label)
             continue
-        at = place + 0.12 * (shift - 2.5)
+        at = positions + 0.12 * (shift - 2.5)
         errors = np.abs(bounds.T - share)
         hollow = {"mfc": "white"} if "Haar" in label else {}
         axis.errorbar(at, share, errors, fmt=mark, color=COLOURS[colour], ms=6, capsize=2, label=label, **hollow)
-    axis.set_xticks(place, [f"{rate:g}" for rate in rates])
+    axis.set_xticks(positions, [f"{rate:g}" for rate in rates])
     axis.set_xlabel("learning rate of the rotations, Adam")
     axis.set_ylabel("% of seeds that solve both")
     axis.set_ylim(-3, 103)
@@ -91,7 +93,7 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
 
 
 def budgets(steps: Sequence[int], curves: Mapping[str, Sequence[int]], seeds: int):
-    """Share of seeds that solve both tasks against steps; one curve per label."""
+    """Percentage of seeds that solve both tasks against steps, with 95 % Wilson intervals; one curve per label."""
     figure, axis = plt.subplots(figsize=(7, 2.8))
     for (label, counts), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=False):
         bounds = np.array([paired.wilson(int(count), seeds) for count in counts]) * 100
@@ -105,20 +107,18 @@ def budgets(steps: Sequence[int], curves: Mapping[str, Sequence[int]], seeds: in
 
 
 def animation(pair: Pair, path, seconds: float = 8) -> str:
-    """The stills' motion as one SVG without scripts: level lines turn as the rotations do, a dot walks as z does.
+    """The motion of `stills` as an SVG text without scripts: level lines turn with the rotations, a dot follows z.
 
-    It starts where the reader clicks on it, so that nothing moves unasked. In the coordinates z a task's landscape is
-    its own one turned by minus its angle: the lines are drawn once.
+    It starts when the reader clicks on it. In the coordinates z a task's landscape is turned by minus the angle of its
+    rotation, so that its level lines are drawn once and then only turned. `path` is that of `stills`.
     """
     _, z, rotations = path
     parts = []
     for k, colour in enumerate(TASKS):
         axis, losses = _grid(pair, k)
-        lines = contourpy.contour_generator(axis, axis, losses)
-        d = "".join(
-            "M" + "L".join(f"{x:.2f},{y:.2f}" for x, y in line[::2])
-            for level in _levels(pair, losses) for line in lines.lines(level)
-        )  # fmt: skip
+        generator = contourpy.contour_generator(axis, axis, losses)
+        lines = [line for level in _levels(pair, losses) for line in generator.lines(level)]
+        d = "".join("M" + "L".join(f"{x:.2f},{y:.2f}" for x, y in line[::2]) for line in lines)
         angles = -np.degrees(np.unwrap(torch.atan2(rotations[:, k, 1, 0], rotations[:, k, 0, 0]).numpy()))
         turns = ";".join(f"{a:.2f}" for a in angles)
         a, b = pair.optima[k]

@@ -1,8 +1,8 @@
-r"""Closed forms of the methods for two tasks, for many points at once: what `descent.trajectories` steps with.
+r"""Closed forms of the methods for two tasks, batched over many points; `descent.trajectories` uses them.
 
-A rule takes task gradients J (B, 2, D) and losses (B, 2) and returns updates (B, D): row b is what the registered
-method returns for J[b], before any scaling or clipping. Each is made from an instance of the method, whose arguments
-it reads; `knows` says for which arguments the closed form holds.
+A rule takes task gradients J (B, 2, D) and losses (B, 2) and returns updates (B, D): update b is what the registered
+method returns for J[b], before any scaling or clipping. A rule is made from an instance of the method, whose arguments
+it reads; `knows` tells for which arguments there is a closed form.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,24 +16,26 @@ _RULES: dict[str, tuple[Callable[..., Rule], frozenset[str]]] = {}
 
 
 def _closed_form(name, *arguments):
-    def keep(make):
+    def register(make):
         _RULES[name] = (make, frozenset(arguments))
         return make
 
-    return keep
+    return register
 
 
 def knows(name: str, options: Iterable[str] = ()) -> bool:
-    """There is a closed form for method `name` with these arguments."""
+    """Whether there is a closed form for method `name` with these arguments."""
     return name in _RULES and set(options) <= _RULES[name][1]
 
 
 def rule(name: str, method) -> Rule:
-    """A fresh rule (with its own state, where it has one) that does what the instance `method` does."""
+    """A new rule, with a fresh state if it has one, that computes what the instance `method` computes. KeyError: no
+    closed form for `name`."""
     return _RULES[name][0](method)
 
 
 def names() -> list[str]:
+    """The methods that have a closed form."""
     return list(_RULES)
 
 
@@ -53,11 +55,12 @@ def _norms_and_cosine(J):
 
 
 def _in_lengths(lengths, J, norms):
-    """The sum of the two gradients brought to these lengths (B, 1 or 2); a zero gradient takes no part."""
+    """The sum of the two gradients after scaling them to these lengths (B, 1 or 2); a zero gradient stays zero."""
     return (torch.where(norms > 0, lengths / norms, 0.0)[..., None] * J).sum(1)
 
 
 def _equalised(J):
+    """The sum of the two gradients after scaling both to their mean length."""
     norms = vector_norm(J, dim=-1)  # (B, 2)
     return _in_lengths(norms.mean(-1, keepdim=True), J, norms)
 
@@ -128,7 +131,7 @@ def _mgda(method):
 
 @_closed_form("pcgrad")
 def _pcgrad(method):
-    r"""$\sum_i g_i - \min(0, g_1\cdot g_2)\,(g_1/\|g_1\|^2 + g_2/\|g_2\|^2)$: with two tasks the order is no choice."""
+    r"""$\sum_i g_i - \min(0, g_1\cdot g_2)\,(g_1/\|g_1\|^2 + g_2/\|g_2\|^2)$: the order does not matter for K = 2."""
 
     def update(J, losses):
         squares = _dot(J, J)
@@ -278,14 +281,14 @@ def _cagrad(method):
         r = (_dot(J[:, 1], J[:, 1]) - a * middle**2).clamp(min=0)
         s = -_dot(between, mean) / reach.masked_fill(reach == 0, 1)
         inside = s**2 < a  # else the function falls all the way to one end
-        offset = torch.sign(s) * torch.where(inside, (s**2 * r / (safe * (a - s**2).masked_fill(~inside, 1))).sqrt(),
-                                             torch.inf)  # fmt: skip
+        distance = (s**2 * r / (safe * (a - s**2).masked_fill(~inside, 1))).sqrt()
+        offset = torch.sign(s) * torch.where(inside, distance, torch.inf)
         worst = _mix(torch.where(a > 0, middle + offset, 0.5).clamp(0, 1), J)
         length = vector_norm(worst, dim=-1)
         least = weighting.norm_eps * _dot(J, J).sum(-1).sqrt()
-        there = (length >= least) & (length > 0)  # else as good as Pareto stationary: no step
-        step = mean + (reach / length.masked_fill(~there, 1))[:, None] * worst
-        return weighting.factor * torch.where(there[:, None], step, 0.0)
+        moves = (length >= least) & (length > 0)  # else the point is nearly Pareto stationary: no step
+        step = mean + (reach / length.masked_fill(~moves, 1))[:, None] * worst
+        return weighting.factor * torch.where(moves[:, None], step, 0.0)
 
     return update
 

@@ -1,8 +1,8 @@
 """Paths of the registered methods on a landscape of two tasks and two parameters.
 
-All starts and all seeds of a study advance together, in float64. `trajectories` knows a batched rule for the methods
-of `closed_forms`; any other method of the registry runs one path at a time through `training.step`, as a
-network would. A test compares the two step by step.
+All starts and all seeds of a study advance together, in float64. `trajectories` has a batched rule for the methods of
+`closed_forms`; any other method of the registry runs one path at a time through `training.step`, as a network would. A
+test compares the two step by step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from mtl_lab.landscapes.problems import Landscape
 
 @dataclass(frozen=True)
 class Paths:
-    """What `trajectories` returns: steps (T,), points (T, ..., 2), losses (T, ..., 2)."""
+    """Paths at T kept steps: steps (T,), points (T, ..., 2) in the plane, losses (T, ..., 2) of the two tasks."""
 
     steps: Tensor
     points: Tensor
@@ -42,53 +42,60 @@ def trajectories(
 ) -> Paths:
     """Descend from every start (..., 2) with a registered method; keep step 0, each `every`-th step and the last.
 
-    options     arguments of the method. steps, optimizer, learning_rate, convention: None takes the landscape's own.
-    one_by_one  every path by itself through `training.step`, as for a method without a batched rule; path i draws
-                from the stream `method` of seed i. All paths together draw from that of seed 0.
+    options     arguments of the method.
+    steps, optimizer, learning_rate, convention  None takes the landscape's.
+    one_by_one  run every path by itself through `training.step`, as for a method without a batched rule. Path i then
+                uses the random stream `method` of seed i; batched paths share that of seed 0.
 
-    ValueError where the method, the optimizer or the convention is unknown, or a path leaves the finite numbers.
+    ValueError: an unknown method, optimizer or convention, or a path that leaves the finite numbers.
     """
-    given = {"steps": steps, "optimizer": optimizer, "learning_rate": learning_rate, "convention": convention}
-    starts, training, kept = _checked(landscape, starts, given, every)
-    row, options, convention = _row(method), dict(options or {}), CONVENTIONS[training["convention"]]
-    if one_by_one or not closed_forms.knows(row.name, options):
+    changes = {"steps": steps, "optimizer": optimizer, "learning_rate": learning_rate, "convention": convention}
+    starts, training, kept = _checked(landscape, starts, changes, every)
+    spec, options, convention = _spec(method), dict(options or {}), CONVENTIONS[training["convention"]]
+    if one_by_one or not closed_forms.knows(spec.name, options):
+        flat = starts.reshape(-1, 2)
         try:
-            flat = [_alone(landscape, start, row, options, convention, training, kept, seed)
-                    for seed, start in enumerate(starts.reshape(-1, 2))]  # fmt: skip
+            paths = [
+                _one_path(landscape, start, spec, options, convention, training, kept, seed)
+                for seed, start in enumerate(flat)
+            ]
         except NonFiniteGradientError as error:
-            raise ValueError(_left(method, landscape)) from error
-        return _paths(landscape, kept, torch.stack(flat, 1).reshape(len(kept), *starts.shape), method)
-    return _paths(
-        landscape, kept, _together(landscape, starts, [(row, options, convention)], training, kept)[0], method
-    )
+            raise ValueError(_diverged(method, landscape)) from error
+        points = torch.stack(paths, 1).reshape(len(kept), *starts.shape)
+    else:
+        (points,) = _batched(landscape, starts, [(spec, options, convention)], training, kept)
+    return _paths(landscape, kept, points, method)
 
 
 def side_by_side(
     landscape: Landscape,
     starts,
-    rows: Sequence[tuple[str, Mapping]],
+    methods_with_options: Sequence[tuple[str, Mapping]],
     *,
     steps: int | None = None,
     every: int = 1,
     convention: str | None = None,
 ) -> list[Paths]:
-    """What `trajectories` gives for each (method, options), bit for bit, with one gradient of the landscape a step.
+    """The Paths of `trajectories` for each (method, options), bit for bit, with one landscape gradient a step for all.
 
-    All methods' points advance in one batch, each method with its own random stream. The gradient is most of a step,
-    so that five methods take less than half of the time. ValueError as there, and where a method has no batched rule.
+    All methods' points advance in one batch, each method with its own random stream. The gradient is most of the cost
+    of a step, so that five methods take less than half the time. ValueError: as `trajectories`, and for a method
+    without a batched rule.
     """
     starts, training, kept = _checked(landscape, starts, {"steps": steps, "convention": convention}, every)
-    for method, options in rows:
-        if not closed_forms.knows(_row(method).name, options):
+    for method, options in methods_with_options:
+        if not closed_forms.knows(_spec(method).name, options):
             raise ValueError(f"{method} has no batched rule with {dict(options)}: take trajectories")
-    given = [(_row(method), options, CONVENTIONS[training["convention"]]) for method, options in rows]
-    found = _together(landscape, starts, given, training, kept)
-    return [_paths(landscape, kept, points, method) for points, (method, _) in zip(found, rows, strict=True)]
+    convention = CONVENTIONS[training["convention"]]
+    specs = [(_spec(method), options, convention) for method, options in methods_with_options]
+    batches = _batched(landscape, starts, specs, training, kept)
+    names = [method for method, _ in methods_with_options]
+    return [_paths(landscape, kept, points, name) for points, name in zip(batches, names, strict=True)]
 
 
-def _checked(landscape, starts, given, every):
-    """Starts as a tensor, the landscape's training with what is given, and the steps to keep."""
-    training = {**landscape.training, **{key: value for key, value in given.items() if value is not None}}
+def _checked(landscape, starts, changes, every):
+    """Starts as a tensor, the landscape's training with the changes that are not None, and the steps to keep."""
+    training = {**landscape.training, **{key: value for key, value in changes.items() if value is not None}}
     if training["optimizer"] not in OPTIMIZERS:
         raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}; got {training['optimizer']!r}")
     if training["convention"] not in CONVENTIONS:
@@ -99,64 +106,65 @@ def _checked(landscape, starts, given, every):
     return starts, training, sorted({*range(0, training["steps"] + 1, every), training["steps"]})
 
 
-def _row(method):
-    row = methods.find(method)
-    if row.kind == "feature rotation":
+def _spec(method):
+    spec = methods.find(method)
+    if spec.kind == "feature rotation":
         raise ValueError(f"{method} rotates the features of a network; a landscape has none")
-    return row
+    return spec
 
 
-def _left(method, landscape):
+def _diverged(method, landscape):
     return f"{method} left the finite numbers on {landscape.name}: take a smaller learning rate"
 
 
 def _paths(landscape, kept, points, method):
     if not torch.isfinite(points).all():
-        raise ValueError(_left(method, landscape))
+        raise ValueError(_diverged(method, landscape))
     return Paths(torch.tensor(kept), points, landscape.losses(points).movedim(0, -1))
 
 
-def _together(landscape, starts, given, training, kept):
-    """The points (T, ..., 2) of each (row, options, convention) in `given`, all in one batch."""
-    point = nn.Parameter(starts.reshape(-1, 2).repeat(len(given), 1, 1))  # (methods, starts, 2)
+def _batched(landscape, starts, specs, training, kept):
+    """The points (T, ..., 2) of each (spec, options, convention) in `specs`, all in one batch."""
+    point = nn.Parameter(starts.reshape(-1, 2).repeat(len(specs), 1, 1))  # (methods, starts, 2)
     optimizer = OPTIMIZERS[training["optimizer"]]([point], lr=training["learning_rate"])
-    updates = [_update(row, options, convention) for row, options, convention in given]
-    wanted, found = set(kept), []
+    rules = [_update_rule(spec, options, convention) for spec, options, convention in specs]
+    steps_to_keep, points = set(kept), []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.torch_seed(0, "method"))
-        streams = [torch.get_rng_state()] * len(given)
+        streams = [torch.get_rng_state()] * len(specs)
         for step in range(training["steps"] + 1):
-            if step in wanted:
-                found.append(point.detach().clone())
+            if step in steps_to_keep:
+                points.append(point.detach().clone())
             if step < training["steps"]:
                 losses, gradients = landscape.gradients(point)
-                each = []
-                for k, update in enumerate(updates):
+                updates = []
+                for k, rule in enumerate(rules):
                     torch.set_rng_state(streams[k])
-                    each.append(update(gradients[k], losses[k]))
+                    updates.append(rule(gradients[k], losses[k]))
                     streams[k] = torch.get_rng_state()
-                point.grad = torch.stack(each)
+                point.grad = torch.stack(updates)
                 optimizer.step()
-    return torch.stack(found, 1).reshape(len(given), len(kept), *starts.shape)
+    return torch.stack(points, 1).reshape(len(specs), len(kept), *starts.shape)
 
 
-def _update(row, options, convention: Convention):
-    """Function of gradients and losses: the method's updates, scaled and clipped as the convention says."""
-    rule, convention = closed_forms.rule(row.name, methods.make(row.name, **options)), convention.of(row.name)
-    factor = convention.factor(row.native_scale, 2)
+def _update_rule(spec, options, convention: Convention):
+    """Function of gradients (B, 2, 2) and losses (B, 2): the method's updates (B, 2), scaled and clipped as the
+    convention says."""
+    rule, convention = closed_forms.rule(spec.name, methods.make(spec.name, **options)), convention.of(spec.name)
+    factor = convention.factor(spec.native_scale, 2)
 
     def update(gradients, losses):
-        found = factor * rule(gradients, losses)
+        updates = factor * rule(gradients, losses)
         if convention.clip is not None:
-            norm = torch.linalg.vector_norm(found, dim=-1, keepdim=True)
-            found *= (convention.clip / (norm + 1e-6)).clamp(max=1)
-        return found
+            norm = torch.linalg.vector_norm(updates, dim=-1, keepdim=True)
+            updates *= (convention.clip / (norm + 1e-6)).clamp(max=1)
+        return updates
 
     return update
 
 
 class _Point(nn.Module):
-    """A trunk that is nothing but its two parameters."""
+    """A trunk whose output is its two parameters."""
 
     def __init__(self, start):
         super().__init__()
@@ -166,7 +174,9 @@ class _Point(nn.Module):
         return self.point.view(1, 2)
 
 
-def _alone(landscape, start, row, options, convention, training, kept, seed):
+def _one_path(landscape, start, spec, options, convention, training, kept, seed):
+    """The points (T, 2) of one path: a network of two parameters, trained as any network is."""
+    # Not at the top: reading the results of landscapes imports this module, and is to import no training code.
     from mtl_core.models import MultiTaskModel
     from mtl_core.tasks import Task
     from mtl_core.training.step import Step
@@ -174,14 +184,14 @@ def _alone(landscape, start, row, options, convention, training, kept, seed):
     model = MultiTaskModel(_Point(start), [nn.Identity(), nn.Identity()])
     tasks = [Task(f"L{k + 1}", 2, lambda output, target, k=k: landscape.losses(output[0])[k]) for k in range(2)]
     optimizer = OPTIMIZERS[training["optimizer"]](model.trunk.parameters(), lr=training["learning_rate"])
-    found, wanted, inputs = [], set(kept), torch.empty(0)  # nothing is read
+    points, steps_to_keep, inputs = [], set(kept), torch.empty(0)  # the trunk ignores its inputs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.torch_seed(seed, "method"))
-        step = Step(model, tasks, row, methods.make(row.name, **options), convention)
+        step = Step(model, tasks, spec, methods.make(spec.name, **options), convention)
         for done in range(training["steps"] + 1):
-            if done in wanted:
-                found.append(model.trunk.point.detach().clone())
+            if done in steps_to_keep:
+                points.append(model.trunk.point.detach().clone())
             if done < training["steps"]:
                 step(inputs, [None, None])
                 optimizer.step()
-    return torch.stack(found)
+    return torch.stack(points)

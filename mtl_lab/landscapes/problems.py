@@ -1,4 +1,4 @@
-"""Two tasks, two parameters: problems small enough to be drawn. `descent` has the paths of methods on them.
+"""Problems with two tasks and two parameters, small enough to plot. `descent` has the paths of methods on them.
 
 Points have shape (..., 2), in float64: a landscape takes all starts and all seeds of a study at once.
 """
@@ -19,11 +19,11 @@ class Landscape:
     """A problem with two losses of two parameters.
 
     losses    (..., 2) points -> (2, ...) losses.
-    starts    the source's own starting points.
-    limits    ((low, high) of theta_1, (low, high) of theta_2) that a picture shows.
+    starts    starting points of the source.
+    limits    ((low, high) of theta_1, (low, high) of theta_2) that a figure shows.
     optima    points where the sum of the losses is smallest.
-    pareto    (N, 2) points of the Pareto set, from task 1's minimum to task 2's; None where it is not known.
-    training  optimizer ("sgd" or "adam"), learning_rate, steps, convention: how the source, or this book, descends.
+    pareto    (N, 2) points of the Pareto set, from task 1's minimum to task 2's; None if it is not known.
+    training  optimizer ("sgd" or "adam"), learning_rate, steps, convention of the source, or of this book.
     """
 
     name: str
@@ -42,23 +42,23 @@ class Landscape:
         copies = flat.detach().expand(2, *flat.shape).clone().requires_grad_()  # one copy a task: one backward pass
         with torch.enable_grad():
             each = self.losses(copies).diagonal()  # (points, tasks): loss k at copy k
-            (found,) = torch.autograd.grad(each.sum(), copies)
+            (gradients,) = torch.autograd.grad(each.sum(), copies)
         shape = points.shape[:-1]
-        return each.detach().reshape(*shape, 2), found.transpose(0, 1).reshape(*shape, 2, 2)
+        return each.detach().reshape(*shape, 2), gradients.transpose(0, 1).reshape(*shape, 2, 2)
 
     def hessians(self, point: Tensor) -> Tensor:
         """(2 tasks, 2, 2) second derivatives at one point (2,)."""
-        return torch.stack([torch.autograd.functional.hessian(lambda p, k=k: self.losses(p)[k], point)
-                            for k in range(2)])  # fmt: skip
+        hessian = torch.autograd.functional.hessian
+        return torch.stack([hessian(lambda p, k=k: self.losses(p)[k], point) for k in range(2)])
 
 
 def bowls(name: str, title: str, minima, curvatures, starts, limits, **more) -> Landscape:
     r"""Two convex quadratics, $L_k = \frac12 (\theta - a_k)^\top H_k (\theta - a_k)$.
 
     minima      a_1, a_2.
-    curvatures  H_1, H_2, symmetric positive definite 2 × 2 matrices.
+    curvatures  H_1, H_2, symmetric positive definite 2 × 2 matrices; otherwise ValueError.
 
-    The Pareto set is exact: a point is Pareto optimal where some w in [0, 1] has
+    The Pareto set is exact: a point is Pareto optimal if some w in [0, 1] satisfies
     $(w H_1 + (1-w) H_2)\theta = w H_1 a_1 + (1-w) H_2 a_2$.
     """
     a = torch.tensor(minima, dtype=torch.float64)
@@ -79,20 +79,22 @@ def bowls(name: str, title: str, minima, curvatures, starts, limits, **more) -> 
 
 
 def scaled(landscape: Landscape, factors: Sequence[float]) -> Landscape:
-    """The same landscape with loss k multiplied by factors[k] > 0: the Pareto set stays, the optimum of the sum moves
-    (and is not known: `optima` is empty)."""
+    """The landscape with loss k multiplied by factors[k]. ValueError unless there are two positive factors.
+
+    The Pareto set stays the same; the optimum of the sum moves and is not known, so that `optima` is empty.
+    """
     if len(factors) != 2 or min(factors) <= 0:
         raise ValueError(f"expected two positive factors, got {factors}")
 
     def losses(points):
-        found = landscape.losses(points)
-        return torch.stack([factors[0] * found[0], factors[1] * found[1]])
+        first, second = landscape.losses(points)
+        return torch.stack([factors[0] * first, factors[1] * second])
 
     return replace(landscape, losses=losses, optima=())
 
 
 def _valleys(x, y):
-    """The gates c_1, c_2 and the two logarithmic valleys f_1, f_2 that both SAM-GS problems share."""
+    """The gates c_1, c_2 and the two logarithmic valleys f_1, f_2 of both SAM-GS problems."""
     gate = torch.tanh(y / 2)
     f1 = (0.5 * (-x - 7) - torch.tanh(-y)).abs().clamp(min=FLOOR).log() + 6
     f2 = (0.5 * (-x + 3) + torch.tanh(-y) + 2).abs().clamp(min=FLOOR).log() + 6
@@ -121,42 +123,64 @@ def _adam(steps):
     return {"optimizer": "adam", "learning_rate": 1e-3, "steps": steps, "convention": "samgs"}
 
 
-_EYE = ((1.0, 0.0), (0.0, 1.0))
 _SOURCE = "SAM-GS, arXiv 2506.06130, appendix; formulas and starts as in the released code"
-LANDSCAPES = {
-    landscape.name: landscape
-    for landscape in (
-        bowls(
-            "bowls", "Two bowls", ((-2.0, -1.0), (2.0, 1.0)), (((1.0, 0.0), (0.0, 0.2)), ((0.4, 0.0), (0.0, 1.2))),
-            ((-3.5, 3.0), (0.5, 3.5), (3.5, -2.5)), ((-5.0, 5.0), (-4.0, 4.0)),
-        ),
-        bowls(
-            "uneven_bowls", "Two bowls, one ten times as steep", ((-2.0, 0.0), (2.0, 1.0)),
-            (((10.0, 0.0), (0.0, 10.0)), _EYE), ((-3.5, 3.0), (0.5, 3.5), (3.5, -2.5)), ((-5.0, 5.0), (-4.0, 4.0)),
-        ),
-        bowls(
-            "ravines", "Two crossed ravines", ((-1.5, 1.0), (1.5, 1.0)),
-            (((3.0, 2.6), (2.6, 3.0)), ((3.0, -2.6), (-2.6, 3.0))), ((-3.5, 3.0), (0.5, 3.5), (3.5, -2.5)),
-            ((-5.0, 5.0), (-4.0, 4.0)),
-        ),
-        Landscape(
-            "samgs_1", "SAM-GS, problem 1", _samgs_1,
-            ((-8, 5), (-3, 7.5), (0, 10), (3, 7.5), (8, 5), (-10, -3), (10, -3)), ((-11, 11), (-11, 11)),
-            ((0.0, -8.35511),), _adam(20_000),
-            torch.stack([torch.linspace(7, -7, 201, dtype=torch.float64),
-                         torch.full((201,), -8.3552, dtype=torch.float64)], 1), _SOURCE,
-        ),
-        Landscape(
-            "samgs_2", "SAM-GS, problem 2", _samgs_2,
-            ((-3.5, 5.5), (3.5, 5.5), (-6.5, 2.5), (6.5, 2.5), (0, 10), (0, -8)), ((-11, 11), (-13, 11)),
-            ((-5.45457, -10.84261), (5.45457, -10.84261)), _adam(21_000), None, _SOURCE,
-        ),
-    )
-}  # fmt: skip
+_WINDOW = ((-5.0, 5.0), (-4.0, 4.0))
+_STARTS = ((-3.5, 3.0), (0.5, 3.5), (3.5, -2.5))
+_SAMGS_1_PARETO = torch.stack(
+    [torch.linspace(7, -7, 201, dtype=torch.float64), torch.full((201,), -8.3552, dtype=torch.float64)], 1
+)
+_ALL = (
+    bowls(
+        "bowls",
+        "Two bowls",
+        minima=((-2.0, -1.0), (2.0, 1.0)),
+        curvatures=(((1.0, 0.0), (0.0, 0.2)), ((0.4, 0.0), (0.0, 1.2))),
+        starts=_STARTS,
+        limits=_WINDOW,
+    ),
+    bowls(
+        "uneven_bowls",
+        "Two bowls, one ten times as steep",
+        minima=((-2.0, 0.0), (2.0, 1.0)),
+        curvatures=(((10.0, 0.0), (0.0, 10.0)), ((1.0, 0.0), (0.0, 1.0))),
+        starts=_STARTS,
+        limits=_WINDOW,
+    ),
+    bowls(
+        "ravines",
+        "Two crossed ravines",
+        minima=((-1.5, 1.0), (1.5, 1.0)),
+        curvatures=(((3.0, 2.6), (2.6, 3.0)), ((3.0, -2.6), (-2.6, 3.0))),
+        starts=_STARTS,
+        limits=_WINDOW,
+    ),
+    Landscape(
+        "samgs_1",
+        "SAM-GS, problem 1",
+        _samgs_1,
+        starts=((-8, 5), (-3, 7.5), (0, 10), (3, 7.5), (8, 5), (-10, -3), (10, -3)),
+        limits=((-11, 11), (-11, 11)),
+        optima=((0.0, -8.35511),),
+        training=_adam(20_000),
+        pareto=_SAMGS_1_PARETO,
+        source=_SOURCE,
+    ),
+    Landscape(
+        "samgs_2",
+        "SAM-GS, problem 2",
+        _samgs_2,
+        starts=((-3.5, 5.5), (3.5, 5.5), (-6.5, 2.5), (6.5, 2.5), (0, 10), (0, -8)),
+        limits=((-11, 11), (-13, 11)),
+        optima=((-5.45457, -10.84261), (5.45457, -10.84261)),
+        training=_adam(21_000),
+        source=_SOURCE,
+    ),
+)
+LANDSCAPES = {landscape.name: landscape for landscape in _ALL}
 
 
 def jittered(starts, count: int, sd: float) -> Tensor:
-    """(count, N, 2): the N starts moved by normal noise of this sd, for the seeds 0 … count − 1."""
+    """(count, N, 2): the N starts plus normal noise of standard deviation `sd`, for the seeds 0 … count − 1."""
     starts = torch.as_tensor(starts, dtype=torch.float64)
-    draws = [seeds.numpy_generator(seed, "initialisation", "starts") for seed in range(count)]
-    return torch.stack([starts + sd * torch.from_numpy(draw.normal(size=starts.shape)) for draw in draws])
+    generators = [seeds.numpy_generator(seed, "initialisation", "starts") for seed in range(count)]
+    return torch.stack([starts + sd * torch.from_numpy(g.normal(size=starts.shape)) for g in generators])

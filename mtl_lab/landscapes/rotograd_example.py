@@ -1,9 +1,9 @@
-r"""The illustration of RotoGrad's paper (its Figure 1): two tasks, features of two dimensions, many seeds at once.
+r"""The illustration of RotoGrad's paper (its Figure 1): two tasks on features of two dimensions, many seeds at once.
 
-Both tasks have one test function with shifted optima, $L_k = \varphi(R_k z - a_k)$, no heads and a single input
-x = (0, 0) of the network Linear(2, 10), ReLU, Linear(10, 2). A vanilla run ends between the optima or in one of them;
-rotations can bring them together. `study` runs the rules of `mtl_core.methods.rotograd` for all seeds, starts and
-rotation rates in one batch, float64; a test compares it with that module step by step.
+Both tasks have the same test function with shifted optima, $L_k = \varphi(R_k z - a_k)$, and no heads. The network is
+Linear(2, 10), ReLU, Linear(10, 2) with the single input x = (0, 0). A vanilla run ends between the optima or in one of
+them; rotations can bring the optima together. `study` runs the rules of `mtl_core.methods.rotograd` for all seeds,
+starts and rotation rates in one batch, in float64; a test compares it with that module step by step.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,13 @@ STARTS = ("identity", "haar")
 
 @dataclass(frozen=True)
 class Pair:
-    """phi of (..., 2) points, the tasks' optima a_k, the value below which a task counts as solved, its minimum,
-    the network's learning rate."""
+    """Two tasks with one test function.
+
+    phi            (..., 2) points -> (...) values.
+    solved         a task counts as solved below this value; minimum: the smallest value of phi.
+    learning_rate  of the network.
+    optima         a_1, a_2.
+    """
 
     title: str
     phi: Callable[[Tensor], Tensor]
@@ -55,9 +60,9 @@ PAIRS = {
 
 @dataclass(frozen=True)
 class Study:
-    """What `study` found; all but `steps` (T,) start with (T, starts, rates, seeds).
+    """Result of `study` at T kept steps (T,). The other tensors start with (T, starts, rates, seeds).
 
-    losses (..., 2), z (..., 2), rotations (..., 2, 2, 2). solved (T, starts, rates, seeds) says where both tasks are.
+    losses (..., 2), z (..., 2), rotations (..., 2, 2, 2); solved: whether both tasks are solved.
     """
 
     steps: Tensor
@@ -67,15 +72,29 @@ class Study:
     solved: Tensor
 
 
-def study(pair: Pair, method: str, *, seeds: Sequence[int] = range(100), rates: Sequence[float] = (0.05,),
-          starts: Sequence[str] = ("identity",), steps: int = 400, every: int = 50, learning_rate: float | None = None,
-          decay: float = 0.99999, burn_in: int = 20, optimizer: str = "adam", normalize_losses: bool = True,
-          objective: str = "code") -> Study:  # fmt: skip
+def study(
+    pair: Pair,
+    method: str,
+    *,
+    seeds: Sequence[int] = range(100),
+    rates: Sequence[float] = (0.05,),
+    starts: Sequence[str] = ("identity",),
+    steps: int = 400,
+    every: int = 50,
+    learning_rate: float | None = None,
+    decay: float = 0.99999,
+    burn_in: int = 20,
+    optimizer: str = "adam",
+    normalize_losses: bool = True,
+    objective: str = "code",
+) -> Study:
     """Run `method` from every seed, start and rotation rate.
 
-    rates          of the rotations, by Adam as in the released example ("sgd" for a check), times decay^t.
-    starts         of the rotations, of `STARTS`; steps: how many; every: one of how many is kept, and the last.
-    learning_rate  of the network, plain SGD; None takes the pair's. The other arguments as shipped.
+    rates          learning rates of the rotations, times decay^t at step t.
+    starts         of the rotations, from `STARTS`.
+    steps, every   number of steps; each `every`-th step and the last are kept.
+    learning_rate  of the network, for plain SGD; None takes the pair's.
+    optimizer      of the rotations: "adam" as in the released example, or "sgd".
     normalize_losses, burn_in, objective  as in `methods.rotograd.RotoGrad`; "vanilla" has none of them.
     ValueError: an unknown method, start, optimizer or objective.
     """
@@ -125,31 +144,32 @@ def study(pair: Pair, method: str, *, seeds: Sequence[int] = range(100), rates: 
 
 
 def _initial(seeds, starts, shape):
-    """PyTorch's initialisation of the two layers (the weights of the first never matter) and the rotations' angles."""
-    columns, angles = [], []
+    """PyTorch's initialisation of both layers (the input is zero: W1 does not matter) and the rotations' angles."""
+    parameters, angles = [], []
     for seed in seeds:
-        draw = numpy_generator(seed, "initialisation", "illustration")
-        columns.append([torch.from_numpy(draw.uniform(-1, 1, n)) for n in (10, 20, 2)])
+        generator = numpy_generator(seed, "initialisation", "illustration")
+        parameters.append([torch.from_numpy(generator.uniform(-1, 1, n)) for n in (10, 20, 2)])
         angles.append(torch.from_numpy(numpy_generator(seed, "method", "illustration").uniform(0, 2 * torch.pi, 2)))
-    b1, W2, b2 = (torch.stack(some) for some in zip(*columns, strict=True))
+    b1, W2, b2 = (torch.stack(each) for each in zip(*parameters, strict=True))
     b1, W2, b2 = b1 / 2**0.5, W2.view(-1, 2, 10) / 10**0.5, b2 / 10**0.5
-    drawn = torch.stack([torch.stack(angles) * (start == "haar") for start in starts])[:, None]
-    return *(t.expand(*shape, *t.shape[1:]).clone() for t in (b1, W2, b2)), drawn.expand(*shape, 2)
+    base = torch.stack([torch.stack(angles) * (start == "haar") for start in starts])[:, None]
+    return *(t.expand(*shape, *t.shape[1:]).clone() for t in (b1, W2, b2)), base.expand(*shape, 2)
 
 
 def _rotation(angle: Tensor) -> Tensor:
+    """Rotation matrices (..., 2, 2) by angles (...) in radians."""
     c, s = angle.cos(), angle.sin()
     return torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
 
 
 def _normaliser(losses, state, again):
-    """1/|L_k(t0)|, by the rule of `methods.rotograd`."""
+    """1 / |L_k(t0)| (..., 2), by the rule of `methods.rotograd`; `again`: this is the step at which t0 may be reset."""
     large = losses.abs() > TINY
     initial = state.setdefault("losses", torch.zeros_like(losses))
     start = state.setdefault("first losses", torch.zeros_like(losses))
     state["first losses"] = start = torch.where((start == 0) & large, losses, start)
-    anew = again & (losses.abs() > RESET_SHARE * start.abs())
-    state["losses"] = initial = torch.where(large & ((initial == 0) | anew), losses, initial)
+    reset = again & (losses.abs() > RESET_SHARE * start.abs())
+    state["losses"] = initial = torch.where(large & ((initial == 0) | reset), losses, initial)
     return torch.where(initial == 0, 1.0, 1 / initial.abs())
 
 

@@ -1,4 +1,4 @@
-"""A short training of the plain sum, step by step: what other methods would have made of the very same steps."""
+"""A short training with the plain sum, step by step, with the losses and task gradients of every step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from mtl_lab.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedStep:
     """One step of the training.
 
-    losses, after  (K,) float64, the losses of one batch before and after the step.
-    gradients      of that batch before the step. The next step writes over them: copy what is kept.
+    losses, after  (K,) float64, the losses of the step's batch before and after the step.
+    gradients      task gradients of that batch before the step. The next step overwrites them: copy what you keep.
     """
 
     losses: Tensor
@@ -28,30 +28,32 @@ class Seen:
     gradients: TaskGradients
 
 
-def replay(run: Run, steps: int) -> Iterator[Seen]:
-    """Train `run`'s network with equal weights for `steps` steps and show each of them.
+def replay(run: Run, steps: int) -> Iterator[ObservedStep]:
+    """Train the network of `run` with equal weights for `steps` steps and yield each of them.
 
-    Of the run count: problem, network, split, seed, and of its schedule everything but epochs and decay. The batches
-    are those of `training.fit`, incomplete ones left out. Running statistics are not touched by looking again.
+    Used of the run: problem, network, split, seed, and its schedule without epochs and decay. The batches are those of
+    `training.fit`, without incomplete ones. Computing the losses after a step leaves running statistics unchanged.
+    ValueError: a batch is larger than the training set.
     """
     problem = build.load_problem(run)
     model = build.build_model(run, problem).train()
-    schedule, row = Schedule(**run.schedule), methods.find("equal")
+    schedule, spec = Schedule(**run.schedule), methods.find("equal")
     optimizer, _ = schedule.make(model.parameters())
     convention = methods.CONVENTIONS["plain"]
-    step = Step(model, problem.tasks, row, methods.make("equal"), convention, observed=True)
+    step = Step(model, problem.tasks, spec, methods.make("equal"), convention, observed=True)
     for batch in _batches(len(problem.train), schedule.batch_size, run.seed, steps):
         inputs, targets = problem.train.batch(batch)
         losses = step(inputs, targets)
         optimizer.step()
-        yield Seen(losses.double(), step._probe(inputs, targets, None).double(), step.gradients)
+        yield ObservedStep(losses.double(), step._probe(inputs, targets, None).double(), step.gradients)
 
 
 def _batches(examples: int, size: int, seed: int, steps: int):
+    """Index tensors (size,) of the first `steps` batches."""
     if examples < size:
         raise ValueError(f"a batch of {size} needs as many examples; there are {examples}")
     order = torch_generator(seed, "batch order")
     while steps > 0:
-        whole = [batch for batch in torch.randperm(examples, generator=order).split(size) if len(batch) == size]
-        yield from whole[:steps]
-        steps -= len(whole)
+        complete = [batch for batch in torch.randperm(examples, generator=order).split(size) if len(batch) == size]
+        yield from complete[:steps]
+        steps -= len(complete)

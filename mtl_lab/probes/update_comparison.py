@@ -1,9 +1,8 @@
-r"""What every method of the registry makes of the same steps: same weights, same batch, same task gradients.
+r"""The updates of all methods of the registry at the same steps: same weights, same batch, same task gradients.
 
-A network is trained with the plain sum; at each of its steps every method sees what training would show it and says
-how it would move the trunk. Their updates have D numbers each; what is kept of a step is the Gram matrix of all of
-them, from which angles, lengths and coincidences follow. Nothing here knows a method by its name, but for
-`IDENTITIES`.
+A network is trained with the plain sum. At each step every method gets what training would give it and computes how
+it would move the trunk, an update of D numbers. Of a step only the Gram matrix of all updates is kept: angles, lengths
+and coincidences follow from it. No method is named in the code, except in `IDENTITIES`.
 """
 
 import copy
@@ -27,48 +26,64 @@ ROTATION = "feature rotation"
 
 @dataclass(frozen=True)
 class Identity:
-    """Methods that do the same by definition. where: "anywhere", "two tasks", or "features are the parameters"."""
+    """Methods with the same update by definition.
+
+    same   what agrees: the "vector", or its "direction" alone.
+    where  "anywhere", "two tasks", or "features are the parameters".
+    why    the reason, in words for a page.
+    """
 
     names: tuple[str, ...]
-    same: str  # "vector" or "direction"
+    same: str
     where: str
     why: str
 
 
+FEATURES = "features are the parameters"
 IDENTITIES = (
     Identity(("log_sum", "geometric_mean"), "direction", "anywhere", "the mean's logarithm is the sum of logs over K"),
-    Identity(("uncertainty", "imtl_l"), "direction", "anywhere",
-             "the same loss up to a factor −2 and the sign of s, and Adam does not see either"),
+    Identity(
+        ("uncertainty", "imtl_l"),
+        "direction",
+        "anywhere",
+        "the same loss up to a factor −2 and the sign of s, and Adam does not see either",
+    ),
     Identity(("pcgrad", "upgrad"), "vector", "two tasks", "both project each gradient off the other"),
-    Identity(("norm_equalised", "imtl_g", "nash_mtl"), "direction", "two tasks",
-             "equal projections and equal gains both mean the bisector of the two gradients"),
+    Identity(
+        ("norm_equalised", "imtl_g", "nash_mtl"),
+        "direction",
+        "two tasks",
+        "equal projections and equal gains both mean the bisector of the two gradients",
+    ),
     Identity(("imtl_g_features", "scale_only"), "direction", "two tasks", "the bisector at the features"),
-    Identity(("mgda", "mgda_ub"), "vector", "features are the parameters", "one rule, one matrix"),
-    Identity(("imtl_g", "imtl_g_features"), "vector", "features are the parameters", "one rule, one matrix"),
-    Identity(("aligned_mtl", "aligned_mtl_ub"), "vector", "features are the parameters", "one rule, one matrix"),
-)  # fmt: skip
+    Identity(("mgda", "mgda_ub"), "vector", FEATURES, "one rule, one matrix"),
+    Identity(("imtl_g", "imtl_g_features"), "vector", FEATURES, "one rule, one matrix"),
+    Identity(("aligned_mtl", "aligned_mtl_ub"), "vector", FEATURES, "one rule, one matrix"),
+)
 
 
-def arguments(row: Method, tasks: int, features: int = 0) -> dict:
-    """What `make` asks for and has no default: static weights (1, 1.5, 2, …) and, with `features`, a rotation size."""
-    asked = {name for name, p in inspect.signature(row.make).parameters.items() if p.default is p.empty}
+def arguments(spec: Method, tasks: int, features: int = 0) -> dict:
+    """The arguments of `make` that have no default: static weights 1, 1.5, 2, … and, given the number of `features`,
+    the rotation size."""
+    required = {name for name, p in inspect.signature(spec.make).parameters.items() if p.default is p.empty}
     known = {"weights": [1 + k / 2 for k in range(tasks)], "rotation_size": features}
-    return {name: value for name, value in known.items() if name in asked - set(row.defaults) and value}
+    return {name: value for name, value in known.items() if name in required - set(spec.defaults) and value}
 
 
 def paths(landscape, starts, names: Iterable[str] | None = None, **training) -> tuple[dict, dict]:
-    """(name -> Paths, name -> why it has none) of methods from the same starts of a landscape.
+    """(name -> Paths, name -> why it has none) of methods from the same starts (..., 2) of a landscape.
 
-    names     methods; None for all of the registry. training: arguments of `descent.trajectories`.
+    names     methods; None for all of the registry.
+    training  further arguments of `descent.trajectories`.
     """
-    found, reasons = {}, {}
+    paths_of, reasons = {}, {}
     for name in METHODS if names is None else names:
         options = arguments(methods.find(name), 2)
         try:
-            found[name] = descent.trajectories(landscape, starts, name, options=options, **training)
+            paths_of[name] = descent.trajectories(landscape, starts, name, options=options, **training)
         except (ValueError, TypeError, SolverError) as error:
             reasons[name] = str(error)
-    return found, reasons
+    return paths_of, reasons
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,8 @@ class Updates:
     """Inner products of the methods' updates and the task gradients, over the steps of one training.
 
     names    the methods, in the registry's order.
-    gram     (T, M + K, M + K) float64: of the M updates, then of the K task gradients, at each of T steps.
-    reasons  method -> why it is not among them.
+    gram     (T, M + K, M + K) float64: inner products of the M updates and the K task gradients at each of T steps.
+    reasons  method -> why it is not among `names`.
     """
 
     names: list[str]
@@ -89,42 +104,44 @@ class Updates:
         return self.gram.shape[1] - len(self.names)
 
     def _sum(self) -> tuple[Tensor, Tensor]:
-        """(T, M) inner products of the updates with the sum of the task gradients, (T, 1) that sum's own square."""
+        """(T, M) inner products of the updates with the sum of the task gradients; (T, 1) the square of that sum."""
         products = self.gram[:, :, len(self.names) :].sum(2)
         return products[:, : len(self.names)], products[:, len(self.names) :].sum(1, keepdim=True)
 
     def _squares(self) -> Tensor:
+        """(T, M) squared lengths of the updates."""
         return self.gram.diagonal(dim1=1, dim2=2)[:, : len(self.names)]
 
     def lengths(self) -> Tensor:
-        """(T, M): length of the update, in lengths of the sum."""
+        """(T, M): length of the update over the length of the plain sum."""
         return (self._squares() / self._sum()[1]).sqrt()
 
     def angles(self) -> Tensor:
-        """(T, M): angle between the update and the sum, degrees; NaN where the update is zero."""
+        """(T, M): angle between the update and the plain sum, in degrees; NaN where the update is zero."""
         products, square = self._sum()
         return _degrees(products / (self._squares() * square).sqrt())
 
     def between(self) -> Tensor:
-        """(T, M, M): angles between the updates, degrees; NaN where one of the two is zero."""
+        """(T, M, M): angles between the updates, in degrees; NaN where one of the two is zero."""
         M, lengths = len(self.names), self._squares().sqrt()
         return _degrees(self.gram[:, :M, :M] / (lengths[:, :, None] * lengths[:, None]))
 
     def outside(self) -> Tensor:
-        """(T, M): share of the update's length that no weighted sum of this step's task gradients can give."""
+        """(T, M): share of the update's length that lies outside the span of this step's task gradients."""
         M = len(self.names)
-        cross, own = self.gram[:, :M, M:], self.gram[:, M:, M:]
-        inside = (cross @ torch.linalg.pinv(own, hermitian=True) * cross).sum(2)
+        cross, gradients = self.gram[:, :M, M:], self.gram[:, M:, M:]
+        inside = (cross @ torch.linalg.pinv(gradients, hermitian=True) * cross).sum(2)
         return (1 - inside / self._squares()).clamp(min=0).sqrt()
 
     def harms(self) -> Tensor:
-        """(T, M, K) bool: to first order, a step along the update raises that task's loss."""
+        """(T, M, K) bool: whether, to first order, a step along the update raises that task's loss."""
         return self.gram[:, : len(self.names), len(self.names) :] < 0
 
     def coincide(self, same: str, tolerance: float = 2e-5) -> list[tuple[str, ...]]:
-        """Largest groups of methods whose updates are the same at every step, as a "vector" or in "direction".
+        """The largest groups of methods whose updates agree at every step, as a "vector" or in "direction".
 
-        tolerance  of the difference, relative to the longer of the two. Zero updates coincide with zero ones alone.
+        tolerance  of the difference, relative to the longer of the two. A zero update coincides only with zero ones.
+        ValueError: `same` is another word.
         """
         if same not in ("vector", "direction"):
             raise ValueError(f"same is 'vector' or 'direction', got {same!r}")
@@ -135,11 +152,11 @@ class Updates:
             gram, squares = gram / (lengths[:, :, None] * lengths[:, None]), (squares > 0).double()
         apart = (squares[:, :, None] + squares[:, None] - 2 * gram).clamp(min=0)
         near = (apart <= tolerance**2 * torch.maximum(squares[:, :, None], squares[:, None])).all(0)
-        found = dict.fromkeys(tuple(row.nonzero().flatten().tolist()) for row in near)
-        return [tuple(self.names[i] for i in group) for group in found if len(group) > 1]
+        groups = dict.fromkeys(tuple(neighbours.nonzero().flatten().tolist()) for neighbours in near)
+        return [tuple(self.names[i] for i in group) for group in groups if len(group) > 1]
 
     def tree(self) -> np.ndarray:
-        """SciPy's complete linkage of the methods by the median angle between their updates, degrees."""
+        """Complete linkage (SciPy) of the methods by the median angle between their updates, in degrees."""
         from scipy.cluster import hierarchy
         from scipy.spatial.distance import squareform
 
@@ -148,12 +165,14 @@ class Updates:
         return hierarchy.linkage(squareform(median.numpy(), checks=False), "complete")
 
     def groups(self, degrees: float) -> list[list[str]]:
-        """Methods in groups within which no two median directions are further apart, the largest group first."""
+        """Groups of methods within which no two median angles exceed `degrees`, the largest group first."""
         from scipy.cluster import hierarchy
 
         labels = hierarchy.fcluster(self.tree(), degrees, "distance")
-        found = [[n for n, own in zip(self.names, labels, strict=True) if own == label] for label in set(labels)]
-        return sorted(found, key=lambda group: (-len(group), self.names.index(group[0])))
+        members = {}
+        for name, label in zip(self.names, labels, strict=True):
+            members.setdefault(label, []).append(name)
+        return sorted(members.values(), key=lambda group: (-len(group), self.names.index(group[0])))
 
 
 def _degrees(cosines: Tensor) -> Tensor:
@@ -170,59 +189,59 @@ def compare(
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Updates:
-    """Train `model` in place with the plain sum and SGD; what each method would do at each step.
+    """Train `model` in place with the plain sum and SGD; return the update that each method would make at each step.
 
     batches     (inputs, targets) of the steps.
     names       methods; None for all of the registry.
     convention  scale and clip of the updates, as in training.
-    seed        each method draws from the stream `method` of it, whatever the others draw.
+    seed        every method has its own random stream, `method` of this seed, whatever the others use.
 
-    A method's state follows the common steps: running means see all gradients, FAMO the losses after each of them, and
-    a rotation is trained, at its own rate, while the network goes the common way. A method that cannot be made for
-    the model, or refuses a step, is left out with its reason. ValueError where a trunk has layers of single tasks.
+    A method's state follows the common steps: running means get all gradients, FAMO the losses after each step, and a
+    rotation is trained at its own rate while the network follows the plain sum. A method that cannot be made for the
+    model, or refuses a step, is left out with its reason. ValueError: a trunk with layers of single tasks, or nothing
+    to compare.
     """
     convention = CONVENTIONS[convention] if isinstance(convention, str) else convention
-    rows = [methods.find(name) for name in (METHODS if names is None else names)]
+    specs = [methods.find(name) for name in (METHODS if names is None else names)]
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    seats, reasons, grams, found = {}, {}, [], None
+    shadows, reasons, grams, gradients = {}, {}, [], None
     with torch.random.fork_rng(devices=[]):
         for inputs, targets in batches:
-            common, stack = torch.get_rng_state(), {}
+            random_state, updates = torch.get_rng_state(), {}
             features = model.features(inputs)
             losses = _losses(model.outputs(features), targets, tasks)
             values = torch.stack(losses).detach()
-            found = task_gradients(losses, model, features, out=found)
-            if found.owners:
-                raise ValueError(
-                    f"expected a trunk that all tasks share; {', '.join(found.owners)} belong to single tasks"
-                )
-            for row in rows:
-                if row.name in reasons:
+            gradients = task_gradients(losses, model, features, out=gradients)
+            if gradients.owners:
+                private = ", ".join(gradients.owners)
+                raise ValueError(f"expected a trunk that all tasks share; {private} belong to single tasks")
+            for spec in specs:
+                if spec.name in reasons:
                     continue
                 try:
-                    if row.name not in seats:
-                        seats[row.name] = _Seat(row, model, tasks, features, convention, learning_rate, seed)
-                    stack[row.name] = seats[row.name].update(found, values, inputs, targets)
+                    if spec.name not in shadows:
+                        shadows[spec.name] = ShadowMethod(spec, model, tasks, features, convention, learning_rate, seed)
+                    updates[spec.name] = shadows[spec.name].update(gradients, values, inputs, targets)
                 except (ValueError, TypeError, SolverError) as error:
-                    reasons[row.name] = str(error)
-            found.assign(found.matrix.sum(0))
+                    reasons[spec.name] = str(error)
+            gradients.assign(gradients.matrix.sum(0))
             optimizer.step()
-            torch.set_rng_state(common)  # dropout: the masks of before the step
+            torch.set_rng_state(random_state)  # the same dropout masks as before the step
             with torch.no_grad():
                 after = torch.stack(_losses(model(inputs), targets, tasks))
-            for name in stack:
-                seats[name].follow(after)
-            matrix = torch.stack([*stack.values(), *found.matrix]).double()
-            grams.append((list(stack), matrix @ matrix.T))
-    names = [row.name for row in rows if row.name not in reasons]
+            for name in updates:
+                shadows[name].follow(after)
+            matrix = torch.stack([*updates.values(), *gradients.matrix]).double()
+            grams.append((list(updates), matrix @ matrix.T))
+    names = [spec.name for spec in specs if spec.name not in reasons]
     if not grams or not names:
         raise ValueError(f"nothing to compare: {'; '.join(reasons.values()) or 'there were no batches'}")
-    return Updates(names, torch.stack([_of(names, had, gram) for had, gram in grams]), reasons)
+    return Updates(names, torch.stack([_without_others(names, present, gram) for present, gram in grams]), reasons)
 
 
-def _of(names, had, gram):
-    """Without the rows of methods that refused a later step."""
-    keep = [had.index(name) for name in names] + list(range(len(had), len(gram)))
+def _without_others(names, present, gram):
+    """The Gram matrix of `names` and the task gradients, from that of all methods `present` at the step."""
+    keep = [present.index(name) for name in names] + list(range(len(present), len(gram)))
     return gram[keep][:, keep]
 
 
@@ -230,47 +249,46 @@ def _losses(outputs, targets, tasks) -> list[Tensor]:
     return [task.loss(output, target) for task, output, target in zip(tasks, outputs, targets, strict=True)]
 
 
-class _Seat:
-    """One method with its state and its random stream, at the side of the common training."""
+class ShadowMethod:
+    """Applies one method to the task gradients of another training, with a state and a random stream of its own."""
 
-    def __init__(self, row, model, tasks, features, convention, learning_rate, seed):
-        self.row, self.convention, self.rotates = row, convention, row.kind == ROTATION
+    def __init__(self, spec, model, tasks, features, convention, learning_rate, seed):
+        self.spec, self.convention, self.rotates = spec, convention, spec.kind == ROTATION
         self.model = copy.deepcopy(model) if self.rotates else model
         self.trunk = [p for p in self.model.trunk.parameters() if p.requires_grad]
-        self.heads = [nn.Identity() for _ in tasks]  # their gradients are the common step's: no method weighs them
+        self.heads = [nn.Identity() for _ in tasks]  # no method weighs the heads, so that their gradients do not matter
         torch.manual_seed(seeds.torch_seed(seed, "method"))
-        given = arguments(row, len(tasks), features.shape[1] if isinstance(features, Tensor) else 0)
+        options = arguments(spec, len(tasks), features.shape[1] if isinstance(features, Tensor) else 0)
         if self.rotates:
-            self.followed = model
-            self.method = methods.make(row.name, trunk=self.model.trunk, heads=self.model.heads, **given)
-            self.step = RotationStep(self.model, tasks, row, self.method, convention.of(row.name))
-            own = parameter_groups(self.method, learning_rate)[1:]
-            self.optimizer = torch.optim.SGD(own, lr=learning_rate) if own else None
+            self.trained = model
+            self.method = methods.make(spec.name, trunk=self.model.trunk, heads=self.model.heads, **options)
+            self.step = RotationStep(self.model, tasks, spec, self.method, convention.of(spec.name))
+            rotations = parameter_groups(self.method, learning_rate)[1:]
+            self.optimizer = torch.optim.SGD(rotations, lr=learning_rate) if rotations else None
         else:
-            self.method = methods.make(row.name, **given)
+            self.method = methods.make(spec.name, **options)
         self.random = torch.get_rng_state()
 
-    def update(self, found, values, inputs, targets) -> Tensor:
-        """(D,): what the method makes of the step; its own parameters learn."""
+    def update(self, gradients, losses, inputs, targets) -> Tensor:
+        """(D,): the method's update of the trunk at this step. The method's own parameters are trained."""
         torch.set_rng_state(self.random)
         if self.rotates:
-            self._catch_up()
+            self._copy_weights()
             self.step(inputs, targets)
             if self.optimizer is not None:
                 self.optimizer.step()
         else:
-            methods.combine(self.method, self.row, self.convention, found, values, self.heads)
+            methods.combine(self.method, self.spec, self.convention, gradients, losses, self.heads)
         self.random = torch.get_rng_state()
         return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trunk])
 
     @torch.no_grad()
-    def _catch_up(self) -> None:
-        """The copy's trunk and heads to where the common training stands."""
+    def _copy_weights(self) -> None:
+        """Set the copy's trunk and heads to the current weights of the network in training."""
         for part in ("trunk", "heads"):
-            theirs = getattr(self.followed, part).state_dict()
-            getattr(self.model, part).load_state_dict(theirs)
+            getattr(self.model, part).load_state_dict(getattr(self.trained, part).state_dict())
 
-    def follow(self, after: Tensor) -> None:
-        """The losses after the common step, for a method that learns from them."""
-        if "losses after the step" in self.row.needs:
-            self.method.update(after)
+    def follow(self, losses: Tensor) -> None:
+        """Pass on the losses after the step, to a method that learns from them."""
+        if "losses after the step" in self.spec.needs:
+            self.method.update(losses)

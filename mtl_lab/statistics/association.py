@@ -1,11 +1,12 @@
-"""Does one measurement of pairs of tasks go with another? Rank correlation that knows that pairs share tasks.
+"""Rank correlation between two measurements of pairs of tasks, with intervals that allow for shared tasks.
 
-With K tasks there are K(K-1)/2 pairs, but no more than K independent things: a task that is hard to learn beside others
-shows in K-1 pairs at once. Textbook intervals and p values take the pairs for independent and come out too narrow.
+K tasks form K(K-1)/2 pairs, but only K of the things measured are independent: a task that is hard to learn beside
+others affects K-1 pairs at once. Textbook intervals and p values treat the pairs as independent and are too narrow.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy import special, stats
@@ -13,12 +14,13 @@ from scipy import special, stats
 
 @dataclass(frozen=True)
 class Association:
-    """Spearman's rank correlation with its interval and permutation p.
+    """Spearman's rank correlation with its interval and permutation p value.
 
-    rho        over all pairs; low, high: 95 % by leaving out one task at a time, on Fisher's z scale.
-    p          two-sided: how often relabelling the tasks of one measurement gives a correlation as large; None where
-               a third measurement is held fixed.
-    pairs      how many; tasks: among how many.
+    rho        correlation over all pairs, in [-1, 1].
+    low, high  its interval, from leaving out one task at a time, on Fisher's z scale.
+    p          two-sided: how often relabelling the tasks of one measurement gives a correlation at least as large;
+               None where a third measurement is held fixed.
+    pairs      number of pairs; tasks: number of tasks.
     """
 
     rho: float
@@ -30,7 +32,7 @@ class Association:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float] | None = None) -> float:
-    """Spearman's ρ, or the partial ρ with a third measurement held fixed; NaN where something does not vary."""
+    """Spearman's ρ, or the partial ρ with a third measurement held fixed; NaN if one of them does not vary."""
     a, b = (stats.rankdata(values) for values in (x, y))
     a, b = a - a.mean(), b - b.mean()
     if given is not None:
@@ -38,30 +40,34 @@ def rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[flo
         c = c - c.mean()
         if not c @ c > 0:
             return float("nan")
-        whole = [a @ a, b @ b]
+        squares = [a @ a, b @ b]
         a, b = (values - c * (values @ c) / (c @ c) for values in (a, b))
-        if a @ a < 1e-12 * whole[0] or b @ b < 1e-12 * whole[1]:  # nothing is left but rounding
+        if a @ a < 1e-12 * squares[0] or b @ b < 1e-12 * squares[1]:  # only rounding remains
             return float("nan")
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else float("nan")
 
 
 def between_pairs(x, y, pairs, given=None, permutations: int = 2000, seed: int = 0, level: float = 0.95) -> Association:
-    """Association of two measurements of the same pairs of tasks, as it is or with a third one held fixed.
+    """Association of two measurements of the same pairs of tasks; with `given`, a third one is held fixed.
 
-    x, y   one number per pair, as is `given`; pairs: (i, j) of each, i ≠ j, every pair of the tasks once.
-    Interval: the jackknife over tasks (leaving out a task leaves out its K-1 pairs), t with K-1 degrees of freedom.
-    p: Mantel's test, `permutations` relabellings of the tasks of x. (Mantel, Cancer Research 27, 1967.)
-    ValueError: lengths that differ, NaN, pairs that are missing or double, fewer than four tasks.
+    x, y, given  one number per pair.
+    pairs        (i, j) of each number, i ≠ j; every pair of the tasks occurs once.
+
+    The interval is the jackknife over tasks (leaving out a task leaves out its K-1 pairs), t with K-1 degrees of
+    freedom. The p value is Mantel's test with `permutations` relabellings of the tasks of x (Mantel, Cancer Research
+    27, 1967). ValueError: lengths that differ, NaN, pairs that are missing or double, fewer than four tasks.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     third = None if given is None else np.asarray(given, dtype=float)
     pairs = [tuple(sorted(pair)) for pair in pairs]
     tasks = sorted({task for pair in pairs for task in pair})
-    wanted = {(a, b) for place, a in enumerate(tasks) for b in tasks[place + 1 :]}
-    if not len(x) == len(y) == len(pairs) or set(pairs) != wanted or len(wanted) != len(pairs):
-        raise ValueError(f"expected each pair of {len(tasks)} tasks once, {len(wanted)} numbers in x and y; got "
-                         f"{len(set(pairs))} pairs, {len(x)} and {len(y)} numbers")  # fmt: skip
+    expected = list(combinations(tasks, 2))
+    if not len(x) == len(y) == len(pairs) or sorted(pairs) != expected:
+        raise ValueError(
+            f"expected each pair of {len(tasks)} tasks once, {len(expected)} numbers in x and y; "
+            f"got {len(set(pairs))} pairs, {len(x)} and {len(y)} numbers"
+        )
     if third is not None and (len(third) != len(x) or not np.isfinite(third).all()):
         raise ValueError(f"expected {len(x)} finite numbers to hold fixed, got {third}")
     if len(tasks) < 4 or not (np.isfinite(x).all() and np.isfinite(y).all()):
@@ -69,7 +75,7 @@ def between_pairs(x, y, pairs, given=None, permutations: int = 2000, seed: int =
     rho = rank_correlation(x, y, third)
     without = []
     for task in tasks:
-        kept = [place for place, pair in enumerate(pairs) if task not in pair]
+        kept = [n for n, pair in enumerate(pairs) if task not in pair]
         without.append(_z(rank_correlation(x[kept], y[kept], None if third is None else third[kept])))
     K = len(tasks)
     spread = np.sqrt((K - 1) / K * np.sum((np.array(without) - np.mean(without)) ** 2))
@@ -77,27 +83,31 @@ def between_pairs(x, y, pairs, given=None, permutations: int = 2000, seed: int =
     low, high = float(np.tanh(_z(rho) - half)), float(np.tanh(_z(rho) + half))
     if third is not None:
         return Association(rho, low, high, None, len(pairs), K)
-    matrix = np.zeros((K, K))
-    i, j = (np.array([tasks.index(pair[side]) for pair in pairs]) for side in (0, 1))
-    matrix[i, j] = matrix[j, i] = stats.rankdata(x)
-    random, ranks = np.random.default_rng(seed), stats.rankdata(y)
-    orders = [random.permutation(K) for _ in range(permutations)]
-    found = np.abs([rank_correlation(matrix[order[i], order[j]], ranks) for order in orders])
-    p = (1 + np.sum(found >= abs(rho) - 1e-12)) / (1 + permutations) if np.isfinite(rho) else np.nan
+    a, b = (stats.rankdata(values) - (len(pairs) + 1) / 2 for values in (x, y))
+    matrix, (i, j) = np.zeros((K, K)), np.array([[tasks.index(task) for task in pair] for pair in pairs]).T
+    matrix[i, j] = matrix[j, i] = a
+    random = np.random.default_rng(seed)
+    orders = np.array([random.permutation(K) for _ in range(permutations)])
+    products = np.abs(matrix[orders[:, i], orders[:, j]] @ b)  # relabelling changes no length: ρ is this, rescaled
+    p = (1 + np.sum(products >= abs(a @ b) - 1e-9)) / (1 + permutations) if np.isfinite(rho) else np.nan
     return Association(rho, low, high, float(p), len(pairs), K)
 
 
 def over_items(x, y, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
-    """Rank correlation of two measurements of N separate things, and its percentile bootstrap interval over them.
+    """(ρ, low, high): rank correlation of two measurements (N,) of independent items, with its bootstrap interval.
 
-    Draws in which one of the two does not vary are left out. ValueError: lengths that differ, fewer than four things.
+    The interval is the percentile bootstrap over the items; resamples in which a measurement does not vary are left
+    out. ValueError: lengths that differ, fewer than four items.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if len(x) != len(y) or len(x) < 4:
         raise ValueError(f"expected two lists of one length, four or more, got {len(x)} and {len(y)}")
     random = np.random.default_rng(seed)
-    found = np.array([rank_correlation(x[i], y[i]) for i in random.integers(len(x), size=(draws, len(x)))])
-    low, high = np.quantile(found[np.isfinite(found)], [0.5 - level / 2, 0.5 + level / 2])
+    chosen = random.integers(len(x), size=(draws, len(x)))
+    a, b = (stats.rankdata(values[chosen], axis=1) - (len(x) + 1) / 2 for values in (x, y))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a measurement does not vary
+        rhos = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    low, high = np.quantile(rhos[np.isfinite(rhos)], [0.5 - level / 2, 0.5 + level / 2])
     return rank_correlation(x, y), float(low), float(high)
 
 

@@ -1,4 +1,4 @@
-"""Rank correlation between measurements of pairs of tasks: right by hand, and honest where pairs share tasks."""
+"""Rank correlation between measurements of pairs of tasks: against SciPy, and where pairs share tasks."""
 
 from itertools import combinations
 
@@ -23,34 +23,34 @@ def test_a_monotone_relation_is_seen_in_both_directions():
     random = np.random.default_rng(1)
     x = random.standard_normal(len(PAIRS))
     for sign in (1, -1):
-        found = between_pairs(x, sign * np.exp(x), PAIRS, permutations=200)
-        assert found.rho == pytest.approx(sign) and found.p == pytest.approx(1 / 201)
-        assert found.pairs == 36 and found.tasks == 9
+        result = between_pairs(x, sign * np.exp(x), PAIRS, permutations=200)
+        assert result.rho == pytest.approx(sign) and result.p == pytest.approx(1 / 201)
+        assert result.pairs == 36 and result.tasks == 9
 
 
 def test_order_of_pairs_and_of_their_ends_does_not_matter():
     random = np.random.default_rng(2)
     x, y = random.standard_normal((2, len(PAIRS)))
     order = random.permutation(len(PAIRS))
-    turned = [PAIRS[place][::-1] for place in order]
+    turned = [PAIRS[n][::-1] for n in order]
     first, second = between_pairs(x, y, PAIRS), between_pairs(x[order], y[order], turned)
     assert (first.rho, first.low, first.high) == pytest.approx((second.rho, second.low, second.high))
     assert first.p == pytest.approx(second.p, abs=0.05)
 
 
 def test_effects_of_single_tasks_do_not_pass_for_evidence():
-    """Both measurements are sums of unrelated effects of the two tasks, so pairs are far from independent.
+    """Both measurements are sums of unrelated effects of the two tasks, so that pairs are far from independent.
 
-    The p value for independent pairs is below 0.05 in about a third of such draws; ours may be in about a twentieth.
+    The p value for independent pairs is below 0.05 in about a third of such tables; ours should be in a twentieth.
     """
     random, ours, naive, covered, draws = np.random.default_rng(3), 0, 0, 0, 150
     for _ in range(draws):
         a, b = random.standard_normal((2, 9))
         x, y = (np.array([effect[i] + effect[j] for i, j in PAIRS]) for effect in (a, b))
-        found = between_pairs(x, y, PAIRS, permutations=99, seed=int(random.integers(1 << 30)))
-        ours, naive = ours + (found.p <= 0.05), naive + (stats.spearmanr(x, y).pvalue <= 0.05)
-        covered += found.low <= 0 <= found.high
-    assert naive > 0.2 * draws, "the trap is there"
+        result = between_pairs(x, y, PAIRS, permutations=99, seed=int(random.integers(1 << 30)))
+        ours, naive = ours + (result.p <= 0.05), naive + (stats.spearmanr(x, y).pvalue <= 0.05)
+        covered += result.low <= 0 <= result.high
+    assert naive > 0.2 * draws, "the textbook p value is wrong for such pairs"
     assert ours < 0.12 * draws and covered > 0.85 * draws
 
 
@@ -83,7 +83,7 @@ def test_partial_correlation_takes_out_what_a_third_measurement_explains():
         between_pairs(x, y, PAIRS, given=third[:-1])
 
 
-def test_interval_over_things_covers_and_narrows():
+def test_interval_over_items_covers_and_narrows():
     random, covered, widths = np.random.default_rng(4), 0, {}
     for n in (20, 80):
         wide = []
@@ -102,5 +102,5 @@ def test_interval_over_things_covers_and_narrows():
 
 def test_a_measurement_that_does_not_vary_has_no_p():
     pairs = list(combinations("abcde", 2))
-    found = between_pairs(np.ones(10), np.arange(10.0), pairs)
-    assert np.isnan([found.rho, found.p]).all()
+    result = between_pairs(np.ones(10), np.arange(10.0), pairs)
+    assert np.isnan([result.rho, result.p]).all()

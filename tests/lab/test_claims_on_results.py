@@ -17,21 +17,23 @@ def table_verdict(shift=None, state="judged", reasons=()):
     """A verdict on P1 with made-up Δm: `shift` row -> mean difference to the reference, in points."""
     table, random = experiments.TABLES["multi_fashion_mnist"]("small"), np.random.default_rng(0)
     common = random.standard_normal(10)
-    delta = {row.name: dict(enumerate(common + 0.1 * random.standard_normal(10) + (shift or {}).get(row.name, 0)))
-             for row in table.shared()}  # fmt: skip
+    delta = {}
+    for row in table.shared():
+        noise = 0.1 * random.standard_normal(10) + (shift or {}).get(row.name, 0)
+        delta[row.name] = dict(enumerate(common + noise))
     differences, words = compare(table, delta)
-    rows = {
-        row.name: RowVerdict(row.name, row.title, row.control, "judged", (), words.get(row.name, ""), "10 of 10",
-                                    delta=delta.get(row.name, {}), difference=differences.get(row.name))
-        for row in table.rows
-    }  # fmt: skip
+    rows = {}
+    for row in table.rows:
+        numbers = {"delta": delta.get(row.name, {}), "difference": differences.get(row.name)}
+        word = words.get(row.name, "")
+        rows[row.name] = RowVerdict(row.name, row.title, row.control, "judged", (), word, "10 of 10", **numbers)
     rows["recon_cagrad"] = replace(rows["recon_cagrad"], state=state, reasons=tuple(reasons))
     return TableVerdict(table, rows, True, (), [])
 
 
 def verdict_of(name, paper, verdict):
-    (found,) = [v for v in verdicts.verdicts(paper, lambda *_: verdict) if v.claim["id"] == name]
-    return found
+    (claimed,) = [v for v in verdicts.verdicts(paper, lambda *_: verdict) if v.claim["id"] == name]
+    return claimed
 
 
 SPLITS = {"recon_equal": 1.0, "recon_pcgrad": 1.0, "recon_cagrad": 1.0}
@@ -50,40 +52,36 @@ SPLITS = {"recon_equal": 1.0, "recon_pcgrad": 1.0, "recon_cagrad": 1.0}
 def test_a_reduced_scope_says_consistent_or_not(only_p1, shift, word):
     verdict = verdict_of("recon-improves-rerun-mfm", "recon", table_verdict(shift))
     assert verdict.outcome == word and len(verdict.checks) == 3
-    assert verdict.checks[0].text.startswith("recon_equal against equal: +") and "10 seeds, margin 0.3" in (
-        verdict.checks[0].text
-    )
+    text = verdict.checks[0].text
+    assert text.startswith("recon_equal against equal: +") and "10 seeds, margin 0.3" in text
 
 
 @pytest.fixture
 def only_p1(monkeypatch):
-    """All claims but those on P1 rest on no results here."""
+    """Only the claims on Multi-Fashion+MNIST."""
+
+    def on_p1(claim):
+        return isinstance(claim["results"], dict) and claim["results"]["experiment"] == "multi_fashion_mnist"
+
     load = verdicts.load
-    monkeypatch.setattr(
-        verdicts,
-        "load",
-        lambda paper: [
-            c
-            for c in load(paper)
-            if isinstance(c["results"], dict) and c["results"]["experiment"] == "multi_fashion_mnist"
-        ],
-    )
+    monkeypatch.setattr(verdicts, "load", lambda paper: [claim for claim in load(paper) if on_p1(claim)])
 
 
 @pytest.mark.parametrize(("shift", "word"), [(1.0, "holds on this problem"), (-1.0, "does not hold on this problem")])
 def test_another_problem_never_says_reproduced(only_p1, shift, word):
     verdict = table_verdict({"sam_gs": shift})
-    found = verdict_of("samgs-better-static-mfm", "sam_gs", verdict)
-    assert found.outcome == word
+    claimed = verdict_of("samgs-better-static-mfm", "sam_gs", verdict)
+    assert claimed.outcome == word
     d = verdict.rows["sam_gs"].difference  # the interval is the table's own, adjusted over all of its rows
-    assert f"[{d.low:+.2f}, {d.high:+.2f}]" in found.checks[0].text
+    assert f"[{d.low:+.2f}, {d.high:+.2f}]" in claimed.checks[0].text
     assert verdict_of("samgs-better-mfm", "sam_gs", verdict).outcome == word
 
 
 def test_what_rests_on_a_void_row_is_void(only_p1):
-    verdict = table_verdict(SPLITS, "void", ["9 of 10 runs are here; missing: seed 3"])
-    found = verdict_of("recon-improves-rerun-mfm", "recon", verdict)
-    assert found.outcome == "void" and found.reasons == ("row recon_cagrad: 9 of 10 runs are here; missing: seed 3",)
+    why = "9 of 10 runs are here; missing: seed 3"
+    verdict = table_verdict(SPLITS, "void", [why])
+    claimed = verdict_of("recon-improves-rerun-mfm", "recon", verdict)
+    assert claimed.outcome == "void" and claimed.reasons == (f"row recon_cagrad: {why}",)
     assert verdict_of("recon-beats-random-layers-rerun", "recon", verdict).outcome != "void"
 
 
@@ -97,26 +95,27 @@ def test_rows_and_margins_of_claims_are_those_of_their_tables():
                 assert {name for pair in verdicts.pairs(claim) for name in pair} <= {row.name for row in table.shared()}
 
 
-@pytest.mark.parametrize(("change", "message"), [({"margin": 0.1}, "its table has 0.3"), ({"row": "magic"}, "no rows")])
-def test_a_claim_that_does_not_fit_its_table_is_refused(only_p1, monkeypatch, change, message):
-    load = verdicts.load
-
-    def changed(paper):
-        (claim,) = [c for c in load(paper) if c["id"] == "samgs-better-static-mfm"]
-        if "margin" in change:
-            return [claim | change]
-        return [claim | {"results": claim["results"] | change}]
-
-    monkeypatch.setattr(verdicts, "load", changed)
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        (None, {"margin": 0.1}, "its table has 0.3"),
+        ("results", {"row": "magic"}, "no rows"),
+        ("rule", {"seeds": 9}, "its rule says 9 seeds"),
+    ],
+)
+def test_a_claim_that_does_not_fit_its_table_is_refused(monkeypatch, field, change, message):
+    (claim,) = [c for c in verdicts.load("sam_gs") if c["id"] == "samgs-better-static-mfm"]
+    changed = claim | ({field: claim[field] | change} if field else change)
+    monkeypatch.setattr(verdicts, "load", lambda paper: [changed])
     with pytest.raises(ValueError, match=message):
         verdicts.verdicts("sam_gs", lambda *_: table_verdict())
 
 
 def test_committed_claims_rest_on_sound_results():
     """What is void must not pass silently."""
-    found = [v for paper in ("recon", "sam_gs", "rotograd") for v in verdicts.verdicts(paper) if v.reasons]
-    assert not [(v.claim["id"], v.outcome, v.reasons) for v in found if v.outcome != verdicts.OPEN]
-    assert all("training goes on" in reason for v in found for reason in v.reasons)
+    judged = [v for paper in ("recon", "sam_gs", "rotograd") for v in verdicts.verdicts(paper) if v.reasons]
+    assert not [(v.claim["id"], v.outcome, v.reasons) for v in judged if v.outcome != verdicts.OPEN]
+    assert all("training goes on" in reason for v in judged for reason in v.reasons)
 
 
 @pytest.fixture
@@ -157,14 +156,14 @@ def test_a_claim_on_stability_compares_spreads():
     assert verdicts.pairs(claim) == [("sam_gs", name) for name in names[1:]]
 
     def judged(spread, seeds=20):
-        draw = np.random.default_rng(0)
-        delta = {n: dict(enumerate((spread if n == "sam_gs" else 1.0) * draw.normal(size=seeds))) for n in names}
+        random = np.random.default_rng(0)
+        delta = {n: dict(enumerate((spread if n == "sam_gs" else 1.0) * random.normal(size=seeds))) for n in names}
         rows = {n: SimpleNamespace(state="judged", delta=delta[n], runs=f"{seeds} of {seeds}") for n in names}
         return lambda *where: SimpleNamespace(table=experiments.TABLES["qm9"]("tiny"), rows=rows, reasons=())
 
-    found = {spread: verdicts._judge("sam_gs", claim, judged(spread)) for spread in (0.2, 1.0, 5.0)}
-    words = [verdict.outcome for verdict in found.values()]
+    by_spread = {spread: verdicts._judge("sam_gs", claim, judged(spread)) for spread in (0.2, 1.0, 5.0)}
+    words = [verdict.outcome for verdict in by_spread.values()]
     assert words == ["holds on this problem", "undecided", "does not hold on this problem"]
-    assert all("20 seeds, ratio of standard deviations 0." in check.text for check in found[0.2].checks)
+    assert all("20 seeds, ratio of standard deviations 0." in check.text for check in by_spread[0.2].checks)
     few = verdicts._judge("sam_gs", claim, judged(1.0, seeds=10))
     assert few.outcome == verdicts.OPEN and few.reasons == ("training goes on: 10 of 20 seeds are here",)

@@ -1,6 +1,7 @@
 """Two-dimensional problems: their optima, their Pareto sets, and the batched paths against the one-at-a-time ones."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from mtl_lab.landscapes import closed_forms, problems
 from mtl_lab.landscapes.descent import side_by_side, trajectories
 from mtl_lab.landscapes.problems import LANDSCAPES
 
-NAMES = list(LANDSCAPES)
 OPTIONS = {"static": {"weights": [0.3, 1.7]}, "dwa": {"window": 2}}
 RANDOM = [name for name in closed_forms.names() if methods.find(name).random and name not in ("pcgrad", "gradvac")]
 OF_LOSSES = [name for name in closed_forms.names() if methods.find(name).kind == methods.KINDS[0] and name != "equal"]
@@ -34,27 +34,19 @@ def descend(landscape, start, steps=4000, rate=0.01):
     return point.detach()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_those_of_each_loss(name):
-    landscape = LANDSCAPES[name]
-    where = points(6).reshape(2, 3, 2)
-    losses, gradients = landscape.gradients(where)
-    for place in [(0, 0), (1, 2)]:
-        for k in range(2):
-            point = where[place].clone().requires_grad_()
-            loss = landscape.losses(point)[k]
-            loss.backward()
-            assert losses[place][k] == loss
-            torch.testing.assert_close(gradients[place][k], point.grad)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_optima_of_the_sum(name):
-    landscape = LANDSCAPES[name]
-    for optimum in landscape.optima:
-        x, y = optimum
-        found = descend(landscape, (x + 0.1, y + 0.1), steps=700)
-        assert found.tolist() == pytest.approx(optimum, abs=2e-4)
+@pytest.mark.parametrize("landscape", LANDSCAPES.values(), ids=list(LANDSCAPES))
+def test_gradients_and_optima_are_those_of_the_losses(landscape):
+    batch = points(6).reshape(2, 3, 2)
+    losses, gradients = landscape.gradients(batch)
+    for index, k in product([(0, 0), (1, 2)], range(2)):
+        point = batch[index].clone().requires_grad_()
+        loss = landscape.losses(point)[k]
+        loss.backward()
+        assert losses[index][k] == loss
+        torch.testing.assert_close(gradients[index][k], point.grad)
+    for x, y in landscape.optima:
+        end = descend(landscape, (x + 0.1, y + 0.1), steps=700)
+        assert end.tolist() == pytest.approx((x, y), abs=2e-4)
 
 
 def test_the_published_problems_have_their_known_values():
@@ -110,26 +102,22 @@ def test_ten_batched_paths_are_the_one_at_a_time_paths(name, method):
 
 @pytest.mark.parametrize("name", ["ravines", "samgs_1"])
 def test_methods_side_by_side_are_each_as_alone(name):
-    """Bit for bit, those that draw and those with state too, in any company and twice."""
+    """Bit for bit, random methods and those with state too, beside any others and twice."""
     landscape, starts = LANDSCAPES[name], points(5).reshape(5, 1, 2)
     left_out = "log_sum" if name.startswith("samgs") else ""  # needs positive losses
-    rows = [(row, OPTIONS.get(row, {})) for row in closed_forms.names() if row != left_out]
-    rows += [("graddrop", {}), ("sam_gs", {"gamma": 0.9})]
-    found = side_by_side(landscape, starts, rows, steps=12, every=5)
-    assert len(found) == len(rows)
-    for (method, options), paths in zip(rows, found, strict=True):
+    pairs = [(method, OPTIONS.get(method, {})) for method in closed_forms.names() if method != left_out]
+    pairs += [("graddrop", {}), ("sam_gs", {"gamma": 0.9})]
+    for (method, options), paths in zip(pairs, side_by_side(landscape, starts, pairs, steps=12, every=5), strict=True):
         alone = trajectories(landscape, starts, method, options=options, steps=12, every=5)
         assert torch.equal(paths.points, alone.points), method
         assert torch.equal(paths.steps, alone.steps) and torch.equal(paths.losses, alone.losses)
         assert paths.points.shape == (4, 5, 1, 2)
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    (("db_mtl", {}), "no batched rule"), (("rotograd", {}), "a landscape has none"),
-])  # fmt: skip
-def test_what_cannot_stand_beside_others_is_refused(row, message):
-    with pytest.raises(ValueError, match=message):
-        side_by_side(LANDSCAPES["bowls"], points(2), [("equal", {}), row], steps=1)
+def test_side_by_side_refuses_methods_without_a_batched_rule():
+    for method, message in (("db_mtl", "no batched rule"), ("rotograd", "a landscape has none")):
+        with pytest.raises(ValueError, match=message):
+            side_by_side(LANDSCAPES["bowls"], points(2), [("equal", {}), (method, {})], steps=1)
 
 
 ARGUMENTS = [{"gamma": 0.0}, {"gamma": 1.0}, {"beta1": 0.5}, {"beta2": 0.5}]
@@ -148,24 +136,28 @@ def test_batched_arguments_are_the_methods(options):
 
 
 CASES = {
-    "opposite": [[1.0, 0.0], [-2.0, 0.0]], "equal": [[1.0, 2.0], [1.0, 2.0]], "one zero": [[0.0, 0.0], [1.0, 1.0]],
-    "one inside": [[1.0, 0.0], [3.0, 0.5]], "right angle": [[1.0, 0.0], [0.0, 1.0]], "zero": [[0.0, 0.0]] * 2,
+    "opposite": [[1.0, 0.0], [-2.0, 0.0]],
+    "equal": [[1.0, 2.0], [1.0, 2.0]],
+    "one zero": [[0.0, 0.0], [1.0, 1.0]],
+    "one inside": [[1.0, 0.0], [3.0, 0.5]],
+    "right angle": [[1.0, 0.0], [0.0, 1.0]],
+    "zero": [[0.0, 0.0]] * 2,
     "cancel": [[1.0, -1.0], [-1.0, 1.0]],
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("method", [name for name in closed_forms.names() if name not in OF_LOSSES])
-def test_edges_of_the_closed_forms(method, case):
-    """The case itself, and a plain matrix after it: what the case left in the method's state."""
-    one, many = methods.make(method), closed_forms.rule(method, methods.make(method))
-    for rows in (CASES[case], CASES["right angle"]):
-        J = torch.tensor(rows, dtype=torch.float64)
-        torch.manual_seed(0)
-        expected = J.sum(0) if method == "equal" else one(J)
-        torch.manual_seed(0)
-        found = many(J[None], torch.ones(1, 2))[0]
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-4)
+def test_edges_of_the_closed_forms(method):
+    """Each case, and a plain matrix after it, which meets what the case left in the method's state."""
+    for name, case in CASES.items():
+        one, many = methods.make(method), closed_forms.rule(method, methods.make(method))
+        for matrix in (case, CASES["right angle"]):
+            J = torch.tensor(matrix, dtype=torch.float64)
+            torch.manual_seed(0)
+            expected = J.sum(0) if method == "equal" else one(J)
+            torch.manual_seed(0)
+            update = many(J[None], torch.ones(1, 2))[0]
+            torch.testing.assert_close(update, expected, rtol=1e-6, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("method", RANDOM)
@@ -173,7 +165,7 @@ def test_one_batched_path_of_a_random_method_is_that_path_alone(method):
     paths = [trajectories(LANDSCAPES["ravines"], points(1), method, steps=6, one_by_one=one).points for one in (0, 1)]
     torch.testing.assert_close(paths[0], paths[1], rtol=0, atol=1e-9)
     pair = trajectories(LANDSCAPES["ravines"], points(1).expand(2, 2), method, steps=6).points
-    assert (pair[-1, 0] != pair[-1, 1]).any(), "each path has draws of its own"
+    assert (pair[-1, 0] != pair[-1, 1]).any(), "each path has its random numbers"
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 8.0])
@@ -183,31 +175,33 @@ def test_fairgrad_for_two_tasks_at_every_angle_and_ratio(alpha):
     J = torch.zeros(angle.numel(), 2, 2, dtype=torch.float64)
     J[:, 0, 0] = 1
     J[:, 1] = (size * torch.stack([angle.cos(), angle.sin()])).flatten(1).T
-    found = closed_forms.rule("fairgrad", one)(J, torch.ones(len(J), 2))
-    torch.testing.assert_close(found, torch.stack([one(each) for each in J]), rtol=1e-6, atol=1e-12)
+    updates = closed_forms.rule("fairgrad", one)(J, torch.ones(len(J), 2))
+    torch.testing.assert_close(updates, torch.stack([one(each) for each in J]), rtol=1e-6, atol=1e-12)
 
 
-def test_gradvac_lives_through_parallel_gradients():
+def test_gradvac_stays_finite_for_parallel_gradients():
     """Its target reaches a cosine of one there, which rounding may take above one."""
     J = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     parallel = torch.stack([J, 3 * J], 1)
     for b in range(0, 400, 40):  # a method has one memory: one problem each
         one, many = methods.make("gradvac", beta=1.0), closed_forms.rule("gradvac", methods.make("gradvac", beta=1.0))
         for matrix in (parallel[b], parallel[b]):
-            found = many(matrix[None], torch.ones(1, 2))[0]
-            torch.testing.assert_close(found, one(matrix), rtol=1e-5, atol=1e-9)
+            update = many(matrix[None], torch.ones(1, 2))[0]
+            torch.testing.assert_close(update, one(matrix), rtol=1e-5, atol=1e-9)
     rule = closed_forms.rule("gradvac", methods.make("gradvac", beta=1.0))
     for _ in range(3):
         assert torch.isfinite(rule(parallel, torch.ones(400, 2))).all()
 
 
-@pytest.mark.parametrize("method", ["mgda_ub", "imtl_g_features", "aligned_mtl_ub"])
-def test_a_point_is_its_own_feature(method):
+NAMESAKES = [("mgda_ub", "mgda"), ("imtl_g_features", "imtl_g"), ("aligned_mtl_ub", "aligned_mtl")]
+
+
+@pytest.mark.parametrize("pair", NAMESAKES)
+def test_a_point_is_its_own_feature(pair):
     """At the features these methods see what their namesakes see at the parameters."""
-    namesake = {"mgda_ub": "mgda", "imtl_g_features": "imtl_g", "aligned_mtl_ub": "aligned_mtl"}[method]
-    paths = [trajectories(LANDSCAPES["samgs_1"], points(2), name, steps=5, one_by_one=True).points
-             for name in (method, namesake)]  # fmt: skip
-    torch.testing.assert_close(*paths, rtol=0, atol=1e-9)
+    landscape = LANDSCAPES["samgs_1"]
+    at_features, at_parameters = (trajectories(landscape, points(2), m, steps=5, one_by_one=True).points for m in pair)
+    torch.testing.assert_close(at_features, at_parameters, rtol=0, atol=1e-9)
 
 
 def test_a_method_without_a_closed_form_runs_as_well():
@@ -249,15 +243,14 @@ def test_a_scaled_landscape_keeps_its_pareto_set_and_moves_its_optimum():
     """The paper's loss weighting: with alpha L_1 + L_2 the optimum sits at theta_1 = 7 (alpha - 1) / (alpha + 1)."""
     for alpha in (0.5, 2.0):
         landscape, expected = problems.scaled(LANDSCAPES["samgs_1"], (alpha, 1)), 7 * (alpha - 1) / (alpha + 1)
-        found = descend(landscape, (expected + 0.1, -8.35), steps=500)
-        assert found[0].item() == pytest.approx(expected, abs=1e-3)
+        end = descend(landscape, (expected + 0.1, -8.35), steps=500)
+        assert end[0].item() == pytest.approx(expected, abs=1e-3)
         assert landscape.pareto is LANDSCAPES["samgs_1"].pareto and landscape.optima == ()
 
 
 def test_hessians_of_bowls_are_their_curvatures():
-    found = LANDSCAPES["ravines"].hessians(points(1)[0])
     expected = torch.tensor([[[3.0, 2.6], [2.6, 3.0]], [[3.0, -2.6], [-2.6, 3.0]]], dtype=torch.float64)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(LANDSCAPES["ravines"].hessians(points(1)[0]), expected)
 
 
 def test_jittered_starts_are_named_by_seed():

@@ -10,22 +10,22 @@ from torchjd import aggregation
 from mtl_core.methods import METHODS
 from mtl_lab.figures import method_card, plane
 
-AGGREGATIONS = [name for name, row in METHODS.items() if row.kind == "gradient aggregation"]
+AGGREGATIONS = [name for name, spec in METHODS.items() if spec.kind == "gradient aggregation"]
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_facts_are_those_of_the_registry(name):
-    row, text = METHODS[name], method_card.facts(name, 4).data
-    for argument, (value, source) in row.defaults.items():
+    spec, text = METHODS[name], method_card.facts(name, 4).data
+    for argument, (value, source) in spec.defaults.items():
         assert f"`{argument}` = {value:g} ({source})" in text
-    assert f"returns a {row.native_scale}" in text and f"at the {row.level}" in text
-    assert ("3 more backward" if row.level == "parameters" else "no more backward") in text
-    assert ("random numbers" in text) == row.random and all(code in text for code in row.presets)
+    assert f"returns a {spec.native_scale}" in text and f"at the {spec.level}" in text
+    assert ("3 more backward" if spec.level == "parameters" else "no more backward") in text
+    assert ("random numbers" in text) == spec.random and all(code in text for code in spec.presets)
 
 
 def test_suppliers():
-    own = {"norm_equalised", "mgda_ub", "imtl_g", "imtl_g_features", "nash_mtl", "fairgrad", "moco", "db_mtl", "sam_gs"}
-    assert {name for name in AGGREGATIONS if method_card.library_class(name) is None} == own | {"broken"}
+    ours = {"norm_equalised", "mgda_ub", "imtl_g", "imtl_g_features", "nash_mtl", "fairgrad", "moco", "db_mtl"}
+    assert {n for n in AGGREGATIONS if method_card.library_class(n) is None} == ours | {"sam_gs", "broken"}
     assert method_card.library_class("pcgrad") is aggregation.PCGradWeighting
     assert method_card.library_class("aligned_mtl").__name__ == "AlignedMTLWeighting"
     version = importlib.metadata.version("torchjd")
@@ -40,30 +40,30 @@ def test_papers_are_linked_and_keep_their_section():
     assert method_card.paper(METHODS["imtl_g"]) == METHODS["imtl_g"].paper
 
 
-def wedge(rows):
+def wedge(J):
+    """The corners of the areas that `plane` fills."""
     _, axis = plt.subplots()
-    J = torch.tensor(rows, dtype=torch.float64)
     plane.plane(axis, J)
-    found = [torch.tensor(patch.get_xy()) for patch in axis.patches]
+    corners = [torch.tensor(patch.get_xy()) for patch in axis.patches]
     plt.close("all")
-    return J, found
+    return corners
 
 
-@pytest.mark.parametrize("turn", range(8))
-def test_the_wedge_is_the_cone_of_directions_that_harm_no_task(turn):
-    angle = torch.tensor(turn * torch.pi / 4, dtype=torch.float64)
-    turned = torch.tensor([[angle.cos(), angle.sin()], [-angle.sin(), angle.cos()]])
-    rows = (torch.tensor([[2.0, 0.0], [-0.5, 1.0]], dtype=torch.float64) @ turned).tolist()
-    J, (corners,) = wedge(rows)
-    ways = corners[corners.norm(dim=1) > 0]
-    ways = ways / ways.norm(dim=1, keepdim=True)
-    assert (ways @ J.T).min() > -1e-2
-    spread = torch.rad2deg(torch.acos((ways @ ways.T).clamp(-1, 1))).max().item()
-    assert spread == pytest.approx(180 - 116.565, abs=0.3)  # the angle between the two gradients is 116.565 degrees
+def test_the_wedge_is_the_cone_of_directions_that_harm_no_task():
+    for turn in range(8):
+        angle = torch.tensor(turn * torch.pi / 4, dtype=torch.float64)
+        rotation = torch.tensor([[angle.cos(), angle.sin()], [-angle.sin(), angle.cos()]], dtype=torch.float64)
+        J = torch.tensor([[2.0, 0.0], [-0.5, 1.0]], dtype=torch.float64) @ rotation
+        (corners,) = wedge(J)
+        directions = corners[corners.norm(dim=1) > 0]
+        directions = directions / directions.norm(dim=1, keepdim=True)
+        assert (directions @ J.T).min() > -1e-2
+        spread = torch.rad2deg(torch.acos((directions @ directions.T).clamp(-1, 1))).max().item()
+        assert spread == pytest.approx(180 - 116.565, abs=0.3)  # the two gradients are 116.565 degrees apart
 
 
 def test_opposite_gradients_leave_no_wedge():
-    assert wedge([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]])[1] == []
+    assert wedge(torch.tensor([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]], dtype=torch.float64)) == []
 
 
 def test_angle_and_slopes():

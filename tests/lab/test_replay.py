@@ -1,4 +1,4 @@
-"""A replayed training is that of `training.fit`, and looking at it changes nothing."""
+"""A replayed training is that of `training.fit`, and observing it changes nothing."""
 
 from dataclasses import replace
 
@@ -10,10 +10,8 @@ from mtl_lab.probes.replay import _batches, replay
 from mtl_lab.runs import build
 from mtl_lab.runs.run import Run
 
-RUN = Run(
-    "multi_fashion_mnist", {"profile": "tiny", "train": 160}, model="lenet",
-    schedule={"epochs": 2, "batch_size": 64, "learning_rate": 0.05}, seed=3,
-)  # fmt: skip
+SCHEDULE = {"epochs": 2, "batch_size": 64, "learning_rate": 0.05}
+RUN = Run("multi_fashion_mnist", {"profile": "tiny", "train": 160}, model="lenet", schedule=SCHEDULE, seed=3)
 
 
 def test_it_is_the_training_of_fit():
@@ -23,8 +21,8 @@ def test_it_is_the_training_of_fit():
     seen = [s.losses for s in replay(RUN, 4)]
     for epoch in (0, 1):  # 160 examples make two batches of 64
         expected = torch.tensor(list(history.epochs[epoch]["train_loss"].values()))
-        found = torch.stack(seen[2 * epoch : 2 * epoch + 2]).mean(0).float()
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+        mean = torch.stack(seen[2 * epoch : 2 * epoch + 2]).mean(0).float()
+        torch.testing.assert_close(mean, expected, rtol=1e-6, atol=0)
 
 
 def test_losses_after_the_step_and_gradients():
@@ -33,26 +31,26 @@ def test_losses_after_the_step_and_gradients():
     model = build.build_model(RUN, problem)
     optimizer, _ = schedule.Schedule(**RUN.schedule).make(model.parameters())
     losses = [task.loss(o, t) for task, o, t in zip(problem.tasks, model(inputs), targets, strict=True)]
-    rows = [torch.autograd.grad(x, list(model.trunk.parameters()), retain_graph=True) for x in losses]
+    gradients = [torch.autograd.grad(x, list(model.trunk.parameters()), retain_graph=True) for x in losses]
     sum(losses).backward()
     optimizer.step()
     after = [task.loss(o, t).item() for task, o, t in zip(problem.tasks, model(inputs), targets, strict=True)]
     (seen,) = replay(RUN, 1)
     assert seen.after.tolist() == pytest.approx(after, rel=1e-6)
     assert seen.after.sum() < seen.losses.sum()
-    expected = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    expected = torch.stack([torch.cat([g.flatten() for g in parts]) for parts in gradients])
     torch.testing.assert_close(seen.gradients.matrix, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_looking_again_leaves_running_statistics_alone():
+def test_losses_after_the_step_leave_running_statistics_unchanged():
     run = replace(RUN, model="resnet18", model_options={"width": 4})
     problem = build.load_problem(run)
     model = build.build_model(run, problem)
     once = replace(run, schedule=run.schedule | {"epochs": 1})
     history = loop.fit(model, problem, "equal", schedule.Schedule(**once.schedule), seed=run.seed, test=False)
-    found = torch.stack([s.losses for s in replay(run, 2)]).mean(0).float()
+    mean = torch.stack([s.losses for s in replay(run, 2)]).mean(0).float()
     expected = torch.tensor(list(history.epochs[0]["train_loss"].values()))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(mean, expected, rtol=1e-5, atol=0)
     kept = {}
     for count in (1, 2):
         for _ in (walk := replay(run, count)):
@@ -62,9 +60,9 @@ def test_looking_again_leaves_running_statistics_alone():
 
 
 def test_batches():
-    found = list(_batches(10, 4, 0, 5))
-    assert len(found) == 5 and all(len(b) == 4 for b in found)
-    assert len(set(torch.cat(found[:2]).tolist())) == 8 and not torch.equal(found[0], found[2])
+    batches = list(_batches(10, 4, 0, 5))
+    assert len(batches) == 5 and all(len(b) == 4 for b in batches)
+    assert len(set(torch.cat(batches[:2]).tolist())) == 8 and not torch.equal(batches[0], batches[2])
     assert list(_batches(10, 4, 0, 0)) == []
     with pytest.raises(ValueError, match="a batch of 4 needs as many examples; there are 3"):
         list(_batches(3, 4, 0, 1))

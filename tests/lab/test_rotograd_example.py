@@ -15,30 +15,32 @@ torch.set_num_threads(1)
 @pytest.mark.parametrize(("optimizer", "objective"), [("sgd", "code"), ("adam", "code"), ("adam", "paper")])
 def test_the_batch_is_the_module_step_by_step(method, name, optimizer, objective):
     pair, seeds, steps = PAIRS[name], (3, 8), 30
-    found = study(pair, method, seeds=seeds, rates=(0.05, 0.01), starts=("identity", "haar"), steps=steps, every=1,
-                  learning_rate=0.01, optimizer=optimizer, objective=objective)  # fmt: skip
+    options = {"learning_rate": 0.01, "optimizer": optimizer, "objective": objective}
+    result = study(
+        pair, method, seeds=seeds, rates=(0.05, 0.01), starts=("identity", "haar"), steps=steps, every=1, **options
+    )
     b1, W2, b2, base = _initial(seeds, ("identity", "haar"), (2, 2, 2))
-    place = (1, 0, 1)  # Haar start, first rate, second seed
+    index = (1, 0, 1)  # Haar start, first rate, second seed
     trunk = nn.Sequential(nn.Linear(2, 10), nn.ReLU(), nn.Linear(10, 2)).double()
-    trunk[0].bias.data, trunk[2].weight.data, trunk[2].bias.data = b1[place], W2[place], b2[place]
-    model = methods.make(method, trunk=trunk, heads=[nn.Identity()] * 2, rotation_size=2, normalize_losses=True,
-                         objective=objective)  # fmt: skip
-    model.set_rotations(_rotation(base[place]))
+    trunk[0].bias.data, trunk[2].weight.data, trunk[2].bias.data = b1[index], W2[index], b2[index]
+    parts = {"trunk": trunk, "heads": [nn.Identity()] * 2, "rotation_size": 2}
+    model = methods.make(method, **parts, normalize_losses=True, objective=objective)
+    model.set_rotations(_rotation(base[index]))
     network = torch.optim.SGD(model.model_parameters(), lr=0.01)
-    own = list(model.rotation_parameters()) or [nn.Parameter(torch.zeros(1))]
-    rotations = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)(own, lr=0.05)
+    angles = list(model.rotation_parameters()) or [nn.Parameter(torch.zeros(1))]
+    rotations = (torch.optim.Adam if optimizer == "adam" else torch.optim.SGD)(angles, lr=0.05)
     decay = torch.optim.lr_scheduler.ExponentialLR(rotations, 0.99999)
     for t in range(steps):
         losses = pair.losses(torch.cat(model(torch.zeros(1, 2, dtype=torch.float64))))
-        torch.testing.assert_close(losses, found.losses[t][place], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(losses, result.losses[t][index], rtol=1e-6, atol=1e-7)
         network.zero_grad()
         rotations.zero_grad()
         model.backward(losses)
         network.step()
         rotations.step()
         decay.step()
-    assert found.steps.tolist() == list(range(steps + 1))
-    torch.testing.assert_close(torch.stack(model.rotations), found.rotations[-1][place], rtol=1e-5, atol=1e-6)
+    assert result.steps.tolist() == list(range(steps + 1))
+    torch.testing.assert_close(torch.stack(model.rotations), result.rotations[-1][index], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", list(PAIRS))
@@ -55,8 +57,8 @@ def test_both_tasks_can_be_solved_at_once_by_rotations_alone(name):
 def test_the_convex_pair_is_convex_and_the_other_is_not():
     def curvatures(name):
         points = torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
-        return torch.stack([torch.linalg.eigvalsh(torch.autograd.functional.hessian(PAIRS[name].phi, p))[0]
-                            for p in points])  # fmt: skip
+        hessians = [torch.autograd.functional.hessian(PAIRS[name].phi, p) for p in points]
+        return torch.linalg.eigvalsh(torch.stack(hessians))
 
     assert (curvatures("convex") > 0).all() and (curvatures("non_convex") < 0).any()
 

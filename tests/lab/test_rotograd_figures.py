@@ -16,8 +16,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="module")
 def path():
-    found = study(PAIRS["non_convex"], "rotograd", seeds=(0,), rates=(0.05,), starts=("haar",), steps=60, every=5)
-    return found.steps, found.z[:, 0, 0, 0], found.rotations[:, 0, 0, 0]
+    result = study(PAIRS["non_convex"], "rotograd", seeds=(0,), rates=(0.05,), starts=("haar",), steps=60, every=5)
+    return result.steps, result.z[:, 0, 0, 0], result.rotations[:, 0, 0, 0]
 
 
 def test_the_animation_turns_each_landscape_by_minus_its_angle(path):

@@ -1,4 +1,6 @@
-"""Every method's update at the same steps: angles and lengths by hand, one common training, identities as listed."""
+"""Every method's update at the same steps: angles and lengths by hand, one training for all, identities as listed."""
+
+from itertools import combinations
 
 import pytest
 import torch
@@ -27,8 +29,8 @@ def made_up(monkeypatch):
     """Register a method for the length of a test."""
 
     def register(name, make, **more):
-        row = Method(name, "Made up", "gradient aggregation", make, "sum", "this test", **more)
-        monkeypatch.setitem(METHODS, name, row)
+        spec = Method(name, "Made up", "gradient aggregation", make, "sum", "this test", **more)
+        monkeypatch.setitem(METHODS, name, spec)
 
     return register
 
@@ -58,8 +60,8 @@ def of_vectors(names, vectors, tasks):
     return Updates(names, (matrix @ matrix.T)[None], {})
 
 
-KNOWN = of_vectors(["sum", "twice", "left", "up", "none"],
-                   [[1, 1, 0], [2, 2, 0], [-1, 1, 0], [0, 0, 3], [0, 0, 0]], [[2, 0, 0], [-1, 1, 0]])  # fmt: skip
+UPDATES = {"sum": [1, 1, 0], "twice": [2, 2, 0], "left": [-1, 1, 0], "up": [0, 0, 3], "none": [0, 0, 0]}
+KNOWN = of_vectors(list(UPDATES), UPDATES.values(), [[2, 0, 0], [-1, 1, 0]])
 
 
 def test_lengths_angles_and_harm():
@@ -89,28 +91,28 @@ def test_coincidences_and_groups():
 # --- one common training
 
 
-def test_the_network_goes_the_way_of_the_plain_sum_and_all_see_its_gradients(made_up):
+def test_the_network_follows_the_plain_sum_and_all_methods_get_its_gradients(made_up):
     spy, problem, model, twin = Calls(), small_problem(3), small_model(3), small_model(3)
     made_up("spy", lambda: spy, needs=("gradients", "losses after the step"))
-    found = compared(3, 4, ["equal", "rotograd", "spy", "mgda"], model=model)
+    comparison = compared(3, 4, ["equal", "rotograd", "spy", "mgda"], model=model)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
     for step, (inputs, targets) in enumerate(batches(problem, 4)):
         features = twin.features(inputs)
         losses = [t.loss(o, y) for t, o, y in zip(problem.tasks, twin.outputs(features), targets, strict=True)]
         J = task_gradients(losses, twin, features)
         torch.testing.assert_close(spy.matrices[step], J.matrix)
-        torch.testing.assert_close(found.gram[step, 4:, 4:], J.matrix @ J.matrix.T)
+        torch.testing.assert_close(comparison.gram[step, 4:, 4:], J.matrix @ J.matrix.T)
         expected = 3 * methods.make("mgda")(J.matrix)  # a mean, brought to a sum
-        torch.testing.assert_close(found.lengths()[step, 3], expected.norm() / J.matrix.sum(0).norm())
+        torch.testing.assert_close(comparison.lengths()[step, 3], expected.norm() / J.matrix.sum(0).norm())
         J.assign(J.matrix.sum(0))
         optimizer.step()
         after = [t.loss(o, y) for t, o, y in zip(problem.tasks, twin(inputs), targets, strict=True)]
         torch.testing.assert_close(spy.after[step], torch.stack(after))
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other)
-    assert found.names == ["equal", "rotograd", "spy", "mgda"] and not found.reasons
-    torch.testing.assert_close(found.lengths()[:, [0, 2]], torch.ones(4, 2, dtype=torch.float64))
-    assert (found.angles()[:, 0] < 1e-5).all()
+    assert comparison.names == ["equal", "rotograd", "spy", "mgda"] and not comparison.reasons
+    torch.testing.assert_close(comparison.lengths()[:, [0, 2]], torch.ones(4, 2, dtype=torch.float64))
+    assert (comparison.angles()[:, 0] < 1e-5).all()
 
 
 def test_clipping_is_part_of_a_convention():
@@ -120,33 +122,33 @@ def test_clipping_is_part_of_a_convention():
     assert clipped.gram[0].diagonal()[:2].tolist() == pytest.approx([0.01, 0.01], rel=1e-4)
 
 
-def test_a_rotation_learns_while_the_network_goes_its_way():
+def test_a_rotation_learns_while_the_network_follows_the_plain_sum():
     start = compared(2, 1, ["rotate_only"])
     assert start.angles()[0, 0] < 1e-4  # at the identity it is the plain sum
     slow, fast = (compared(2, 30, ["rotate_only"], rate=rate) for rate in (1e-3, 1.0))
     assert slow.angles()[-1, 0] < 0.05 < 0.5 < fast.angles()[-1, 0]
 
 
-def test_what_one_method_draws_moves_no_other():
+def test_random_numbers_of_one_method_change_no_other():
     alone, among = compared(3, 3, ["rlw"]), compared(3, 3, ["graddrop", "pcgrad", "rlw"])
     torch.testing.assert_close(alone.lengths()[:, 0], among.lengths()[:, 2])
     weights = torch.linalg.solve(alone.gram[:, 1:, 1:], alone.gram[:, 1:, 0])
-    assert weights.std(0).min() > 0.01  # and the draws go on from step to step
+    assert weights.std(0).min() > 0.01  # and the random numbers differ from step to step
     other = compared(3, 3, ["rlw"], seed=1)
     assert (other.lengths() - alone.lengths()).abs().max() > 0.01
 
 
-def test_who_refuses_is_left_out_with_the_reason(made_up):
+def test_a_method_that_refuses_is_left_out_with_the_reason(made_up):
     def impossible(size):
         return None
 
     made_up("late", lambda: Calls(refuses_at=3))
     made_up("never", impossible)
-    found = compared(2, 4, ["pcgrad", "late", "never", "mgda"])
-    whole = compared(2, 4, ["pcgrad", "mgda"])
-    assert found.names == ["pcgrad", "mgda"] and found.reasons["late"] == "not this step"
-    assert "missing 1 required positional argument: 'size'" in found.reasons["never"]
-    torch.testing.assert_close(found.gram, whole.gram)
+    comparison = compared(2, 4, ["pcgrad", "late", "never", "mgda"])
+    without = compared(2, 4, ["pcgrad", "mgda"])
+    assert comparison.names == ["pcgrad", "mgda"] and comparison.reasons["late"] == "not this step"
+    assert "missing 1 required positional argument: 'size'" in comparison.reasons["never"]
+    torch.testing.assert_close(comparison.gram, without.gram)
     with pytest.raises(ValueError, match="nothing to compare: not this step"):
         compared(2, 4, ["late"])
     with pytest.raises(ValueError, match="there were no batches"):
@@ -167,25 +169,26 @@ def listed(same, *where):
 
 @pytest.mark.parametrize("K, where", [(2, ("anywhere", "two tasks")), (3, ("anywhere",))])
 def test_all_take_part_and_coincide_as_listed(K, where):
-    found = compared(K, 10)
+    comparison = compared(K, 10)
     M = len(METHODS)
-    assert found.names == list(METHODS) and found.reasons == {} and found.gram.shape == (10, M + K, M + K)
-    assert torch.isfinite(found.gram).all()
+    assert comparison.names == list(METHODS) and comparison.reasons == {}
+    assert comparison.gram.shape == (10, M + K, M + K)
+    assert torch.isfinite(comparison.gram).all()
     waiting = {("equal", "dwa")}  # the sum, until there are two windows of losses
     for same in ("vector", "direction"):
-        assert set(found.coincide(same)) == listed(same, *where) | waiting, same
+        assert set(comparison.coincide(same)) == listed(same, *where) | waiting, same
     assert compared(K, 52, ["equal", "dwa"]).coincide("direction") == []
 
 
 def test_on_a_landscape_the_features_are_the_parameters():
     landscape, run = LANDSCAPES["uneven_bowls"], {"steps": 12, "convention": "plain"}
     chosen = [n for n in METHODS if any(n in i.names for i in IDENTITIES)]
-    found, reasons = paths(landscape, landscape.starts[:2], chosen, **run)
+    paths_of, reasons = paths(landscape, landscape.starts[:2], chosen, **run)
     rotations = {n for n in chosen if METHODS[n].kind == "feature rotation"}
-    assert rotations and set(found) == set(chosen) - rotations and set(reasons) == rotations
+    assert rotations and set(paths_of) == set(chosen) - rotations and set(reasons) == rotations
     assert all("a landscape has none" in reason for reason in reasons.values())
-    same = {(one, other) for i, other in enumerate(found) for one in list(found)[:i]
-            if (found[one].points - found[other].points).abs().max() < 1e-9}  # fmt: skip
+    distances = {(a, b): paths_of[a].points - paths_of[b].points for a, b in combinations(paths_of, 2)}
+    same = {pair for pair, distance in distances.items() if distance.abs().max() < 1e-9}
     assert same == listed("vector", "two tasks", "anywhere", "features are the parameters")
 
 
