@@ -55,7 +55,7 @@ def out_of_order(root):
         line = rf'Table\("{table.extends or name}",.*margin={table.margin},'
         if git(root, "grep", "-q", "-E", line, f"{commits[0]}~1", "--", "mtl_core", "mtl_lab").returncode:
             found.append(f"{name}/{profile}: margin")
-        entry_of = {row.name: row.follows or row.name for row in table.rows}
+        entry_of = {row.name: row.reuses or row.name for row in table.rows}
         entries, known = json.loads(search.read_text())["rows"] if search.exists() else {}, set()
         extended, runs_of = file.with_name("extended.json"), {}
         for commit in commits:

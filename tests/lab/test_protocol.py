@@ -232,7 +232,7 @@ def test_a_search_in_parts_ends_where_a_whole_one_does(searched, tmp_path, monke
     monkeypatch.setattr(completion, "is_committed", lambda file: pytest.fail("evaluation before the search is whole"))
     monkeypatch.setenv("MTL_RUNS", str(root / "runs"))
     part = completion.complete_table(table, 1, 1, tmp_path, rows=["sam_gs"])
-    assert part.startswith("search.json is written, not yet whole.") and part.endswith("To be searched: static.")
+    assert part.startswith("search.json is written and not yet complete.") and part.endswith("To be searched: static.")
     first = committed.search_of(table, tmp_path)
     assert set(first["rows"]) == set(found["rows"]) - {"static"} and first["single_task_validation"]
     assert completion.complete_table(table, 1, 1, tmp_path, rows=["static"]).startswith("search.json is written.")

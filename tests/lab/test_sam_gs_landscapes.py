@@ -41,7 +41,7 @@ def test_the_studies_again_in_two_processes():
 
 
 def test_a_row_with_its_own_convention_is_not_drawn_beside_others():
-    with pytest.raises(ValueError, match="no clip, no factor K: a row with a convention of its own"):
+    with pytest.raises(ValueError, match="no clip, no factor K: expected rows with the landscape's convention"):
         sam_gs_landscapes.again(("SAM-GS", "SAM-GS, no clip, no factor K"), ("samgs_1",), steps=1)
 
 

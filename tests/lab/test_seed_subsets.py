@@ -100,7 +100,7 @@ def test_errors(change, size, text):
 
 @pytest.mark.parametrize("places", [(0, 1, 10), (-1, 0, 1)])
 def test_places_that_are_not_there(places):
-    with pytest.raises(ValueError, match="row 'a' has 10 seeds, got the places"):
+    with pytest.raises(ValueError, match="row 'a' has 10 seeds, got the indices"):
         seed_subsets.read_table(table(*NAMES), seeded(NAMES), places)
 
 
