@@ -75,7 +75,7 @@ def _of_row(expected: Sequence[Run], records: Sequence[Mapping]):
     wanted = {run.identity: run.seed for run in expected}
     counts = Counter(record["identity"] for record in records)
     if missing := [seed for identity, seed in wanted.items() if identity not in counts]:
-        yield f"{len(wanted) - len(missing)} of {len(wanted)} runs are here; missing: {_seeds(missing)}"
+        yield f"{len(wanted) - len(missing)} of {len(wanted)} runs are recorded; missing: {_seeds(missing)}"
     if twice := [wanted[identity] for identity, count in counts.items() if count > 1 and identity in wanted]:
         yield f"extra runs: {_seeds(twice)} more than once"
     extra = [record["config"]["seed"] for record in records if record["identity"] not in wanted]

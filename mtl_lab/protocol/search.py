@@ -54,7 +54,7 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
 
 def _search_rows(table, rows, ranking, baseline, entries, folder, workers) -> dict:
     """Search `rows`, add their entries to `entries`; task -> validation values of the chosen single-task networks."""
-    choices = {row.name: [table.resolve(row, c, ranking, baseline) for c in table.draws(row)] for row in rows}
+    choices = {row.name: [table.resolve(row, c, ranking, baseline) for c in table.configurations(row)] for row in rows}
     short = {row.name: [table.run(row, c, SHORT_SEED, 0.25) for c in choices[row.name]] for row in rows}
     short_records = train([run for runs in short.values() for run in runs], "search, short", folder, workers)
     scores, full = {}, {}  # row name -> score of each short run; row name -> index of a configuration -> full run

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import qmc
 
 
-def draw(space: Mapping, count: int, generator: np.random.Generator) -> list[dict]:
+def sample(space: Mapping, count: int, generator: np.random.Generator) -> list[dict]:
     """`count` configurations, name -> value, six significant digits.
 
     space  name -> ("log", low, high), ("uniform", low, high), ("choice", values), or ("simplex", K): weights that are

@@ -21,7 +21,7 @@ from mtl_lab.protocol import search_space
 from mtl_lab.runs.build import load_problem
 from mtl_lab.runs.run import Run
 
-DRAWS, KEPT = 8, 2  # configurations at a quarter of the length, and how many of them at full length
+TRIED, KEPT = 8, 2  # configurations at a quarter of the length, and how many of them at full length
 SHORT_SEED, FULL_SEED = 100, 101  # of the two search stages
 SEEDS = tuple(range(10))  # of the evaluation
 OTHER_SEEDS = 200  # the A/A row evaluates with seeds 200, 201, …
@@ -113,17 +113,17 @@ class Table:
 
     # --- search
 
-    def draws(self, row: Row) -> list[dict]:
+    def configurations(self, row: Row) -> list[dict]:
         """The configurations to try for a row: from one scrambled Sobol sequence, and from a second if `widened`."""
-        configurations = self._draws(row, self.rate, DRAWS)
+        configurations = self._sampled(row, self.rate, TRIED)
         if self.widened is not None:
             end, count = self.widened
-            configurations += self._draws(row, (self.rate[1], end), count, " widened")
+            configurations += self._sampled(row, (self.rate[1], end), count, " widened")
         return configurations
 
-    def _draws(self, row, rate, count, which=""):
+    def _sampled(self, row, rate, count, which=""):
         space = {"learning_rate": ("log", *rate), "weight_decay": ("choice", self.decay), **row.space}
-        return search_space.draw(space, count, numpy_generator(0, "search", f"{self.name} {row.name}{which}"))
+        return search_space.sample(space, count, numpy_generator(0, "search", f"{self.name} {row.name}{which}"))
 
     def rates(self) -> tuple[float, float]:
         """The whole range of the learning rate."""

@@ -39,7 +39,7 @@ with contextlib.redirect_stdout(printed):
         exec("".join(cell["source"]), names)
 
 table = experiments.TABLES["two_slopes"]("tiny")
-rows = {row.name: {"choice": table.draws(row)[0], "tried": []} for row in table.searched()}
+rows = {row.name: {"choice": table.configurations(row)[0], "tried": []} for row in table.searched()}
 search = {"table": table.name, "margin": table.margin, "rate": list(table.rates()), "rows": rows}
 random, factors, records = np.random.default_rng(0), {"broken": 1.5, "pcgrad": 0.8}, []
 for row, runs in completeness.expected_runs(table, search).items():
