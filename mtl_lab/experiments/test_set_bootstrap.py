@@ -9,12 +9,12 @@ not include this uncertainty; the bootstrap interval includes nothing else.
 """
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mtl_core.data import multi_fashion_mnist
 from mtl_core.tasks import Problem
 from mtl_lab import records
 from mtl_lab.files import write_atomically
@@ -101,10 +101,11 @@ def errors(task, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def sources_of(table: Table, problem: Problem):
-    """One source for each test example: the molecule itself, or (digit, garment) of a composite."""
-    if table.name != "multi_fashion_mnist":
+    """The source of each test example: itself, or the two images of a composite if the data set has `pairs`."""
+    data_set = import_module(f"mtl_core.data.{table.base.problem}")
+    if not hasattr(data_set, "pairs"):
         return np.arange(len(problem.test))
-    pairs = multi_fashion_mnist.pairs(profile=table.profile, seed=SEEDS[0], test=len(problem.test))["test"]
+    pairs = data_set.pairs(profile=table.profile, seed=SEEDS[0], test=len(problem.test))["test"]
     return pairs[:, 0], pairs[:, 1]
 
 

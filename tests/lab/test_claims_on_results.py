@@ -17,14 +17,25 @@ def table_verdict(shift=None, state="judged", reasons=()):
     """A verdict on P1 with made-up Δm: `shift` row -> mean difference to the reference, in points."""
     table, random = experiments.TABLES["multi_fashion_mnist"]("small"), np.random.default_rng(0)
     common = random.standard_normal(10)
-    delta = {row.name: dict(enumerate(common + 0.1 * random.standard_normal(10) + (shift or {}).get(row.name, 0)))
-             for row in table.shared()}  # fmt: skip
+    delta = {
+        row.name: dict(enumerate(common + 0.1 * random.standard_normal(10) + (shift or {}).get(row.name, 0)))
+        for row in table.shared()
+    }
     differences, words = compare(table, delta)
     rows = {
-        row.name: RowVerdict(row.name, row.title, row.control, "judged", (), words.get(row.name, ""), "10 of 10",
-                                    delta=delta.get(row.name, {}), difference=differences.get(row.name))
+        row.name: RowVerdict(
+            row.name,
+            row.title,
+            row.control,
+            "judged",
+            (),
+            words.get(row.name, ""),
+            "10 of 10",
+            delta=delta.get(row.name, {}),
+            difference=differences.get(row.name),
+        )
         for row in table.rows
-    }  # fmt: skip
+    }
     rows["recon_cagrad"] = replace(rows["recon_cagrad"], state=state, reasons=tuple(reasons))
     return TableVerdict(table, rows, True, (), [])
 
