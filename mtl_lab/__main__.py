@@ -8,8 +8,7 @@ import typer
 from filelock import FileLock, Timeout
 
 from mtl_core._names import did_you_mean
-from mtl_core.training.device import chosen_device
-from mtl_lab import completion, experiments, rerun
+from mtl_lab import experiments
 from mtl_lab.experiments import test_set_bootstrap
 from mtl_lab.protocol.table import SEEDS
 from mtl_lab.runs.store import Store
@@ -25,8 +24,8 @@ def known(what: str, name: str, names) -> None:
         stop(f"there is no {what} {name!r}{did_you_mean(name, names)} There are: {', '.join(names)}")
 
 
-def stop(said: str) -> None:
-    print(said, file=sys.stderr)
+def stop(message: str) -> None:
+    print(message, file=sys.stderr)
     raise typer.Exit(2)
 
 
@@ -34,33 +33,37 @@ def stop(said: str) -> None:
 def results(
     experiment: str,
     profile: Profile = "small",
-    seeds: Annotated[int | None, typer.Option(min=1, help="how many; left out: as the experiment says, or ten")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="how many; default: the experiment's number, or ten")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes of one torch thread each")] = os.cpu_count() or 1,
     row: Annotated[
         list[str] | None, typer.Option(help="search and evaluate this row of a table now; repeatable")
     ] = None,
 ) -> None:
-    """Train what the committed results of an experiment lack, and write each record as soon as it is finished."""
+    """Train the runs that the committed results of an experiment lack; write each record as soon as it is finished."""
+    from mtl_core.training.device import chosen_device  # commands that only read import no training code
+
     try:
         chosen_device()
     except ValueError as error:
         stop(str(error))
     known("experiment", experiment, [*experiments.TABLES, *experiments.GRIDS, *experiments.STUDIES])
     known("profile", profile, PROFILES)
-    where = f"results/{experiment}/{profile}"
+    folder = f"results/{experiment}/{profile}"
     lock = Store().root / "locks" / f"{experiment} {profile}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(lock, timeout=0):  # two that write one folder would each lose what the other has added
-            said = _complete(experiment, profile, seeds, workers, row)
+        with FileLock(lock, timeout=0):  # two processes that write one file would lose each other's records
+            summary = _complete(experiment, profile, seeds, workers, row)
     except Timeout:
-        stop(f"{where}: another `make results` is writing it; wait for that one, or stop it")
+        stop(f"{folder}: another `make results` is writing it; wait for that one, or stop it")
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
-    print(f"{where}: {said}")
+    print(f"{folder}: {summary}")
 
 
 def _complete(experiment, profile, seeds, workers, rows) -> str:
+    from mtl_lab import completion
+
     if experiment in experiments.TABLES:
         table = experiments.TABLES[experiment](profile)
         for name in rows or ():
@@ -69,13 +72,13 @@ def _complete(experiment, profile, seeds, workers, rows) -> str:
     if experiment in experiments.STUDIES:
         return experiments.STUDIES[experiment](profile)
     grid = experiments.GRIDS[experiment]
-    planned = grid.seeds if grid.seeds > 1 else len(SEEDS)  # one is the page's number, not that of reference results
+    planned = grid.seeds if grid.seeds > 1 else len(SEEDS)  # one seed is for a page, not for reference results
     return completion.complete_grid(experiment, grid(profile=profile, seeds=seeds or planned), workers)
 
 
 @app.command()
 def judge(experiment: str, profile: Profile = "small") -> None:
-    """Judge a committed table; ends with 1 if anything in it is void."""
+    """Judge a committed table; exit code 1 if anything in it is void."""
     known("table", experiment, experiments.TABLES)
     verdict = experiments.committed(experiment, profile)
     if verdict is None:
@@ -96,7 +99,9 @@ def again(
     seed: int = 0,
     profile: Profile = "small",
 ) -> None:
-    """Train one committed run again and compare it with its record; ends with 1 where a metric is beyond tolerance."""
+    """Train one committed run again and compare it with its record; exit code 1 if a metric is beyond tolerance."""
+    from mtl_lab import rerun
+
     try:
         record = rerun.recorded(experiment, profile, row, seed)
     except LookupError as error:
@@ -108,7 +113,7 @@ def again(
 
 @app.command()
 def bootstrap(experiment: str, profile: Profile = "small") -> None:
-    """Measure how far the choice of test examples moves one difference: two rows, one seed, resampled sources."""
+    """Measure how much the choice of test examples changes one difference: two rows, one seed, resampled sources."""
     known("table", experiment, experiments.TABLES)
     print(test_set_bootstrap.complete(experiments.TABLES[experiment](profile)))
 

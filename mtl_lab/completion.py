@@ -1,6 +1,6 @@
-"""Train what committed results lack: for a table first the search, then the evaluation; for a grid its plan.
+"""Trains the runs that committed results lack: of a table first the search, then the evaluation; of a grid its plan.
 
-Test data are read in the evaluation alone, and that begins only where git holds search.json as it is.
+Only the evaluation reads test data, and it begins only once the present search.json is committed.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ from mtl_lab.runs import grid
 
 
 def is_committed(file: Path) -> bool:
-    """Whether git holds the file as it is."""
+    """Whether the file is committed and unchanged since."""
     git = ["git", "-C", str(file.parent)]
     known = subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True)
     clean = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", file.name], capture_output=True)
@@ -31,9 +31,9 @@ def complete_table(
     root: Path = records.ROOT,
     rows: Collection[str] | None = None,
 ) -> str:
-    """Search, then, once search.json is committed, evaluate; a sentence that says what was done.
+    """Search, then, once search.json is committed, evaluate. Returns a sentence about what was done.
 
-    rows  names of the rows to search and to evaluate now, None for all. Nothing is evaluated before all are searched.
+    rows  names of the rows to search or to evaluate now; None: all. No row is evaluated before all are searched.
     """
     file = records.folder(table.name, table.profile, root) / "search.json"
     known = (committed.search_of(table, root) or {}).get("rows", {})
@@ -44,19 +44,19 @@ def complete_table(
         note = f" At the edge of the range of rates: {', '.join(edges)}." if edges else ""
         if waiting := set(wanted) - set(committed.search_of(table, root)["rows"]):
             left = [row for row in wanted if row in waiting]
-            return f"search.json is written, not yet whole.{note} To be searched: {', '.join(left)}."
+            return f"search.json is written and not yet complete.{note} To be searched: {', '.join(left)}."
         return f"search.json is written.{note} Commit it, then run the same command again: it reads the test data."
     if not is_committed(file):
-        return "search.json is not committed as it is: commit it first; test data are read after that alone."
+        return "search.json is not committed in its present state: commit it first, then test data may be read."
     if edges := [row for row, entry in known.items() if entry["at_edge"]]:
-        said = f"Nothing is evaluated: a rate lies at the edge of its range for {', '.join(edges)}."
-        return f"{said} Widen its range for all rows, remove search.json and search again."
+        reason = f"Nothing is evaluated: a rate lies at the edge of its range for {', '.join(edges)}."
+        return f"{reason} Widen its range for all rows, remove search.json and search again."
     count = evaluate(table, seeds, workers, root, rows)
     return f"{len(committed.load(table, root))} records, {count} trained now."
 
 
 def complete_grid(name: str, plan: Grid, workers: int = 1, root: Path = records.ROOT) -> str:
-    """Train what the plan names and runs.jsonl lacks, until it asks for no more; a sentence that says what was done."""
+    """Train the runs of the plan that runs.jsonl lacks, until it names no more. Returns a sentence about it."""
     file, count = records.folder(name, plan.profile, root) / "runs.jsonl", 0
     while True:
         recorded = records.load(name, plan.profile, root)
@@ -74,6 +74,6 @@ def complete_grid(name: str, plan: Grid, workers: int = 1, root: Path = records.
         def keep(record, missing=missing):
             records.add(records.compact(record, missing[record["identity"]][0]), file)
 
-        # Seed by seed: what is cut off has whole seeds.
+        # Seed by seed, so that an interrupted grid has the same seeds in every row.
         ordered = sorted((run for _, run in missing.values()), key=lambda run: run.seed)
         grid.grid(ordered, workers, finished=keep)

@@ -1,4 +1,4 @@
-"""Text files that a kill at any moment leaves either done or as they were."""
+"""Writes text files so that an interruption leaves either the old or the new content, never a part."""
 
 import os
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Records of finished runs, committed as text under `results/EXPERIMENT/PROFILE/`.
 
-runs.jsonl      one finished run a line, sorted by the name of its table row and by seed
-search.json     what was tried for each row of a table, and what was chosen; committed before test data are read
-attempts.jsonl  every run of search and evaluation as it ended, in order, append-only
+runs.jsonl      one finished run per line, sorted by the name of its table row and by seed
+search.json     the configurations tried and chosen for each row of a table; committed before test data are read
+attempts.jsonl  how each run of search and evaluation ended, in order, append-only
 
 `python -m mtl_lab results` writes them, verdicts read them, `make run` never touches them. A record is never edited: a
 correction appends a record whose `supersedes` is the `key` of the one that it replaces. A test compares each record
@@ -26,7 +26,7 @@ def folder(experiment: str, profile: str, root: Path = ROOT) -> Path:
 
 
 def load(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
-    """The valid records of an experiment, in the file's order; [] where there are none yet."""
+    """The valid records of an experiment, in the file's order; [] while there are none."""
     return valid(read_lines(folder(experiment, profile, root) / "runs.jsonl"))
 
 
@@ -43,12 +43,12 @@ def key(record: Mapping) -> str:
 
 
 def by_row(experiment: str, profile: str, root: Path = ROOT) -> dict[str, dict]:
-    """Row name -> its one record, for studies that have one record a row."""
+    """Row name -> its record, for studies that have one record per row."""
     return {record["row"]: record for record in load(experiment, profile, root)}
 
 
 def attempts(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
-    """How every run of search and evaluation ended, in order."""
+    """How each run of search and evaluation ended, in order."""
     return read_lines(folder(experiment, profile, root) / "attempts.jsonl")
 
 
@@ -67,7 +67,7 @@ def as_line(record: Mapping) -> str:
 
 
 def compact(record: dict, row: str) -> dict:
-    """A record as it is committed: per-epoch numbers as columns, six significant digits, the name of its row."""
+    """A record in the form of runs.jsonl: its row, numbers with six digits, per-epoch values as one list per metric."""
     epochs = record["epochs"]
     tasks = list(epochs[0]["train_loss"]) if epochs else []
     columns = {
@@ -90,16 +90,18 @@ def rounded(value):
 
 
 def add(record: dict, file: Path) -> None:
-    """Add one compact record to a file of them, which stays sorted.
+    """Add one compact record to a sorted file of records.
 
-    ValueError where the file has a valid record of the same row and configuration already: a correction names it in
-    `supersedes`.
+    ValueError where the file has a valid record of the same row and configuration and the new record does not name its
+    key in `supersedes`.
     """
     records = read_lines(file)
     same = [r for r in valid(records) if (r["row"], r["identity"]) == (record["row"], record["identity"])]
     if any(key(r) != record.get("supersedes") for r in same):
-        raise ValueError(f"{file.name} has a record of {record['row']!r}, seed {record['config']['seed']}, already; "
-                         "a correction names that record's key in `supersedes`")  # fmt: skip
+        run = f"{record['row']!r}, seed {record['config']['seed']}"
+        raise ValueError(
+            f"{file.name} has a record of {run}, already; a correction names that record's key in `supersedes`"
+        )
     write_lines(sorted([*records, record], key=lambda r: (r["row"], r["config"]["seed"], r["identity"])), file)
 
 

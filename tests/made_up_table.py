@@ -23,14 +23,14 @@ def parts():
     table = replace(table, rows=[row for row in table.rows if row.name in NAMES])
     entries = {}
     for row in table.searched():
-        tried = [{"choice": choice, "short": 0.0, "full": None} for choice in table.draws(row)]
+        tried = [{"choice": choice, "short": 0.0, "full": None} for choice in table.configurations(row)]
         tried[3]["full"], tried[5]["full"] = 1.0, 2.0
         entries[row.name] = {"choice": tried[5]["choice"], "tried": tried, "at_edge": False, "core_seconds": 1.0}
     search = {"table": table.name, "margin": table.margin, "rate": list(table.rates()), "rows": entries}
     random, common, made = np.random.default_rng(0), np.random.default_rng(1).standard_normal(10), []
     for name, wanted in completeness.expected_runs(table, search).items():
-        for place, run in enumerate(wanted):
-            accuracy = 90.0 + common[place] * (name != "a_a") + 0.1 * random.standard_normal() + SHIFT.get(name, 0.0)
+        for i, run in enumerate(wanted):
+            accuracy = 90.0 + common[i] * (name != "a_a") + 0.1 * random.standard_normal() + SHIFT.get(name, 0.0)
             tasks = ["digit", "garment"] if run.tasks is None else [["digit", "garment"][run.tasks[0]]]
             test = {task: {"loss": 0.3, "accuracy": round(accuracy, 4)} for task in tasks}
             record = {"row": name, "identity": run.identity, "config": json.loads(run.canonical()), "diverged": None}
@@ -40,14 +40,14 @@ def parts():
 
 def judge(change=None, search_change=None, **options):
     """The verdict after `change(records)`, `search_change(search)`."""
-    table, search, found = parts()
-    found, search = copy.deepcopy(found), copy.deepcopy(search)
+    table, search, records = parts()
+    records, search = copy.deepcopy(records), copy.deepcopy(search)
     if change is not None:
-        found = change(found) or found
+        records = change(records) or records
     if search_change is not None:
         search_change(search)
-    return verdict.judge(table, found, search, **options)
+    return verdict.judge(table, records, search, **options)
 
 
-def of(found, row, seed=0):
-    return next(r for r in found if r["row"] == row and r["config"]["seed"] == seed)
+def of(records, row, seed=0):
+    return next(r for r in records if r["row"] == row and r["config"]["seed"] == seed)

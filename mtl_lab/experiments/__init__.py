@@ -1,4 +1,4 @@
-"""One file per experiment. A file that lies here registers its tables, grids, studies and rules when it is imported."""
+"""One file per experiment. Importing this package imports all of them, and each registers what it defines."""
 
 import functools
 import pkgutil
@@ -18,9 +18,9 @@ for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
 
 @functools.cache
 def committed(name: str, profile: str, root: Path = records.ROOT) -> TableVerdict | None:
-    """The verdict on what `results/` holds of the table `name`; None where no run is committed yet."""
+    """The verdict on the committed records of the table `name`; None while it has none."""
     table = TABLES[name](profile)
-    found = _committed.load(table, root)
-    if not found:
+    table_records = _committed.load(table, root)
+    if not table_records:
         return None
-    return judge(table, found, _committed.search_of(table, root) or {}, _committed.seeds_of(table, root))
+    return judge(table, table_records, _committed.search_of(table, root) or {}, _committed.seeds_of(table, root))

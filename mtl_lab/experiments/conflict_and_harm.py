@@ -1,6 +1,6 @@
-"""Conflict and harm of networks that share, beside the networks that do not: what `does_conflict_predict_harm` reads.
+"""Conflict and harm of shared networks, for the page `does_conflict_predict_harm`.
 
-Harm is -Δm: by how many percent the tasks together are worse than each alone, averaged over tasks. Conflict is read off
+Harm is -Δm: by how many percent the tasks together are worse than each alone, averaged over tasks. Conflict comes from
 the log of the shared network's task gradients over its training (`conflict.ConflictLog`).
 """
 
@@ -22,8 +22,7 @@ MEASURES = {
     "dissimilarity": "1 − magnitude similarity",
 }
 
-
-# Two doses that differ in one thing: the garment over all of the digit instead of part; a trunk four times as wide.
+# Pairs of doses that differ in one thing: how much of the digit the garment covers; the width of the trunk.
 CONTRASTS = {
     "overlap": ("offset 8, width 8", "offset 0, width 8"),
     "width": ("offset 8, width 4", "offset 8, width 16"),
@@ -32,7 +31,7 @@ CONTRASTS = {
 
 @dataclass(frozen=True)
 class Shared:
-    """One network that tasks share, over seeds: harm in percent and the measures of conflict, one number per seed."""
+    """A network that tasks share: harm in percent and the measures of conflict, one number per seed."""
 
     name: str
     tasks: tuple[str, ...]
@@ -45,11 +44,11 @@ class Shared:
 
 def conflict_measures(log: Mapping) -> dict[str, float]:
     """The measures of `MEASURES` from the `conflict` field of a record."""
-    counts = {int(place): count for place, count in log["all"]["histogram"].items()}
+    counts = {int(index): count for index, count in log["all"]["histogram"].items()}
     total = sum(counts.values())
     centre, reach = ConflictLog.BINS // 2, round(TAIL * ConflictLog.BINS / 2)
-    low = sum(count for place, count in counts.items() if place < centre - reach)
-    high = sum(count for place, count in counts.items() if place >= centre + reach)
+    low = sum(count for index, count in counts.items() if index < centre - reach)
+    high = sum(count for index, count in counts.items() if index >= centre + reach)
     return {
         "negative": log["all"]["negative_share"],
         "excess": (low - high) / total,
@@ -58,45 +57,45 @@ def conflict_measures(log: Mapping) -> dict[str, float]:
 
 
 def read(records: Sequence[Mapping], alone, paired: bool = False) -> list[Shared]:
-    """Every shared network among the records, in the order of the file.
+    """The shared networks among the records, in the order of the file.
 
-    alone   function of a shared row's name and a task's name: the row of that task's own network.
-    paired  each seed against the single-task networks of the same seed; otherwise against their mean over seeds.
-    Rows whose single-task networks are not all there are left out, as are seeds that one of them lacks.
+    alone   function of a shared row's name and a task's name: the row of that task's single-task network.
+    paired  compare each seed with the single-task networks of the same seed; otherwise with their mean over seeds.
+    Left out are rows without all of their single-task networks, and seeds that one of these lacks.
     """
     rows = {}
     for record in records:
         rows.setdefault(record["row"], {})[record["config"]["seed"]] = record
     up = directions(records[0]["config"]["problem"]) if records else {}
-    found = []
+    networks = []
     for name, together in rows.items():
         if any(record["conflict"] is None for record in together.values()):
             continue
         tasks = tuple(next(iter(together.values()))["final"]["test"])
-        own = {task: rows.get(alone(name, task), {}) for task in tasks}
-        seeds = sorted(set(together).intersection(*own.values()))
+        singles = {task: rows.get(alone(name, task), {}) for task in tasks}
+        seeds = sorted(set(together).intersection(*singles.values()))
         if not seeds:
             continue
-        zero = {task: _mean([own[task][seed] for seed in seeds], task) for task in tasks}
+        means = {task: _mean([singles[task][seed] for seed in seeds], task) for task in tasks}
         harm, measured = [], []
         for seed in seeds:
-            against = {task: own[task][seed]["final"]["test"][task] for task in tasks} if paired else zero
-            harm.append(-_delta(together[seed]["final"]["test"], against, {task: up[task] for task in tasks}))
+            baseline = {task: singles[task][seed]["final"]["test"][task] for task in tasks} if paired else means
+            harm.append(-_delta(together[seed]["final"]["test"], baseline, {task: up[task] for task in tasks}))
             measured.append(conflict_measures(together[seed]["conflict"]))
         columns = {key: np.array([m[key] for m in measured]) for key in MEASURES}
-        found.append(Shared(name, tasks, tuple(seeds), np.array(harm), **columns))
-    return found
+        networks.append(Shared(name, tasks, tuple(seeds), np.array(harm), **columns))
+    return networks
 
 
 def pairs(records) -> list[Shared]:
-    """The pairs of targets of `experiments.TaskPairs`."""
+    """The pairs of targets of `task_pairs.TaskPairs`."""
     return read(records, lambda name, task: f"alone {task}")
 
 
 def doses(records) -> list[Shared]:
-    """The doses of `experiments.ConflictDose`, each seed against the single-task networks of that seed."""
-    found = read(records, lambda name, task: f"{task}, {name.partition(', ')[2]}", paired=True)
-    return [replace(dose, name=dose.name.removeprefix("together, ")) for dose in found]
+    """The doses of `conflict_dose.ConflictDose`, each seed against the single-task networks of that seed."""
+    networks = read(records, lambda name, task: f"{task}, {name.partition(', ')[2]}", paired=True)
+    return [replace(dose, name=dose.name.removeprefix("together, ")) for dose in networks]
 
 
 def change(before: Shared, after: Shared, measure: str) -> PairedDifference:
@@ -109,20 +108,19 @@ def change(before: Shared, after: Shared, measure: str) -> PairedDifference:
     return paired_difference([new[seed] for seed in both], [old[seed] for seed in both])
 
 
-def rank_by_seed(found: Sequence[Shared], measure: str) -> dict[int, float]:
-    """seed -> rank correlation of `measure` with harm over the networks, for every seed that all of them have."""
-    common = sorted(set.intersection(*(set(shared.seeds) for shared in found))) if found else []
+def rank_by_seed(networks: Sequence[Shared], measure: str) -> dict[int, float]:
+    """Seed -> rank correlation of `measure` with harm over the networks, for every seed that all of them have."""
+    common = sorted(set.intersection(*(set(shared.seeds) for shared in networks))) if networks else []
 
     def at(seed, name):
-        return [getattr(shared, name)[shared.seeds.index(seed)] for shared in found]
+        return [getattr(shared, name)[shared.seeds.index(seed)] for shared in networks]
 
     return {seed: association.rank_correlation(at(seed, measure), at(seed, "harm")) for seed in common}
 
 
 def in_words(conflict: PairedDifference, harm: PairedDifference) -> str:
-    """In words, whether conflict and harm moved the same way; where an interval holds zero the change is not seen."""
-    more, worse = (None if found.low <= 0 <= found.high else "more" if found.mean > 0 else "less"
-                   for found in (conflict, harm))  # fmt: skip
+    """Whether conflict and harm changed the same way, as a clause; no change is claimed if its interval holds zero."""
+    more, worse = (None if d.low <= 0 <= d.high else "more" if d.mean > 0 else "less" for d in (conflict, harm))
     if more and worse:
         return f"{more} conflict, {'*and*' if more == worse else '*but*'} {worse} harm"
     if worse:
@@ -136,6 +134,9 @@ def _mean(records, task):
 
 
 def _delta(values, baseline, up):
-    names = [(task, metric) for task, metrics in up.items() for metric in metrics]
-    return delta_m([values[t][m] for t, m in names], [baseline[t][m] for t, m in names],
-                              [up[t][m] for t, m in names], [t for t, _ in names])  # fmt: skip
+    entries = [
+        (values[task][metric], baseline[task][metric], higher, task)
+        for task, metrics in up.items()
+        for metric, higher in metrics.items()
+    ]
+    return delta_m(*map(list, zip(*entries, strict=True)))

@@ -1,4 +1,4 @@
-"""More or less overlap of two pictures, narrower and wider trunks: what changes conflict, and what changes harm?"""
+"""More or less overlap of two pictures, narrower and wider trunks: what changes conflict, what changes harm?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from mtl_lab.experiments.registry import register_grid
 from mtl_lab.protocol import committed
 from mtl_lab.runs.run import Run
 
-# The doses of ConflictDose: offset of the garment against the digit in pixels, and the network.
+# Dose -> offset of the garment against the digit in pixels, network, options of the network.
 DOSES = {
     f"offset {offset}, width {width}": (offset, "resnet18", {"width": width})
     for offset in (8, 4, 0)
@@ -24,9 +24,9 @@ DOSES = {
 class ConflictDose:
     """Multi-Fashion+MNIST with more or less overlap, in narrower and wider trunks, and in three other networks.
 
-    Each dose trains both tasks together with equal weights, logging conflict, and each task alone, for half the
-    length of the protocol's table. Rate and weight decay are those that the table's search chose for equal
-    weights and for the single-task networks, at offset 8 and width 8 (before there is one: 0.05 and 0).
+    Each dose trains both tasks together with equal weights, logging conflict, and each task alone, for half as many
+    epochs as the protocol's table. Learning rate and weight decay are those that the table's search chose for equal
+    weights and for the single-task networks, at offset 8 and width 8 (before that search: 0.05 and 0).
     """
 
     profile: str = "small"
@@ -37,19 +37,19 @@ class ConflictDose:
         table = multi_fashion_mnist.table(self.profile)
         chosen = (committed.search_of(table) or {"rows": {}})["rows"]
         if not {"equal", "single digit", "single garment"} <= set(chosen):
-            chosen = {}  # all of them or none: networks of another search could not be compared
+            chosen = {}  # all three or none: rates of different origin would not be comparable
         rows = {}
         for dose, (offset, model, options) in DOSES.items():
-            base = replace(table.base, problem_options={**table.base.problem_options, "offset": offset}, model=model,
-                           model_options=options)  # fmt: skip
+            problem_options = {**table.base.problem_options, "offset": offset}
+            base = replace(table.base, problem_options=problem_options, model=model, model_options=options)
             for label, name, change in (
                 ("together", "equal", {"observe": {"thresholds": [0.0, -0.1], "every": 3}}),
                 ("digit", "single digit", {"tasks": [0]}),
                 ("garment", "single garment", {"tasks": [1]}),
             ):
                 choice = chosen[name]["choice"] if name in chosen else {}
-                own = {key: choice[key] for key in ("learning_rate", "weight_decay") if key in choice}
-                schedule = base.schedule | own | {"epochs": max(1, base.schedule["epochs"] // 2)}
+                rates = {key: choice[key] for key in ("learning_rate", "weight_decay") if key in choice}
+                schedule = base.schedule | rates | {"epochs": max(1, base.schedule["epochs"] // 2)}
                 rows[f"{label}, {dose}"] = replace(base, schedule=schedule, **change).seeds(range(self.seeds))
         return rows
 

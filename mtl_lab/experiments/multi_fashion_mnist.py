@@ -1,4 +1,4 @@
-"""The rows of Multi-Fashion+MNIST."""
+"""The table on Multi-Fashion+MNIST, and how its rows choose the layers that they split."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,8 +6,9 @@ from dataclasses import replace
 from torch import nn
 
 from mtl_core.seeds import numpy_generator
+from mtl_lab.experiments.common_rows import common_rows
 from mtl_lab.experiments.registry import register_table
-from mtl_lab.protocol.table import SHORT_SEED, Row, Table, common_rows
+from mtl_lab.protocol.table import SHORT_SEED, Row, Table
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.run import Run
 
@@ -22,18 +23,19 @@ def table(profile: str = "small") -> Table:
         schedule |= {"epochs": 2, "batch_size": 64}
         options["train"] = 640
     base = Run("multi_fashion_mnist", options, model_options={"width": 8}, schedule=schedule)
-    found = {"threshold": ("choice", THRESHOLDS), "layers": ("choice", [10, 15, 20, 25, 30, 35])}
+    recon_space = {"threshold": ("choice", THRESHOLDS), "layers": ("choice", [10, 15, 20, 25, 30, 35])}
     rows = common_rows(["digit", "garment"])
     for name in ("equal", "static", "pcgrad", "cagrad", "sam_gs"):
         plain = next(row for row in rows if row.name == name)
-        own = plain.space if name == "static" else {}  # S and the number of layers are the two own parameters
+        # At most two parameters are searched, S and the number of layers; the reference's weights are its definition.
+        space = plain.space | recon_space if name == "static" else recon_space
         rows.append(
             replace(
                 plain,
                 name=f"recon_{name}",
                 title=f"{plain.title} + Recon",
                 split=worst_layers,
-                space=own | found,
+                space=space,
                 options={"gamma": 0.7, "beta2": 0.99} if name == "sam_gs" else {},
             )
         )
@@ -43,13 +45,13 @@ def table(profile: str = "small") -> Table:
         Row("split_random", "Equal weights, random layers of equal size split", split=random_layers),
         Row("equal_twice", "Equal weights at equal forward cost (twice the epochs)", epochs=2),
         # A method that needs both tasks' gradients costs less than twice a step of the weighted sum.
-        Row("static_twice", "Static weights, twice the epochs", "static", follows="static", control=True, epochs=2),
+        Row("static_twice", "Static weights, twice the epochs", "static", reuses="static", control=True, epochs=2),
     ]
-    # Scores the layers before the search: the base with equal weights on the first search seed.
+    # This run scores the layers before the search: equal weights, the seed of the short runs.
     ranking = replace(base, seed=SHORT_SEED, test=False, observe={"thresholds": THRESHOLDS})
-    # The search up to 0.5 ended with three rows in its outer tenth: each row got two more draws, up to 2.
-    return Table("multi_fashion_mnist", base, rows, margin=0.3, rate=(5e-3, 5e-1), widened=(2.0, 2),
-                 ranking=ranking)  # fmt: skip
+    # The search up to 0.5 chose three rates in the outer tenth: each row got two more configurations, up to 2.
+    rates = {"rate": (5e-3, 5e-1), "widened": (2.0, 2)}
+    return Table("multi_fashion_mnist", base, rows, margin=0.3, ranking=ranking, **rates)
 
 
 # --- which layers a row splits: (table, choice, conflict log of the ranking run) -> names
@@ -61,7 +63,7 @@ def worst_layers(table: Table, choice: Mapping, ranking: Mapping) -> list[str]:
 
 
 def normalisation_layers(table: Table, choice: Mapping, ranking: Mapping) -> list[str]:
-    """All normalisation layers, without a look at any gradient."""
+    """All normalisation layers, whatever the gradients say."""
     trunk = _trunk(table)
     return [name for name in ranking["layers"] if not isinstance(trunk.get_submodule(name), (nn.Conv2d, nn.Linear))]
 

@@ -8,7 +8,7 @@ from mtl_lab.experiments.registry import register_grid
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.run import Run
 
-# Recon's own settings (arXiv 2302.11289, appendix B and released code) are those of `paper`.
+# `paper` has the settings of Recon's authors (arXiv 2302.11289, appendix B and released code).
 RECON = {
     "tiny": {
         "problem_options": {"profile": "tiny", "train": 1280},
@@ -28,7 +28,7 @@ RECON = {
 }
 SEARCH_EPOCHS = {"paper": 40}  # of `paper`'s 120: before the learning rate first falls; elsewhere the whole schedule
 
-# How each row is run: the preset of the repository that published it, where the registry has one.
+# Options and convention of each row: those of the repository that published the method, where there are any.
 ROWS = {
     "equal": {},
     "mgda": {},
@@ -41,13 +41,14 @@ ROWS = {
 
 @dataclass(frozen=True)
 class ReconExperiment:
-    """Recon on Multi-Fashion+MNIST: a search run, then rows with and without the split, each with every seed.
+    """Recon on Multi-Fashion+MNIST: a search run, then each method with and without the split, each with every seed.
 
     profile    "tiny", "small" or "paper": data, network, schedule (`RECON`).
-    methods    rows of the table; names in the registry.
-    seeds      how many, from 0.
-    epochs     another length than the profile's, None to keep it.
-    threshold  S of the layer score; layers: how many of the worst layers each task gets to itself.
+    methods    names in the registry, one row each.
+    seeds      their number; they count from 0.
+    epochs     None: those of the profile.
+    threshold  S of the layer score.
+    layers     number of layers of which each task gets a copy, worst first.
     """
 
     profile: str = "tiny"
@@ -73,14 +74,14 @@ class ReconExperiment:
         """The shared network, trained with equal weights, its layers scored at every step; test data unread."""
         epochs = self.epochs or SEARCH_EPOCHS.get(self.profile, self.base.schedule["epochs"])
         thresholds = sorted({0.0, -0.02, -0.05, self.threshold}, reverse=True)
-        return replace(self.base, schedule={**self.base.schedule, "epochs": epochs}, test=False,
-                       observe={"thresholds": thresholds})  # fmt: skip
+        schedule = {**self.base.schedule, "epochs": epochs}
+        return replace(self.base, schedule=schedule, test=False, observe={"thresholds": thresholds})
 
     def ranking(self, record: Mapping) -> list[str]:
         """All layers by falling score in the search run's record; ties keep registration order."""
         scores = record["conflict"]["scores"][str(self.threshold)]
-        order = sorted(range(len(scores)), key=lambda place: -scores[place])
-        return [record["conflict"]["layers"][place] for place in order]
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        return [record["conflict"]["layers"][i] for i in order]
 
     def split(self, record: Mapping) -> list[str]:
         """The layers that Recon splits: the worst `layers` of the ranking."""
@@ -100,13 +101,14 @@ class ReconExperiment:
         return rows
 
     def plan(self, records: Sequence[Mapping]) -> dict[str, list[Run]]:
-        """Row name -> runs, as far as the records made so far decide them: first the search, then the rest."""
+        """Row name -> runs: the search alone until it is among the records, then all."""
         scored = [record for record in records if record["row"] == "search"]
         if not scored:
             return {"search": [self.search()]}
-        rows = {name + (" + Recon" if was else ""): found
-                for (name, was), found in self.rows(self.split(scored[0])).items()}  # fmt: skip
-        return {"search": [self.search()], "single-task": self.single_task()} | rows
+        rows = {"search": [self.search()], "single-task": self.single_task()}
+        for (method, with_recon), runs in self.rows(self.split(scored[0])).items():
+            rows[method + (" + Recon" if with_recon else "")] = runs
+        return rows
 
     def all_layers(self) -> list[str]:
         return candidate_layers(build_model(self.base, load_problem(self.base)))

@@ -1,4 +1,4 @@
-"""Two rows with Recon, each trained as the search of the other chose: is it the method or the configuration?"""
+"""Two rows with Recon, each trained with the other's configuration: does the method matter or the configuration?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,29 +13,30 @@ from mtl_lab.runs.run import Run
 
 
 def crossed(verdict: TableVerdict, exchange: Sequence[Mapping], pair: tuple[str, str]) -> dict:
-    """(method, configuration) -> Δm, one number per seed, of the 2 x 2 that two rows and their exchange make.
+    """(method, configuration) -> Δm, one number per seed, in the 2 x 2 design of two rows and their exchange.
 
-    The table's own rows are the diagonal; `exchange` holds the records of the other two cells, named "method as
-    configuration" (`experiments.ReconExchange`). Δm is computed as the table computes it: against the table's
-    single-task networks. Only seeds that all four cells have; {} where a cell has none.
+    The rows of the table are the diagonal; `exchange` holds the records of the other two cells, whose rows are named
+    "method as configuration". Δm is relative to the table's single-task networks, as in the table. Only seeds that all
+    four cells have; {} where a cell has none.
     """
-    own = {row.name: [r for r in verdict.records if r["row"] == row.name] for row in verdict.table.singles()}
+    singles = {row.name: [r for r in verdict.records if r["row"] == row.name] for row in verdict.table.singles()}
     cells = {(name, name): verdict.rows[name].delta for name in pair if name in verdict.rows}
     for method, other in (pair, pair[::-1]):
-        there = [record for record in exchange if record["row"] == f"{method} as {other}"]
-        found = deltas(verdict.table, own | {method: there}) if there and all(own.values()) else {}
-        cells[method, other] = found.get(method, {})
+        exchanged = [record for record in exchange if record["row"] == f"{method} as {other}"]
+        complete = exchanged and all(singles.values())
+        delta = deltas(verdict.table, singles | {method: exchanged}) if complete else {}
+        cells[method, other] = delta.get(method, {})
     shared = sorted(set.intersection(*map(set, cells.values()))) if len(cells) == 4 else []
     return {cell: np.array([values[seed] for seed in shared]) for cell, values in cells.items()} if shared else {}
 
 
 @dataclass(frozen=True)
 class ReconExchange:
-    """Method and configuration taken apart: two rows of the table with Recon, each as the other's search chose.
+    """Separates method and configuration: two rows with Recon, each with the configuration of the other.
 
-    On Multi-Fashion+MNIST the rows of equal weights and of PCGrad with Recon differ in the method and in what ten
-    draws have found for each: layers, S, rate, decay. Here each method trains on the other's configuration; the other
-    half of the 2 x 2 is the table's own. Decided when seven of the table's ten seeds had been seen.
+    On Multi-Fashion+MNIST the rows of equal weights and of PCGrad with Recon differ in the method and in what the
+    search chose for each: layers, S, learning rate, weight decay. This grid trains each method with the other's
+    configuration; the table has the other half of the 2 x 2. It was planned after seven of the table's ten seeds.
     """
 
     profile: str = "small"
@@ -43,16 +44,16 @@ class ReconExchange:
     pair: tuple[str, str] = ("recon_equal", "recon_pcgrad")
 
     def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
-        """Row, as in "recon_equal as recon_pcgrad" (method first), -> its runs; {} before the search is whole."""
+        """Row, as in "recon_equal as recon_pcgrad" (method first), -> its runs; {} before the search is complete."""
         table = multi_fashion_mnist.table(self.profile)
         search = committed.search_of(table)
         if search is None or {row.name for row in table.searched()} - set(search["rows"]):
             return {}
-        found = table.expected({name: entry["choice"] for name, entry in search["rows"].items()}, self.seeds)
+        runs = table.expected({name: entry["choice"] for name, entry in search["rows"].items()}, self.seeds)
         rows = {}
-        for own, other in (self.pair, self.pair[::-1]):
-            method = {key: getattr(found[own][0], key) for key in ("method", "method_options", "convention")}
-            rows[f"{own} as {other}"] = [replace(run, **method) for run in found[other]]
+        for name, other in (self.pair, self.pair[::-1]):
+            method = {key: getattr(runs[name][0], key) for key in ("method", "method_options", "convention")}
+            rows[f"{name} as {other}"] = [replace(run, **method) for run in runs[other]]
         return rows
 
 

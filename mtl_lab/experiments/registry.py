@@ -1,6 +1,6 @@
-"""The experiments by the name of their folder in `results/`. Each file of this package registers its own at its foot.
+"""The experiments by the name of their folder in `results/`. Each file of this package registers them at its foot.
 
-A *table* compares methods under the protocol, a *grid* trains a plan of runs, a *study* writes its records itself.
+A *table* compares methods under the protocol, a *grid* trains a plan of runs, a *study* computes its records itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +12,19 @@ from mtl_lab.runs.run import Run
 
 
 class Grid(Protocol):
-    """A plan of runs; `seeds` is how many it is to have."""
+    """A plan of runs with `seeds` seeds each."""
 
     profile: str
     seeds: int
 
     def plan(self, records: Sequence[Mapping]) -> dict[str, list[Run]]:
-        """Row name -> runs, as far as the records made so far decide them."""
+        """Row name -> runs; those that depend on missing records are left out."""
 
 
 TABLES: dict[str, Callable[..., Table]] = {}  # name -> function of the profile ("small" where it is left out)
 GRIDS: dict[str, Callable[..., Grid]] = {}  # name -> class, made with profile and seeds
-STUDIES: dict[str, Callable[[str], str]] = {}  # name -> profile -> a sentence that says what was computed
-RULES: dict[str, Callable[..., Sequence[Check] | None]] = {}  # rule of a claim -> what makes its comparisons
+STUDIES: dict[str, Callable[[str], str]] = {}  # name -> function of the profile that returns a sentence
+RULES: dict[str, Callable[..., Sequence[Check] | None]] = {}  # rule of a claim -> function that makes its comparisons
 
 
 def register_table(name: str, table: Callable[..., Table]) -> None:
@@ -40,5 +40,5 @@ def register_study(name: str, complete: Callable[[str], str]) -> None:
 
 
 def register_rule(name: str, checks: Callable[..., Sequence[Check] | None]) -> None:
-    """`checks` gets the rule's other fields as arguments; None says that its records are not there yet."""
+    """Register a rule of claims. `checks` gets the rule's fields as arguments; it returns None without records."""
     RULES[name] = checks

@@ -1,4 +1,4 @@
-"""How fast may the rotations learn? What `experiments.RotationRates` measured, and the claim that it decides."""
+"""How fast may the rotations learn? The runs, their errors, and the rule of the claim that they decide."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +15,8 @@ from mtl_lab.statistics import paired
 class RotationRates:
     """RotateOnly on the digit problem with rotations that learn slower or faster than the network, and without them.
 
-    After Figure 3 of RotoGrad's submission: the network's rate is the printed 1e-3; the other rates there, but for half
-    of it, were not recovered. Data, network and the rest of the schedule are those of the table `two_digits`.
+    After Figure 3 of RotoGrad's submission. The network's rate is the printed 1e-3. Of the rotations' rates in that
+    figure only one, half of it, is known. Data, network and the rest of the schedule are those of `two_digits`.
     """
 
     profile: str = "small"
@@ -41,30 +41,29 @@ def errors(profile: str = "small", root=records.ROOT) -> dict[str, dict[int, flo
 
     {} without records.
     """
-    found = records.load(NAME, profile, root)
     rows = {}
-    for record in found:
+    for record in records.load(NAME, profile, root):
         error = record["final"]["test"][TASK]["RMSE"] ** 2 if record["diverged"] is None else float("inf")
         rows.setdefault(record["row"], {})[record["config"]["seed"]] = error
     seeds = sorted(set.intersection(*map(set, rows.values()))) if rows else []
     return {row: {seed: values[seed] for seed in seeds} for row, values in rows.items()} if seeds else {}
 
 
-def added(found: dict, against: str = "no rotation") -> dict[str, list[float]]:
-    """Row -> by how much its squared error is above that of the row `against`, one number a seed."""
-    return {row: [values[s] - found[against][s] for s in values] for row, values in found.items() if row != against}
+def added(errors: dict, against: str = "no rotation") -> dict[str, list[float]]:
+    """Row -> its squared error minus that of the row `against`, one number per seed."""
+    return {row: [values[s] - errors[against][s] for s in values] for row, values in errors.items() if row != against}
 
 
 def checks(of: str, against: Sequence[str], seeds: int, root=records.ROOT) -> tuple[Check, ...] | None:
-    """The rate `of` has a smaller error than each of `against`: Holm intervals over `seeds` paired seeds.
+    """Whether the rate `of` has a smaller error than each of `against`: Holm intervals over `seeds` paired seeds.
 
-    None while a seed is missing. A comparison is open where its interval holds zero; a run that diverged has no
-    finite error and is a ValueError.
+    None while a seed is missing. A comparison is open if its interval holds zero. ValueError for a run that diverged,
+    since its error is not finite.
     """
-    found = errors(root=root)
-    if not {of, *against} <= set(found) or len(found[of]) < seeds:
+    by_row = errors(root=root)
+    if not {of, *against} <= set(by_row) or len(by_row[of]) < seeds:
         return None
-    rows = {row: values for row, values in added(found, of).items() if row in against}
+    rows = {row: values for row, values in added(by_row, of).items() if row in against}
     result = []
     for row, d in paired.holm_intervals(rows).items():
         text = f"{row} against {of}: squared error {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}], {d.n} seeds"

@@ -1,9 +1,9 @@
-"""What SAM-GS's γ and β₂ do on real data: one row for each setting, each with a search of its own over rate and decay.
+"""What SAM-GS's γ and β₂ do on real data: one row per setting, each with a separate search over rate and decay.
 
 Single-task networks, reference row and controls are those of the problem's main table; none of them is trained again.
-γ = 0 is momentum alone, γ = 1 the equalised sum alone. The rows were fixed before any of their runs. On QM9: γ as in
-the paper's ablation at the algorithm's β₂ = 0.99, and the paper's other β₂ where momentum is all there is and at the
-paper's γ of 0.9. On Multi-Fashion+MNIST, whose runs cost six times as much, five of these.
+γ = 0 is momentum alone, γ = 1 the equalised sum alone. The rows were fixed before any of their runs. QM9 has the γ of
+the paper's ablation with the algorithm's β₂ = 0.99, and the paper's other β₂ with γ = 0 and γ = 0.9.
+Multi-Fashion+MNIST, whose runs cost six times as much, has five of these settings.
 """
 
 from collections.abc import Callable

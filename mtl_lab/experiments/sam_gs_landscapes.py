@@ -1,9 +1,9 @@
-"""How often methods reach the optimum of SAM-GS's two synthetic problems, from the source's starts and around them.
+"""How often methods reach the optimum of SAM-GS's two synthetic problems, from the published starts and around them.
 
     python -m mtl_lab results sam_gs_landscapes --profile small
 
-writes one record a problem and row into results/sam_gs_landscapes/small/runs.jsonl. `tiny` takes fewer seeds and
-steps, to try it.
+writes one record per problem and row into results/sam_gs_landscapes/small/runs.jsonl. The profile `tiny` has fewer
+seeds and steps.
 """
 
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ from mtl_lab.checks import Check
 from mtl_lab.experiments.registry import register_rule, register_study
 from mtl_lab.landscapes.descent import side_by_side, trajectories
 from mtl_lab.landscapes.problems import LANDSCAPES, jittered, scaled
-from mtl_lab.runs import grid, provenance
+from mtl_lab.runs import processes, provenance
 
 NAME = "sam_gs_landscapes"
 WITHIN = 0.1  # distance to an optimum that counts as reached
 SPREAD = 0.25  # sd of the normal noise on the starts, 1 % of the picture's width
 BUDGETS = (20_000, 21_000)  # steps: what the paper says for both problems, and the released configuration of the second
 PROFILES = {"tiny": (3, 400), "small": (200, 21_000)}  # seeds, steps
-EVERY, SHOWN = 10, 250  # distances are looked at in each 10th step, paths are kept in each 250th
+EVERY, SHOWN = 10, 250  # steps between two distances, and between two points of a recorded path
 
-# row -> method, options. The first five are the paper's figure; SAM-GS as in the weighting study (β₂ = 0.9).
+# Row -> method, options. The first five are the paper's figure; SAM-GS as in the weighting study (β₂ = 0.9).
 ROWS: dict[str, tuple[str, dict]] = {
     "SAM-GS": ("sam_gs", {"gamma": 0.1, "beta2": 0.9}),
     "equal weights": ("equal", {}),
@@ -53,12 +53,13 @@ ROWS: dict[str, tuple[str, dict]] = {
     "DWA": ("dwa", {}),
     "smooth Tchebycheff": ("stch", {}),
 }
-# The released configuration clips the update at 1 and multiplies it by K; this row does neither.
+# The released configuration clips the update to length 1 and multiplies it by K; this row does neither.
 ROWS["SAM-GS, no clip, no factor K"] = ROWS["SAM-GS"]
 CONVENTIONS = {"SAM-GS, no clip, no factor K": "plain"}
 PRINTED = tuple(ROWS)[:5]
 WEIGHTS = (0.1, 0.5, 2.0, 10.0)  # of the first loss; those of the paper's figures are not printed
-# problem -> landscape, weight of its first loss, rows. The second landscape's optima move too, and some vanish.
+# Problem -> landscape, weight of its first loss, rows. Only the first landscape is weighted: of the second some optima
+# vanish.
 PROBLEMS: Mapping[str, tuple[str, float, tuple[str, ...]]] = {
     **{name: (name, 1.0, tuple(ROWS)) for name in ("samgs_1", "samgs_2")},
     **{f"samgs_1, weight {weight:g}": ("samgs_1", weight, PRINTED) for weight in WEIGHTS},
@@ -67,103 +68,114 @@ PROBLEMS: Mapping[str, tuple[str, float, tuple[str, ...]]] = {
 
 def without_a_row() -> dict[str, tuple[str, ...]]:
     """Why a registered method has no row -> titles of those methods."""
-    found, here = {}, {method for method, _ in ROWS.values()}
-    for row in methods.METHODS.values():
-        if row.name in here:
+    titles, studied = {}, {method for method, _ in ROWS.values()}
+    for method in methods.METHODS.values():
+        if method.name in studied:
             continue
-        if row.kind == methods.KINDS[2]:
+        if method.kind == methods.KINDS[2]:
             reason = "turn or scale the features of a network, and a point has none"
-        elif row.level == "features":
+        elif method.level == "features":
             reason = "are their namesakes here, since the trunk is the point itself"
-        elif row.learns:
+        elif method.learns:
             reason = (
                 "learn weights that nothing moves in the released convention, so that they stay the sum or half of it"
             )
-        elif row.name in ("static", "broken"):
+        elif method.name in ("static", "broken"):
             reason = "weigh the tasks by hand, as the next section does"
         else:
             reason = "need positive losses, and these fall below zero"
-        found[reason] = (*found.get(reason, ()), row.title)
-    return found
+        titles[reason] = (*titles.get(reason, ()), method.title)
+    return titles
 
 
 def study(problem: str, row: str, seeds: int, steps: int) -> dict:
-    """One record: for the source's starts and `seeds` jittered copies of each, the step at which an optimum is reached.
+    """The record of a row: when it reaches an optimum from the published starts and from `seeds` jittered copies.
 
-    hits   {"source": [step or None per start], "jittered": [[per start] per seed]}: the first looked-at step from
-           which on the path stays within `WITHIN` of one of the optima until the end; None if it never does.
-    paths  the source's starts: (time, start, 2) points, three decimals, and the steps at which they were taken.
+    hits   {"source": [step or None per start], "jittered": [[per start] per seed]}: the first of every `EVERY` steps
+           after which the path stays within `WITHIN` of an optimum until the end; None if there is no such step.
+    paths  of the published starts: (time, start, 2) points with three decimals, and the steps they belong to.
     """
-    landscape, whole = _problem(problem, seeds)
+    landscape, starts = _problem(problem, seeds)
     method, options = ROWS[row]
-    found = trajectories(landscape, whole, method, options=options, steps=steps, every=EVERY,
-                         convention=CONVENTIONS.get(row))  # fmt: skip
-    return _record(problem, row, seeds, steps, landscape, found)
+    training = {"options": options, "steps": steps, "every": EVERY, "convention": CONVENTIONS.get(row)}
+    return _record(problem, row, seeds, steps, landscape, trajectories(landscape, starts, method, **training))
 
 
 def _problem(problem, seeds):
-    """The landscape of `problem` and its starts, the source's own before the jittered ones: (1 + seeds, N, 2)."""
+    """The landscape of `problem` and its starts (1 + seeds, N, 2), the published ones first."""
     name, weight, _ = PROBLEMS[problem]
     landscape = LANDSCAPES[name] if weight == 1 else weighted(LANDSCAPES[name], weight)
     starts = torch.as_tensor(landscape.starts, dtype=torch.float64)
     return landscape, torch.cat([starts[None], jittered(starts, seeds, SPREAD)])
 
 
-def _record(problem, row, seeds, steps, landscape, found):
+def _record(problem, row, seeds, steps, landscape, paths):
     method, options = ROWS[row]
     optima = torch.tensor(landscape.optima, dtype=torch.float64)
-    distance = (found.points[..., None, :] - optima).norm(dim=-1).amin(-1)  # (time, seed, start)
+    distance = (paths.points[..., None, :] - optima).norm(dim=-1).amin(-1)  # (time, seed, start)
     stays = (distance < WITHIN).flip(0).cumprod(0).flip(0).bool()
     first = torch.where(stays.any(0), stays.int().argmax(0), -1)
-    hits = [[int(found.steps[t]) if t >= 0 else None for t in line] for line in first.tolist()]
-    points = (found.points[:, 0] * 1e3).round() / 1e3
-    kept = [place for place, step in enumerate(found.steps.tolist()) if step % SHOWN == 0]
+    hits = [[int(paths.steps[t]) if t >= 0 else None for t in line] for line in first.tolist()]
+    points = (paths.points[:, 0] * 1e3).round() / 1e3
+    shown = [i for i, step in enumerate(paths.steps.tolist()) if step % SHOWN == 0]
     return {
-        "row": row, "problem": problem, "method": method, "options": options, "steps": steps, "seeds": seeds,
-        "within": WITHIN, "spread": SPREAD, "hits": {"source": hits[0], "jittered": hits[1:]},
-        "paths": {"steps": found.steps[kept].tolist(), "points": points[kept].tolist()},
+        "row": row,
+        "problem": problem,
+        "method": method,
+        "options": options,
+        "steps": steps,
+        "seeds": seeds,
+        "within": WITHIN,
+        "spread": SPREAD,
+        "hits": {"source": hits[0], "jittered": hits[1:]},
+        "paths": {"steps": paths.steps[shown].tolist(), "points": points[shown].tolist()},
         "provenance": provenance.provenance(),
-    }  # fmt: skip
+    }
 
 
 def weighted(landscape, weight: float):
-    """The landscape with its first loss times `weight`, its optimum found by descent from the unweighted one."""
-    found = scaled(landscape, (weight, 1.0))
+    """The landscape with its first loss times `weight`; LBFGS moves the optima from the unweighted ones."""
+    weighted_landscape = scaled(landscape, (weight, 1.0))
     optima = [torch.tensor(optimum, dtype=torch.float64, requires_grad=True) for optimum in landscape.optima]
     for optimum in optima:
         search = torch.optim.LBFGS([optimum], max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
         def loss(search=search, optimum=optimum):
             search.zero_grad()
-            total = found.losses(optimum).sum()
+            total = weighted_landscape.losses(optimum).sum()
             total.backward()
             return total
 
         search.step(loss)
-    return replace(found, optima=tuple(tuple(optimum.tolist()) for optimum in optima))
+    return replace(weighted_landscape, optima=tuple(tuple(optimum.tolist()) for optimum in optima))
 
 
 def again(rows, problems, steps: int, workers: int = 2) -> dict[tuple[str, str], dict]:
-    """(problem, row) -> the source's starts once more, with one jittered copy: each problem in a process of its own,
-    all rows side by side. Rows whose convention is their own have no place here."""
-    if own := [row for row in rows if row in CONVENTIONS]:
-        raise ValueError(f"{', '.join(own)}: a row with a convention of its own cannot stand beside others; take study")
-    with ProcessPoolExecutor(min(workers, len(problems)), mp_context=grid.worker_context()) as pool:
+    """(problem, row) -> a new record of the published starts and one jittered copy.
+
+    One process per problem trains all rows together. ValueError for a row with another convention.
+    """
+    if other := [row for row in rows if row in CONVENTIONS]:
+        raise ValueError(f"{', '.join(other)}: expected rows with the landscape's convention; use `study` for others")
+    with ProcessPoolExecutor(min(workers, len(problems)), mp_context=processes.worker_context()) as pool:
         studies = [pool.submit(_side_by_side, problem, rows, steps) for problem in problems]
-        return {key(record): record for found in studies for record in found.result()}
+        return {key(record): record for study in studies for record in study.result()}
 
 
 def _side_by_side(problem, rows, steps):
     torch.set_num_threads(1)
-    landscape, whole = _problem(problem, 1)
-    found = side_by_side(landscape, whole, [ROWS[row] for row in rows], steps=steps, every=EVERY)
-    return [_record(problem, row, 1, steps, landscape, paths) for row, paths in zip(rows, found, strict=True)]
+    landscape, starts = _problem(problem, 1)
+    all_paths = side_by_side(landscape, starts, [ROWS[row] for row in rows], steps=steps, every=EVERY)
+    return [_record(problem, row, 1, steps, landscape, paths) for row, paths in zip(rows, all_paths, strict=True)]
 
 
-def agreeing(found: Mapping, records: Mapping) -> tuple[int, int]:
-    """How many of the source's paths arrive at the very step that the record says, of how many."""
-    pairs = [pair for key, new in found.items()
-             for pair in zip(new["hits"]["source"], records[key]["hits"]["source"], strict=True)]  # fmt: skip
+def agreeing(new: Mapping, records: Mapping) -> tuple[int, int]:
+    """(number of published starts that reach an optimum in the same step as in the records, number of starts)."""
+    pairs = [
+        pair
+        for key, record in new.items()
+        for pair in zip(record["hits"]["source"], records[key]["hits"]["source"], strict=True)
+    ]
     return sum(a == b for a, b in pairs), len(pairs)
 
 
@@ -172,65 +184,65 @@ def key(record: Mapping) -> tuple[str, str]:
 
 
 def complete(profile: str, root=records.ROOT) -> str:
-    """Compute the records that are missing; each is written as soon as it is there."""
+    """Compute the missing records and write each as soon as it is computed."""
     seeds, steps = PROFILES[profile]
     file, count = records.folder(NAME, profile, root) / "runs.jsonl", 0
     for problem, (_, _, rows) in PROBLEMS.items():
         for row in rows:
-            here = {key(record): record for record in records.load(NAME, profile, root)}
-            if (problem, row) in here:
+            computed = load(profile, root)
+            if (problem, row) in computed:
                 continue
-            here[problem, row] = study(problem, row, seeds, steps)
-            records.write_lines(sorted(here.values(), key=key), file)
+            computed[problem, row] = study(problem, row, seeds, steps)
+            records.write_lines(sorted(computed.values(), key=key), file)
             count += 1
     return f"{len(records.load(NAME, profile, root))} records, {count} computed now."
 
 
 def load(profile: str = "small", root=records.ROOT) -> dict[tuple[str, str], dict]:
     """(problem, row) -> record."""
-    found = records.load(NAME, profile, root)
-    return {key(record): record for record in found}
+    return {key(record): record for record in records.load(NAME, profile, root)}
 
 
 def reached(record: Mapping, steps: int, which: str = "source") -> tuple[int, int]:
-    """(how many paths are at an optimum within `steps`, of how many); `which` is "source" or "jittered"."""
+    """(number of paths at an optimum within `steps`, number of paths); `which` starts: "source" or "jittered"."""
     hits = record["hits"][which]
     flat = hits if which == "source" else [hit for line in hits for hit in line]
     return sum(hit is not None and hit <= steps for hit in flat), len(flat)
 
 
 def checks(problem: str, row: str, least: int, steps: int, others=None, root=records.ROOT) -> tuple[Check, ...] | None:
-    """A claim's comparisons from the source's own starts; None before the records are there.
+    """Whether `row` reaches an optimum within `steps` from at least `least` of the published starts.
 
-    At least `least` starts of `row` reach an optimum within `steps`; of each of others["rows"] at most others["most"]
-    do within others["steps"].
+    And whether each of others["rows"] does so from at most others["most"] within others["steps"]. None without records.
     """
     records, others = load(root=root), others or {"rows": []}
     if any((problem, name) not in records for name in (row, *others["rows"])):
         return None
     count, of = reached(records[problem, row], steps)
-    found = [Check(f"{row}: {count} of {of} starts within {steps:,} steps, at least {least}", count >= least)]
+    comparisons = [Check(f"{row}: {count} of {of} starts within {steps:,} steps, at least {least}", count >= least)]
     for name in others["rows"]:
         count, of = reached(records[problem, name], others["steps"])
         text = f"{name}: {count} of {of} starts within {others['steps']:,} steps, at most {others['most']}"
-        found.append(Check(text, count <= others["most"]))
-    return tuple(found)
+        comparisons.append(Check(text, count <= others["most"]))
+    return tuple(comparisons)
 
 
 def steady(problems, row: str, others, steps: int, root=records.ROOT) -> tuple[Check, ...] | None:
-    """A claim's comparisons over weighted losses: on each problem no other row reaches an optimum from more of the
-    source's starts within `steps` than `row` does; None before the records are there."""
+    """Whether on each problem `row` reaches an optimum from at least as many published starts as each other row.
+
+    Within `steps`. None without records.
+    """
     records = load(root=root)
     if any((problem, name) not in records for problem in problems for name in (row, *others)):
         return None
-    found = []
+    comparisons = []
     for problem in problems:
         count, of = reached(records[problem, row], steps)
         for name in others:
             other, _ = reached(records[problem, name], steps)
             text = f"{problem}: {row} {count} of {of} starts within {steps:,} steps, {name} {other}"
-            found.append(Check(text, count >= other))
-    return tuple(found)
+            comparisons.append(Check(text, count >= other))
+    return tuple(comparisons)
 
 
 register_study(NAME, complete)

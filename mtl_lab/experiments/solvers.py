@@ -1,9 +1,9 @@
-"""The solvers of the methods that have an optimisation problem in every step: optimality gap and time.
+"""Optimality gap and time of the solvers, for methods that solve an optimisation problem in every step.
 
 One entry for each problem, solver and number of tasks, on conflicting gradients of different norms. The gap is
 relative and zero at a solution: (w'Gw - min_k (Gw)_k) / w'Gw for the shortest convex combination, the largest
 |(Gw)_k w_k^(1/alpha) / |G| - 1| for the bargains, F(w) - min_k g_k d over |mean|^2 for CAGrad, the largest
-|v_k' G (v_k - e_k)| / G_kk for the projections of UPGrad. Times are the median of this process's own.
+|v_k' G (v_k - e_k)| / G_kk for the projections of UPGrad. Times are medians of this process's CPU time.
 `python tests/solver_table.py` prints all of it as JSON; the pages of the methods show their rows.
 """
 
@@ -62,13 +62,12 @@ def solvers() -> list[tuple]:
         ("FairGrad", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, ALPHA), bargain),
         ("FairGrad", "least squares", "torchjd", aggregation.FairGradWeighting(ALPHA), bargain_as_printed),
         ("CAGrad", "Clarabel", "torchjd", methods.make("cagrad").weighting.weigh, cagrad),
-        ("UPGrad", "non-negative least squares, once a task", "mtl_core",
-         lambda G: project(torch.eye(len(G), dtype=G.dtype), G), projections),
-    ]  # fmt: skip
+        ("UPGrad", "non-negative least squares, once a task", "mtl_core", upgrad, projections),
+    ]
 
 
 def measure(solve, G, budget=0.2) -> float:
-    """Median milliseconds of this process's time; one call first, that counts for nothing."""
+    """Median milliseconds of CPU time, after one call that is not counted."""
     solve(G)
     times, until = [], time.process_time() + budget
     while len(times) < 3 or (len(times) < 50 and time.process_time() < until):
@@ -79,14 +78,14 @@ def measure(solve, G, budget=0.2) -> float:
 
 
 def measured(problems: Sequence[str] | None = None) -> list[dict]:
-    """The entries, of these problems alone where they are named."""
+    """The entries of `problems`; None: of all."""
     chosen = [entry for entry in solvers() if problems is None or entry[0] in problems]
-    found = []
+    entries = []
     for problem, solver, supplier, solve, gap in chosen:
         for K in TASKS:
             G = _gramian.unit_gram(matrix(K))
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of solvers, about accuracy: the gap says it
-                found.append({"problem": problem, "solver": solver, "supplier": supplier, "tasks": K,
-                              "gap": float(gap(G, solve(G))), "milliseconds": round(measure(solve, G), 4)})  # fmt: skip
-    return found
+                warnings.simplefilter("ignore")  # solvers warn of inaccuracy, which the gap measures
+                numbers = {"gap": float(gap(G, solve(G))), "milliseconds": round(measure(solve, G), 4)}
+            entries.append({"problem": problem, "solver": solver, "supplier": supplier, "tasks": K, **numbers})
+    return entries

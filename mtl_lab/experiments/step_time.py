@@ -1,7 +1,7 @@
-"""How long a training step takes: the committed record of `benchmarks/step_time.py --record`, and what it decides.
+"""How long a training step takes: the committed records of `benchmarks/step_time.py --record` and the rule on them.
 
-results/step_time/small/runs.jsonl holds one record a row: its seconds in each round over that round's floor,
-one forward pass and K backward passes of the trunk.
+results/step_time/small/runs.jsonl holds one record per row: the seconds of a step in each round over those of that
+round's floor, one forward pass and K backward passes of the trunk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,23 @@ from mtl_lab.checks import Check
 from mtl_lab.experiments.registry import register_rule, register_study
 from mtl_lab.runs import provenance
 
-WHERE = "step_time", "small"
+NAME, PROFILE = "step_time", "small"
 
 
 def write(ratios: Mapping[str, Sequence[float]], floors: Sequence[float], setting: Mapping, root=records.ROOT) -> None:
-    """One record a row: `ratios` to the floor by round, `floors` in seconds, the `setting` that was measured."""
+    """Write one record per row: `ratios` to the floor by round, `floors` in seconds, and the `setting`."""
     shared = {"setting": dict(setting), "floor_seconds": list(floors), "provenance": provenance.provenance()}
-    found = [records.rounded({"row": row, "ratios": list(values), **shared}) for row, values in ratios.items()]
-    records.write_lines(found, records.folder(*WHERE, root) / "runs.jsonl")
+    lines = [records.rounded({"row": row, "ratios": list(values), **shared}) for row, values in ratios.items()]
+    records.write_lines(lines, records.folder(NAME, PROFILE, root) / "runs.jsonl")
 
 
 def load(root=records.ROOT) -> dict[str, dict]:
-    """row -> record."""
-    return records.by_row(*WHERE, root)
+    """Row -> record."""
+    return records.by_row(NAME, PROFILE, root)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, low, high) over rounds: the second smallest and largest hold the median with 98 % at 10, 99 % at 12."""
+    """(median, second smallest, second largest) over rounds: an interval of the median, 98 % for 10, 99 % for 12."""
     ordered = sorted(values)
     if len(ordered) < 10:
         raise ValueError(f"an interval of the median needs at least 10 rounds, got {len(ordered)}")
@@ -36,26 +36,26 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def checks(row: str, against: Sequence[str], most: float, root=records.ROOT) -> tuple[Check, ...] | None:
-    """A step of `row` takes at most `most` times as long as one of each other row, in the same round.
+    """Whether a step of `row` takes at most `most` times as long as one of each other row, in the same round.
 
-    None before the records are there. A comparison is open where the interval of the median holds `most`.
+    None without records. A comparison is open if the interval of the median holds `most`.
     """
-    here = load(root)
-    if any(name not in here for name in (row, *against)):
+    by_row = load(root)
+    if any(name not in by_row for name in (row, *against)):
         return None
-    found = []
+    comparisons = []
     for name in against:
-        turns = [a / b for a, b in zip(here[row]["ratios"], here[name]["ratios"], strict=True)]
-        middle, low, high = spread(turns)
+        quotients = [a / b for a, b in zip(by_row[row]["ratios"], by_row[name]["ratios"], strict=True)]
+        middle, low, high = spread(quotients)
         text = f"{row} takes {middle:.2f} times as long as {name} [{low:.2f}, {high:.2f}], at most {most:g}"
-        found.append(Check(text, True if high <= most else False if low > most else None))
-    return tuple(found)
+        comparisons.append(Check(text, True if high <= most else False if low > most else None))
+    return tuple(comparisons)
 
 
 def complete(profile: str) -> str:
-    """Times come from a quiet machine alone: this names the command and measures nothing."""
+    """Names the command for a quiet machine and measures nothing itself."""
     return "nothing was measured: on a quiet machine run `python benchmarks/step_time.py --record`."
 
 
-register_study("step_time", complete)
+register_study(NAME, complete)
 register_rule("step time", checks)

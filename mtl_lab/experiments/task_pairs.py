@@ -12,10 +12,10 @@ from mtl_lab.runs.run import Run
 
 @dataclass(frozen=True)
 class TaskPairs:
-    """QM9's targets by twos: each pair trained together with equal weights and logged, each target also alone.
+    """Pairs of QM9's targets: each pair trained together with equal weights and logged, each target also alone.
 
-    One network, schedule and rate for all: two heads or one, nothing else differs. The rate is the median of those
-    that the search of the table `qm9` chose for the eleven single-task networks.
+    All have the same network, schedule and learning rate; only the number of heads differs. The rate is the median of
+    those that the search of the table `qm9` chose for the eleven single-task networks.
     """
 
     profile: str = "small"
@@ -27,8 +27,8 @@ class TaskPairs:
         base = replace(base, schedule={**base.schedule, "learning_rate": 0.0056})
         names = list(TARGETS)
         rows = {f"alone {name}": replace(base, tasks=[k]) for k, name in enumerate(names)}
-        rows |= {f"{names[i]} + {names[j]}": replace(base, tasks=[i, j], observe={"thresholds": [0.0], "every": 5})
-                 for i, j in combinations(range(len(names)), 2)}  # fmt: skip
+        for i, j in combinations(range(len(names)), 2):
+            rows[f"{names[i]} + {names[j]}"] = replace(base, tasks=[i, j], observe={"thresholds": [0.0], "every": 5})
         return {name: run.seeds(range(self.seeds)) for name, run in rows.items()}
 
 

@@ -1,20 +1,20 @@
-"""How much of a difference is the test set's draw? A bootstrap over source images, once for each problem.
+"""How much of a difference is due to the choice of test examples? A bootstrap over their sources.
 
     python -m mtl_lab bootstrap EXPERIMENT --profile small
 
-trains two rows of a committed table once more, on the first evaluation seed, compares their test metrics with the
+trains two rows of a committed table again with the first evaluation seed, compares their test metrics with the
 committed records, and resamples the sources of the test examples: molecules, or the two images of a composite. The
-record is results/EXPERIMENT/PROFILE/sampling_noise.json. All seeds share one test set, so an interval over
-seeds does not know of this uncertainty; the one here knows of nothing else.
+record is results/EXPERIMENT/PROFILE/sampling_noise.json. All seeds share one test set, so an interval over seeds does
+not include this uncertainty; the bootstrap interval includes nothing else.
 """
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mtl_core.data import multi_fashion_mnist
 from mtl_core.tasks import Problem
 from mtl_lab import records
 from mtl_lab.files import write_atomically
@@ -23,20 +23,22 @@ from mtl_lab.protocol.table import REFERENCE, SEEDS, Table
 from mtl_lab.runs import build, provenance
 from mtl_lab.statistics import paired
 
-ROWS = (REFERENCE, "equal")  # both stand in every table
-AGREE = 1e-3  # relative: a run trained again gives the committed metric this closely
+ROWS = (REFERENCE, "equal")  # every table has both
+AGREE = 1e-3  # largest relative difference between a metric of the new run and the committed one
 
 
 def measure(table: Table, draws: int = 1000, root: Path = records.ROOT) -> dict:
     """The record: difference of Δm, second row minus reference, at one seed, and its percentile interval.
 
-    ValueError where a metric is no mean over examples, where the committed records are missing, or where a run trained
-    again has other test metrics.
+    ValueError for a metric that is no mean over examples, for missing records, or if a run trained again has other
+    test metrics than its record.
     """
     tasks = build.load_problem(table.base).tasks
     if others := [task.name for task in tasks if not all(map(_is_a_mean, *zip(*task.metrics.items(), strict=True)))]:
-        raise ValueError(f"expected metrics that are means over examples (accuracy, absolute error); {table.name} has "
-                         f"others for {', '.join(others)}, which cannot be resampled example by example")  # fmt: skip
+        raise ValueError(
+            f"expected metrics that are means over examples (accuracy, absolute error); {table.name} has others for "
+            f"{', '.join(others)}, which cannot be resampled example by example"
+        )
     search = committed.search_of(table, root) or {"rows": {}}
     recorded = {(r["row"], r["identity"]): r for r in committed.load(table, root)}
     if missing := sorted({row.name for row in table.singles()}.union(ROWS) - {row for row, _ in recorded}):
@@ -53,22 +55,29 @@ def measure(table: Table, draws: int = 1000, root: Path = records.ROOT) -> dict:
     sources = sources_of(table, problem)
     low, high = paired.bootstrap_over_sources(gap.numpy(), sources, draws)
     return {
-        "table": table.name, "profile": table.profile, "rows": list(ROWS), "seed": SEEDS[0], "draws": draws,
-        "difference": float(gap.mean()), "low": low, "high": high, "examples": len(gap),
+        "table": table.name,
+        "profile": table.profile,
+        "rows": list(ROWS),
+        "seed": SEEDS[0],
+        "draws": draws,
+        "difference": float(gap.mean()),
+        "low": low,
+        "high": high,
+        "examples": len(gap),
         "sources": [len(np.unique(ids)) for ids in (sources if isinstance(sources, tuple) else (sources,))],
         "provenance": provenance.provenance(),
-    }  # fmt: skip
+    }
 
 
 def per_example(table: Table, problem: Problem, model, zero) -> torch.Tensor:
-    """(N,) shares of the test examples in Δm: their mean is the model's Δm against the records `zero`.
+    """(N,) contributions of the test examples to Δm; their mean is the model's Δm against the records `zero`.
 
     Δm is linear in each metric, and accuracy and absolute error are means over examples.
     """
     model.eval()
     with torch.no_grad():
         batches = [model(problem.test.batch(slice(i, i + 1000))[0]) for i in range(0, len(problem.test), 1000)]
-    outputs = [torch.cat(found) for found in zip(*batches, strict=True)]
+    outputs = [torch.cat(parts) for parts in zip(*batches, strict=True)]
     groups = table.groups or [task.name for task in problem.tasks]
     total = torch.zeros(len(problem.test), dtype=torch.float64)
     for k, task in enumerate(problem.tasks):
@@ -84,7 +93,7 @@ def _is_a_mean(name: str, make) -> bool:
 
 
 def errors(task, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """(N,) what the task's metric is the mean of: 0 or 100 (accuracy in percent), or an absolute error in its unit."""
+    """(N,) values whose mean is the task's metric: 0 or 100 for accuracy, else absolute errors in its unit."""
     (make,) = task.metrics.values()
     if targets.is_floating_point():
         return make().factor * (outputs.squeeze(1) - targets).abs()
@@ -92,26 +101,28 @@ def errors(task, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def sources_of(table: Table, problem: Problem):
-    """One source for each test example: the molecule itself, or (digit, garment) of a composite."""
-    if table.name != "multi_fashion_mnist":
+    """The source of each test example: itself, or the two images of a composite if the data set has `pairs`."""
+    data_set = import_module(f"mtl_core.data.{table.base.problem}")
+    if not hasattr(data_set, "pairs"):
         return np.arange(len(problem.test))
-    counts = {"test": len(problem.test)}
-    found = multi_fashion_mnist.pairs(profile=table.profile, seed=SEEDS[0], **counts)["test"]
-    return found[:, 0], found[:, 1]
+    pairs = data_set.pairs(profile=table.profile, seed=SEEDS[0], test=len(problem.test))["test"]
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _train(run, problem, record):
     from mtl_core.training import Schedule, fit  # reading a record loads no training code
 
     model = build.build_model(run, problem)
-    history = fit(model, problem, run.method, Schedule(**run.schedule), seed=run.seed, test=True,
-                           method_options=run.method_options, convention=run.convention)  # fmt: skip
+    method = {"method_options": run.method_options, "convention": run.convention}
+    history = fit(model, problem, run.method, Schedule(**run.schedule), seed=run.seed, test=True, **method)
     for task, metrics in history.final["test"].items():
         for metric, value in metrics.items():
-            there = record["final"]["test"][task][metric]
-            if abs(value - there) > AGREE * abs(there):
-                raise ValueError(f"{record['row']}, seed {run.seed}: {task}, {metric} is {value:.6g} here, {there:.6g} "
-                                 "in the committed record")  # fmt: skip
+            recorded = record["final"]["test"][task][metric]
+            if abs(value - recorded) > AGREE * abs(recorded):
+                raise ValueError(
+                    f"{record['row']}, seed {run.seed}: {task}, {metric} is {value:.6g}, the committed record has "
+                    f"{recorded:.6g}"
+                )
     return model
 
 
@@ -121,7 +132,7 @@ def load(experiment: str, profile: str, root: Path = records.ROOT) -> dict | Non
 
 
 def complete(table: Table, root: Path = records.ROOT) -> str:
-    """Write the record; a sentence that says what it holds."""
+    """Write the record; returns its result as a sentence."""
     record = measure(table, root=root)
     file = records.folder(table.name, table.profile, root) / "sampling_noise.json"
     write_atomically(file, json.dumps(record, sort_keys=True, indent=1) + "\n")

@@ -1,9 +1,9 @@
-"""The rows of the digit problem, and what RotoGrad's two halves add in them.
+"""The table on two digits, and the effect of RotoGrad's two halves in it.
 
-The rows were fixed before any of their runs, but for the fault of the broken row (ledger, corrections).
+The rows were fixed before any of their runs, except for the fault of the broken row (ledger, corrections).
 
-The 2 x 2 of the halves is equal (neither), rotate_only, scale_only, rotograd (both): these four have twenty
-seeds from the start, all other rows ten (`results/two_digits/small/extended.json` names them before the evaluation).
+The halves make a 2 x 2 design: equal (neither), rotate_only, scale_only, rotograd (both). These four rows have twenty
+seeds and the others ten, as `results/two_digits/small/extended.json` said before the evaluation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from mtl_core.data import two_digits as source
+from mtl_lab.experiments.common_rows import common_rows
 from mtl_lab.experiments.registry import register_table
-from mtl_lab.protocol.table import Row, Table, common_rows
+from mtl_lab.protocol.table import Row, Table
 from mtl_lab.runs.run import Run
 
 FEATURES = 50
@@ -22,26 +24,29 @@ EFFECTS = {  # of a half: the row with it, the row without it
     "scaling, no rotations": ("scale_only", "equal"),
     "scaling, with rotations": ("rotograd", "rotate_only"),
 }
-WORDS = {"better": "helps", "worse": "harms", "equivalent": "does not matter", "undecided": "is not settled",
-         "small difference": "makes a difference that may be too small to count"}  # fmt: skip
+WORDS = {
+    "better": "helps",
+    "worse": "harms",
+    "equivalent": "does not matter",
+    "undecided": "is not settled",
+    "small difference": "makes a difference that may be too small to count",
+}
 
 
 def table(profile: str = "small") -> Table:
     """Five tasks, the reduced LeNet (10 and 20 channels, 50 features), Adam."""
-    from mtl_core.data import two_digits as source
-
     schedule = {"epochs": 10, "batch_size": 256, "optimizer": "adam", "learning_rate": 2e-3, "decay": "cosine"}
     options = {"profile": profile}
     if profile == "tiny":
-        schedule |= {"epochs": 4, "batch_size": 32}  # shorter, no image is called odd and F1 is 0
+        schedule |= {"epochs": 4, "batch_size": 32}  # with fewer epochs no image is called odd, so F1 is 0
         options |= {"train": 1_600, "test": 400}
     base = Run("two_digits", options, model="lenet", model_options={"features": FEATURES}, schedule=schedule)
     size = {"rotation_size": FEATURES}
     rate = {"rotation_rate": ("log", 0.02, 2.0)}  # of the network's rate: from a fiftieth to twice
-    layer = {"rotation_size": FEATURES}  # an option of the network: R_k trained on the task's own loss
-    # Δm follows the pixel task here: with both digits weakened it rose, on validation data too. So the fault that the
-    # table must find weakens the last two tasks, not the first two.
-    fault = {"options": {"task": 3}, "weaken": [4]}
+    layer = {"rotation_size": FEATURES}  # an option of the network: R_k is a layer, trained on the loss of task k
+    # Δm depends mostly on the pixel task: with both digits weakened it rose, on validation data too. So the fault that
+    # the table must detect weakens the last two tasks, not the first two.
+    fault = {"options": {"task": 3}, "downweighted_tasks": [4]}
     rows = [replace(row, **fault) if row.name == "broken" else row for row in common_rows(list(source.NAMES))]
     rows += [
         Row("imtl_g", "IMTL-G", "imtl_g"),
@@ -52,48 +57,50 @@ def table(profile: str = "small") -> Table:
         Row("equal_layer", "Equal weights + R_k as a layer", "equal", model=layer),
         Row("imtl_g_layer", "IMTL-G + R_k as a layer", "imtl_g", model=layer),
     ]
-    # The search up to 0.02 had got to a single-task network in its outer tenth: each row draws two more, up to 0.08.
+    # The search up to 0.02 chose a single-task rate in the outer tenth: each row got two more configurations, to 0.08.
     return Table("two_digits", base, rows, margin=2.0, rate=(2e-4, 2e-2), widened=(8e-2, 2))
 
 
 def untrained(records: Sequence[Mapping]) -> dict[str, list[int]]:
-    """Task -> seeds at which its own network ends no better than a constant, squared error over variance > 0.9.
+    """Task -> seeds whose single-task network ends no better than a constant: squared error over variance > 0.9.
 
-    Only of the two tasks that are numbers, whose loss is that ratio. Such a run has not diverged: it stays in the mean.
+    Only the two regression tasks are considered, whose loss is that ratio. Such runs have not diverged and stay in the
+    mean.
     """
-    from mtl_core.data import two_digits as source
-
-    found = {}
+    seeds = {}
     for record in records:
         task = record["row"].removeprefix("single ")
         if task in source.NAMES[3:] and record["final"]["test"][task]["loss"] > 0.9:
-            found.setdefault(task, []).append(record["config"]["seed"])
-    return found
+            seeds.setdefault(task, []).append(record["config"]["seed"])
+    return seeds
 
 
 def effects(delta: Mapping[str, Mapping[int, float]]) -> dict[str, np.ndarray]:
-    """Effect of a half -> what it adds to Δm, one number a seed, over the seeds that all four rows have.
+    """Effect (a key of `EFFECTS`) -> change of Δm, one number per seed, over the seeds that all four rows have.
 
     delta  row -> seed -> Δm.
     """
     seeds = sorted(set.intersection(*(set(delta[row]) for pair in EFFECTS.values() for row in pair)))
-    return {name: np.array([delta[own][s] - delta[other][s] for s in seeds]) for name, (own, other) in EFFECTS.items()}
+    return {
+        name: np.array([delta[with_half][s] - delta[without][s] for s in seeds])
+        for name, (with_half, without) in EFFECTS.items()
+    }
 
 
 def which_half(outcomes: Mapping[str, str]) -> str:
-    """A sentence on which half carries the difference, from the outcome (`evaluation.outcome`) of each effect.
+    """A sentence on which half carries the difference, from the outcome (`paired.outcome`) of each effect.
 
     A half carries it if both of its effects lie beyond the margin, without the other half and with it.
     """
-    found, said = {}, []
-    for name, word in outcomes.items():
-        half, where = name.split(", ")
-        found.setdefault(half, {})[where] = word
-    for half, words in found.items():
-        same = len(set(words.values())) == 1
-        parts = [WORDS[word] + f" ({where})" * (not same) for where, word in words.items()]
-        said.append(f"{half} {parts[0] if same else ' and '.join(parts)}")
-    carry = [half for half, words in found.items() if set(words.values()) <= {"better", "worse"}]
+    by_half, clauses = {}, []
+    for name, outcome in outcomes.items():
+        half, condition = name.split(", ")
+        by_half.setdefault(half, {})[condition] = outcome
+    for half, conditions in by_half.items():
+        same = len(set(conditions.values())) == 1
+        parts = [WORDS[outcome] + f" ({condition})" * (not same) for condition, outcome in conditions.items()]
+        clauses.append(f"{half} {parts[0] if same else ' and '.join(parts)}")
+    carry = [half for half, conditions in by_half.items() if set(conditions.values()) <= {"better", "worse"}]
     if len(carry) == 2:
         lead = "Both halves carry the difference"
     elif carry:
@@ -102,7 +109,7 @@ def which_half(outcomes: Mapping[str, str]) -> str:
         lead = "Neither half carries a difference"
     else:
         lead = "Neither half is seen to carry a difference in both comparisons"
-    return f"**{lead}**: {'; '.join(said)}."
+    return f"**{lead}**: {'; '.join(clauses)}."
 
 
 register_table("two_digits", table)

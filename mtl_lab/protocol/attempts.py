@@ -1,4 +1,4 @@
-"""Runs of search and evaluation, each of which leaves one line in the append-only log of attempts."""
+"""Trains the runs of search and evaluation and logs how each ended, one line per run, in an append-only file."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from mtl_lab.runs.run import Run
 def train(
     runs: Sequence[Run], stage: str, folder: Path, workers: int, keep: Callable[[dict], None] | None = None
 ) -> dict[str, dict]:
-    """Identity -> record of the runs; how each ended is appended to `folder`/attempts.jsonl under `stage`.
+    """Identity -> record of the runs; appends how each ended to `folder`/attempts.jsonl under `stage`.
 
-    keep  called with each record after its line in the log: a run that is kept is never asked for again.
+    keep  called with each record after its line is in the log, so that no kept run lacks its line.
     """
     logged = {(a["identity"], a["stage"]) for a in records.read_lines(folder / "attempts.jsonl")}
     trained = {}
@@ -22,10 +22,16 @@ def train(
     def finished(record):
         trained[record["identity"]] = record
         if (record["identity"], stage) not in logged:
-            line = {"identity": record["identity"], "stage": stage, "seed": record["config"]["seed"],
-                    "method": record["config"]["method"], "finished": record["provenance"]["finished"],
-                    "diverged": record["diverged"] is not None, "core_seconds": round(record["core_seconds"], 2),
-                    "commit": record["provenance"]["commit"]}  # fmt: skip
+            line = {
+                "identity": record["identity"],
+                "stage": stage,
+                "seed": record["config"]["seed"],
+                "method": record["config"]["method"],
+                "finished": record["provenance"]["finished"],
+                "diverged": record["diverged"] is not None,
+                "core_seconds": round(record["core_seconds"], 2),
+                "commit": record["provenance"]["commit"],
+            }
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / "attempts.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(line, sort_keys=True) + "\n")

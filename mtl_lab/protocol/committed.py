@@ -1,6 +1,6 @@
-"""What `results/` holds of a table: its records, its search, how many seeds each row is to have.
+"""What `results/` holds of a table: its records, its search, and how many seeds each row needs.
 
-A table that extends another one takes over that table's single-task networks, reference row and controls: neither
+A table that extends another one takes over that table's single-task networks, reference row and controls. Neither
 their search nor their runs are repeated.
 """
 
@@ -11,17 +11,17 @@ from mtl_lab.protocol.table import OTHER_SEEDS, REFERENCE, SEEDS, Table
 
 
 def load(table: Table, root: Path = records.ROOT) -> list[dict]:
-    """The table's own records, in the file's order, then those of the rows that it takes over; [] before its first."""
-    own = records.load(table.name, table.profile, root)
-    if not own or table.extends is None:
-        return own
+    """The records in the table's folder, then those of the rows that it takes over; [] while its folder has none."""
+    new = records.load(table.name, table.profile, root)
+    if not new or table.extends is None:
+        return new
     seeds = {seed + shift for seed in SEEDS for shift in (0, OTHER_SEEDS)}
     base = records.load(table.extends, table.profile, root)
-    return own + [r for r in base if table.takes_over(r["row"]) and r["config"]["seed"] in seeds]
+    return new + [r for r in base if table.takes_over(r["row"]) and r["config"]["seed"] in seeds]
 
 
 def search_of(table: Table, root: Path = records.ROOT) -> dict | None:
-    """search.json with the entries of the rows that the table takes over; None before the search is done."""
+    """search.json, completed by the entries of the rows that the table takes over; None before there is one."""
     search = records.read_json(records.folder(table.name, table.profile, root) / "search.json")
     if search is None:
         return None
@@ -29,7 +29,7 @@ def search_of(table: Table, root: Path = records.ROOT) -> dict | None:
 
 
 def base_entries(table: Table, root: Path = records.ROOT) -> dict:
-    """Row -> entry in search.json of the table that this one extends, of the rows that it takes over; else {}."""
+    """Row -> its entry in search.json of the extended table, for the rows that this table takes over; else {}."""
     base = base_search(table, root) or {"rows": {}}
     return {row: entry for row, entry in base["rows"].items() if table.takes_over(row)}
 
@@ -42,7 +42,7 @@ def base_search(table: Table, root: Path = records.ROOT) -> dict | None:
 
 
 def seeds_of(table: Table, root: Path = records.ROOT) -> int | dict[str, int]:
-    """Ten, or row -> how many: the reference and the rows of extended.json ({"seeds": 20, "rows": […]}) have more."""
+    """Ten, or row -> number of seeds: the reference and the rows in extended.json ({"seeds": 20, "rows": […]})."""
     extended = records.read_json(records.folder(table.name, table.profile, root) / "extended.json")
     if extended is None:
         return len(SEEDS)

@@ -1,4 +1,4 @@
-"""Are the committed records exactly the runs that the table's rule names? Every finding is a sentence."""
+"""Checks that the committed records are exactly the runs that the table's rule names. Each complaint is a sentence."""
 
 import math
 from collections import Counter
@@ -9,14 +9,14 @@ from mtl_lab.runs.run import Run
 
 
 def check(table: Table, records: Sequence[Mapping], search: Mapping, seeds: int | Mapping = 10) -> dict[str, list[str]]:
-    """row -> reasons why its records cannot be judged; under "" those that touch the table as a whole.
+    """Row -> reasons why its records cannot be judged; under "" the reasons that concern the whole table.
 
-    seeds: how many each row has, or row -> how many (10 where it is not named).
+    seeds  number of seeds of each row, or row -> number (10 for a row that it does not name).
     """
     reasons = {row.name: [] for row in table.rows} | {"": []}
-    for what, here in (("table", table.name), ("margin", table.margin), ("rate", list(table.rates()))):
-        if search.get(what) != here:
-            reasons[""].append(f"search.json was made with {what} {search.get(what)}, the rule says {here}")
+    for field, rule in (("table", table.name), ("margin", table.margin), ("rate", list(table.rates()))):
+        if search.get(field) != rule:
+            reasons[""].append(f"search.json was made with {field} {search.get(field)}, the rule says {rule}")
     entries = search.get("rows", {})
     if absent := [row.name for row in table.searched() if row.name not in entries]:
         reasons[""].append(f"search.json lacks {', '.join(absent)}")
@@ -24,42 +24,45 @@ def check(table: Table, records: Sequence[Mapping], search: Mapping, seeds: int 
     for name, entry in entries.items():
         full = [tried for tried in entry["tried"] if tried["full"] is not None]
         best = [tried["choice"] for tried in full if tried["full"] == max(one["full"] for one in full)]
-        if best and entry["choice"] not in best:  # of equals the search takes one
+        if best and entry["choice"] not in best:  # of several equal ones the search takes one
             reasons[name if name in reasons else ""].append("the chosen configuration is not the best of its search")
     if strays := sorted({record["row"] for record in records} - {row.name for row in table.rows}):
         reasons[""].append(f"extra runs of {', '.join(strays)}, which is no row of the table")
     for name, expected in expected_runs(table, search, seeds).items():
         reasons[name] += _of_row(expected, [record for record in records if record["row"] == name])
-    sources = {}
+    data = {}  # seed -> sources of the records' data
     for record in records:
-        sources.setdefault(record["config"]["seed"], []).append(record.get("source"))
-    if unpaired := [seed for seed, found in sources.items() if any(source != found[0] for source in found)]:
+        data.setdefault(record["config"]["seed"], []).append(record.get("source"))
+    if unpaired := [seed for seed, sources in data.items() if any(source != sources[0] for source in sources)]:
         reasons[""].append(f"the rows of {_seeds(unpaired)} rest on different data: these seeds pair nothing")
     return reasons
 
 
 def expected_runs(table: Table, search: Mapping, seeds: int | Mapping = 10) -> dict[str, list[Run]]:
-    """row -> the runs of which it must consist, given what the search chose."""
+    """Row -> its evaluation runs, with the configurations that the search chose."""
     choices = {name: entry["choice"] for name, entry in search["rows"].items()}
     counts = {row.name: seed_count(seeds, row.name) for row in table.rows}
-    found = {count: table.expected(choices, count) for count in set(counts.values())}
-    return {name: found[count][name] for name, count in counts.items()}
+    runs = {count: table.expected(choices, count) for count in set(counts.values())}
+    return {name: runs[count][name] for name, count in counts.items()}
 
 
 def finished_seeds(
     table: Table, records: Sequence[Mapping], search: Mapping, seeds: int | Mapping = 10
 ) -> dict[str, int] | None:
-    """row -> its seeds so far, where each row that is the table's own has its first n, or all that it is to have,
-    with n too few for some: training goes on. Else None."""
-    if {row.follows or row.name for row in table.rows} - set(search.get("rows", {})):
+    """Row -> number of seeds so far, while training goes on: every row has the same first n seeds, and some need more.
+
+    None where the records are complete or have gaps. A row that needs fewer than n has all of its seeds; rows that the
+    table takes over have theirs from the start.
+    """
+    if {row.reuses or row.name for row in table.rows} - set(search.get("rows", {})):
         return None
     counts = {row.name: seed_count(seeds, row.name) for row in table.rows}
-    own = [name for name in counts if not table.takes_over(name)]
-    here = Counter(record["identity"] for record in records if record["row"] in own)
-    for n in range(1, max(counts[name] for name in own)):
-        so_far = counts | {name: min(n, counts[name]) for name in own}
+    trained = [name for name in counts if not table.takes_over(name)]
+    recorded = Counter(record["identity"] for record in records if record["row"] in trained)
+    for n in range(1, max(counts[name] for name in trained)):
+        so_far = counts | {name: min(n, counts[name]) for name in trained}
         expected = expected_runs(table, search, so_far)
-        if here == Counter(run.identity for name in own for run in expected[name]):
+        if recorded == Counter(run.identity for name in trained for run in expected[name]):
             return so_far
     return None
 
@@ -70,10 +73,10 @@ def seed_count(seeds: int | Mapping, row: str) -> int:
 
 def _of_row(expected: Sequence[Run], records: Sequence[Mapping]):
     wanted = {run.identity: run.seed for run in expected}
-    found = Counter(record["identity"] for record in records)
-    if missing := [seed for identity, seed in wanted.items() if identity not in found]:
-        yield f"{len(wanted) - len(missing)} of {len(wanted)} runs are here; missing: {_seeds(missing)}"
-    if twice := [wanted[identity] for identity, count in found.items() if count > 1 and identity in wanted]:
+    counts = Counter(record["identity"] for record in records)
+    if missing := [seed for identity, seed in wanted.items() if identity not in counts]:
+        yield f"{len(wanted) - len(missing)} of {len(wanted)} runs are recorded; missing: {_seeds(missing)}"
+    if twice := [wanted[identity] for identity, count in counts.items() if count > 1 and identity in wanted]:
         yield f"extra runs: {_seeds(twice)} more than once"
     extra = [record["config"]["seed"] for record in records if record["identity"] not in wanted]
     if strange := [seed for seed in extra if seed not in wanted.values()]:

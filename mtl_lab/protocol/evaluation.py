@@ -1,4 +1,4 @@
-"""The evaluation of a table: each row's chosen configuration with every evaluation seed. It reads the test data."""
+"""Evaluates a table: trains each row's chosen configuration with every evaluation seed and reads the test data."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,9 +16,10 @@ def evaluate(
     root: Path = records.ROOT,
     rows: Collection[str] | None = None,
 ) -> int:
-    """Train the evaluation runs that runs.jsonl lacks, of all rows or of those named; how many were trained.
+    """Train the evaluation runs that runs.jsonl lacks; the number of runs trained.
 
-    seeds  how many; None: ten, and of the rows in extended.json as many as it says.
+    seeds  number of seeds, or row -> number; None: ten, and for the rows in extended.json the number given there.
+    rows   names of the rows to evaluate; None: all.
     """
     folder = records.folder(table.name, table.profile, root)
     seeds = committed.seeds_of(table, root) if seeds is None else seeds

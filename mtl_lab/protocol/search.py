@@ -1,4 +1,4 @@
-"""The search of a table: eight configurations of each row at a quarter of the length, the best two at full length."""
+"""Searches a table: trains 8 configurations of each row at a quarter of the length, the best two at full length."""
 
 import json
 from dataclasses import replace
@@ -13,9 +13,10 @@ from mtl_lab.runs import build, provenance
 
 
 def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None) -> dict:
-    """Search the rows that search.json lacks, all where there is none: two stages, the single-task networks first.
+    """Search the rows that search.json lacks and write them to it; its content.
 
-    only  names of the shared rows to search now; the others wait for another call.
+    The single-task networks come first, since static weights and Δm rest on their validation values.
+    only  names of the shared rows to search now; None: all.
     """
     folder = records.folder(table.name, table.profile, root)
     before = committed.search_of(table, root) or {}
@@ -30,37 +31,13 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
     ranking = before.get("ranking")
     if ranking is None and table.ranking is not None:
         ranking = train([table.ranking], "search, layers", folder, workers)[table.ranking.identity]["conflict"]
-    for rows in (table.singles(), table.shared()):  # the fixed values and static weights come from the first
-        rows = [row for row in rows if row.follows is None and row.name not in entries
-                and (only is None or row.tasks is not None or row.name in only)]  # fmt: skip
-        draws = {r.name: [table.resolve(r, choice, ranking, baseline) for choice in table.draws(r)] for r in rows}
-        short = {row.name: [table.run(row, choice, SHORT_SEED, 0.25) for choice in draws[row.name]]
-                 for row in rows}  # fmt: skip
-        first = train([run for found in short.values() for run in found], "search, short", folder, workers)
-        kept, full = {}, {}
-        for row in rows:
-            scores = [_score(table, row, first[run.identity], baseline) for run in short[row.name]]
-            order = sorted(range(len(scores)), key=lambda place: -scores[place])
-            kept[row.name] = order[:KEPT]
-            full[row.name] = [table.run(row, draws[row.name][i], FULL_SEED) for i in kept[row.name]]
-        second = train([run for found in full.values() for run in found], "search, full", folder, workers)
-        for row in rows:
-            tried = [{"choice": choice, "short": _score(table, row, first[run.identity], baseline), "full": None}
-                     for choice, run in zip(draws[row.name], short[row.name], strict=True)]  # fmt: skip
-            for i, run in zip(kept[row.name], full[row.name], strict=True):
-                tried[i]["full"] = _score(table, row, second[run.identity], baseline)
-            best = max(kept[row.name], key=lambda i: tried[i]["full"])
-            spent = [first[r.identity] for r in short[row.name]] + [second[r.identity] for r in full[row.name]]
-            entries[row.name] = {
-                "choice": draws[row.name][best], "at_edge": table.at_edge(row, draws[row.name][best]), "tried": tried,
-                "core_seconds": sum(r["core_seconds"] for r in spent),
-                "trunk_backward_passes": sum(r["trunk_backward_passes"] for r in spent),
-                "diverged": sum(r["diverged"] is not None for r in spent),
-            }  # fmt: skip
-            if row.tasks is not None:
-                baseline |= second[full[row.name][kept[row.name].index(best)].identity]["final"]["validation"]
-        baseline = records.rounded(baseline)  # as search.json has it: rows that are searched later find the same
-    found = {
+    for row_group in (table.singles(), table.shared()):
+        rows = [row for row in row_group if row.reuses is None and row.name not in entries]
+        if only is not None:
+            rows = [row for row in rows if row.tasks is not None or row.name in only]
+        validation = _search_rows(table, rows, ranking, baseline, entries, folder, workers)
+        baseline = records.rounded(baseline | validation)  # as in search.json: rows searched later read that
+    content = {
         "table": table.name,
         "profile": table.profile,
         "margin": table.margin,
@@ -70,13 +47,46 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
         "ranking": ranking,
         "provenance": before.get("provenance", provenance.provenance()),  # of rows searched later: attempts.jsonl
     }
-    text = json.dumps(_finite(records.rounded(found)), sort_keys=True, indent=1, ensure_ascii=False)
+    text = json.dumps(_finite(records.rounded(content)), sort_keys=True, indent=1, ensure_ascii=False)
     write_atomically(folder / "search.json", text + "\n")
     return json.loads(text)
 
 
+def _search_rows(table, rows, ranking, baseline, entries, folder, workers) -> dict:
+    """Search `rows`, add their entries to `entries`; task -> validation values of the chosen single-task networks."""
+    choices = {row.name: [table.resolve(row, c, ranking, baseline) for c in table.configurations(row)] for row in rows}
+    short = {row.name: [table.run(row, c, SHORT_SEED, 0.25) for c in choices[row.name]] for row in rows}
+    short_records = train([run for runs in short.values() for run in runs], "search, short", folder, workers)
+    scores, full = {}, {}  # row name -> score of each short run; row name -> index of a configuration -> full run
+    for row in rows:
+        scores[row.name] = [_score(table, row, short_records[run.identity], baseline) for run in short[row.name]]
+        order = sorted(range(len(scores[row.name])), key=lambda i: -scores[row.name][i])
+        full[row.name] = {i: table.run(row, choices[row.name][i], FULL_SEED) for i in order[:KEPT]}
+    full_records = train([run for runs in full.values() for run in runs.values()], "search, full", folder, workers)
+    validation = {}
+    for row in rows:
+        ends = {i: full_records[run.identity] for i, run in full[row.name].items()}
+        full_scores = {i: _score(table, row, record, baseline) for i, record in ends.items()}
+        best = max(full_scores, key=full_scores.get)
+        spent = [*(short_records[run.identity] for run in short[row.name]), *ends.values()]
+        entries[row.name] = {
+            "choice": choices[row.name][best],
+            "at_edge": table.at_edge(row, choices[row.name][best]),
+            "tried": [
+                {"choice": choice, "short": scores[row.name][i], "full": full_scores.get(i)}
+                for i, choice in enumerate(choices[row.name])
+            ],
+            "core_seconds": sum(record["core_seconds"] for record in spent),
+            "trunk_backward_passes": sum(record["trunk_backward_passes"] for record in spent),
+            "diverged": sum(record["diverged"] is not None for record in spent),
+        }
+        if row.tasks is not None:
+            validation |= ends[best]["final"]["validation"]
+    return validation
+
+
 def _score(table, row, record, baseline):
-    """Validation Δm; for a single-task network minus its own error or its accuracy, whatever its metric says."""
+    """Validation Δm; for a single-task network its metric, negated where lower is better; -inf if it diverged."""
     if row.tasks is None:
         return table.validation_delta(record, baseline)
     if record["diverged"] is not None:

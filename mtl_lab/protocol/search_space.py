@@ -1,4 +1,4 @@
-"""Configurations to try, from one scrambled Sobol sequence: every part of the ranges gets its share of few draws."""
+"""Configurations to try, from a scrambled Sobol sequence, which covers all ranges evenly with few points."""
 
 import math
 from collections.abc import Mapping
@@ -7,18 +7,18 @@ import numpy as np
 from scipy.stats import qmc
 
 
-def draw(space: Mapping, count: int, generator: np.random.Generator) -> list[dict]:
+def sample(space: Mapping, count: int, generator: np.random.Generator) -> list[dict]:
     """`count` configurations, name -> value, six significant digits.
 
     space  name -> ("log", low, high), ("uniform", low, high), ("choice", values), or ("simplex", K): weights that are
            uniform on the simplex and scaled to sum to K.
     """
     sizes = {name: spec[1] if spec[0] == "simplex" else 1 for name, spec in space.items()}
-    found = []
+    configurations = []
     for point in qmc.Sobol(sum(sizes.values()), rng=generator).random(count):
         parts = np.split(point, np.cumsum(list(sizes.values()))[:-1])
-        found.append({name: _value(space[name], part) for name, part in zip(space, parts, strict=True)})
-    return found
+        configurations.append({name: _value(space[name], part) for name, part in zip(space, parts, strict=True)})
+    return configurations
 
 
 def _value(spec, part):

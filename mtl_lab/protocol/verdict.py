@@ -1,8 +1,8 @@
-"""From committed records to a judged table: checks first, then intervals, then words. Nothing here trains.
+"""Judges a table from its committed records: checks them, computes intervals and names outcomes. It trains nothing.
 
-A row is `void` when its records are not exactly the runs that its rule names. The table as a whole is void when its
-controls fail: the A/A row must not be called different, the broken row must be. A table all of whose rows have the
-same first seeds, fewer than ten, is `unfinished`: it shows numbers and has no outcomes.
+A row is `void` when its records are not exactly the runs that its rule names. The whole table is void when a control
+fails: the A/A row must not be called different, the broken row must be. A table is `unfinished` while all rows have
+the same first seeds and need more: it has numbers and no outcomes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,25 @@ from mtl_lab.protocol.table import A_A, BROKEN, CONTROLS, REFERENCE, SEEDS, Tabl
 from mtl_lab.runs import build
 from mtl_lab.statistics.paired import PairedDifference, detectable_effect, holm_intervals, outcome, sign_flip_p, wilson
 
-COSTS = ("core_seconds", "trunk_backward_passes")  # what the search of a row has spent
+COSTS = ("core_seconds", "trunk_backward_passes")  # of the search of a row
 DIFFERENT = ("better", "worse", "small difference")
-NO_EVIDENCE = (1.0, -1.0)  # differences with p = 1: a row that cannot be compared still counts among Holm's m
+NO_EVIDENCE = (1.0, -1.0)  # differences with p = 1: for Holm a row that cannot be compared still counts
 
 
 @dataclass(frozen=True)
 class RowVerdict:
-    """One row: its `state`, the reasons for it, then what was measured, as far as it can be.
+    """One row: its state, the reasons for it, and what was measured.
 
     state       "judged", "void" or "unfinished".
-    outcome     `evaluation.outcome`; "reference", "single-task"; or the state of a row that cannot be judged.
-    runs        "n of N": how many of the runs that the rule names are here.
+    outcome     of `paired.outcome`; "reference"; "single-task"; or the state of a row that cannot be judged.
+    runs        "n of N": n records of the N runs that the rule names.
+    diverged    number of runs that diverged.
     delta       seed -> Δm in percent against the mean of the single-task networks.
-    difference  paired difference to the reference row by seed, with its Holm interval; None for the reference.
-    sign_flip   exact two-sided p of the differences; detectable: effect found with power 0.8 (95 %, one row).
-    metrics     task -> metric -> (mean, sd over seeds), test data, last epoch; cost: what the search has spent.
+    difference  paired difference to the reference row over seeds, with its Holm interval; None for the reference.
+    sign_flip   exact two-sided p value of the differences.
+    detectable  difference that a test of one row at 95 % finds with power 0.8, in points of Δm.
+    metrics     task -> metric -> (mean, sd over seeds) on test data at the last epoch.
+    cost        `COSTS` of the search.
     """
 
     name: str
@@ -52,7 +55,7 @@ class RowVerdict:
 
 @dataclass(frozen=True)
 class TableVerdict:
-    """A judged table. `reasons` say why it is void as a whole; controls_pass is None where they cannot be judged."""
+    """A judged table. `reasons` say why all of it is void; controls_pass is None if the controls cannot be judged."""
 
     table: Table
     rows: Mapping[str, RowVerdict]
@@ -76,35 +79,37 @@ def judge(
 ) -> TableVerdict:
     """The verdict on a table from its records and search.json.
 
-    seeds  how many each row has, or row -> how many (10 where it is not named; no row more than the reference).
+    seeds  number of seeds of each row, or row -> number (10 for a row that it does not name). No row may have more
+           than the reference.
     """
     unfinished = completeness.finished_seeds(table, records, search, seeds)
     reasons = completeness.check(table, records, search, unfinished or seeds)
-    whole = reasons.pop("")
+    table_reasons = reasons.pop("")
     bases = {"the zero of Δm": [row.name for row in table.singles()], "the reference row": [REFERENCE]}
     unsound = {role: [name for name in names if reasons[name]] for role, names in bases.items()}
-    for role, names in unsound.items():  # what rests on a void row is void
+    for role, names in unsound.items():  # without a sound zero or reference no other row can be judged
         for row in table.shared() if names else []:
             if row.name not in names:
                 reasons[row.name].append(f"{role} is not sound: {', '.join(names)}")
     grouped = {name: [record for record in records if record["row"] == name] for name in reasons}
-    usable = {} if whole else {name: grouped[name] for name in reasons if not reasons[name]}
+    usable = {} if table_reasons else {name: grouped[name] for name in reasons if not reasons[name]}
     delta = deltas(table, usable)
     differences, outcomes = compare(table, delta)
     controls = None if unfinished else controls_pass(differences, outcomes)
     if void := [name for name in (*CONTROLS, REFERENCE) if reasons[name]]:
         controls = None
-        whole.append(f"its controls cannot be judged: see {', '.join(void)}")
+        table_reasons.append(f"its controls cannot be judged: see {', '.join(void)}")
     elif controls is False:
-        whole.append(f"its controls fail: the A/A row is called {outcomes[A_A]}, the broken row {outcomes[BROKEN]}")
-    complete = not {row.follows or row.name for row in table.rows} - set(search.get("rows", {}))
+        called = f"the A/A row is called {outcomes[A_A]}, the broken row {outcomes[BROKEN]}"
+        table_reasons.append(f"its controls fail: {called}")
+    complete = not {row.reuses or row.name for row in table.rows} - set(search.get("rows", {}))
     expected = completeness.expected_runs(table, search, seeds) if complete else {}
     rows = {}
     for row in table.rows:
-        state = "void" if reasons[row.name] or whole else "unfinished" if unfinished else "judged"
+        state = "void" if reasons[row.name] or table_reasons else "unfinished" if unfinished else "judged"
         word = "reference" if row.name == REFERENCE else "single-task" if row.tasks else outcomes.get(row.name)
         wanted = {run.identity for run in expected.get(row.name, [])}
-        difference, entry = differences.get(row.name), search.get("rows", {}).get(row.follows or row.name, {})
+        difference, entry = differences.get(row.name), search.get("rows", {}).get(row.reuses or row.name, {})
         rows[row.name] = RowVerdict(
             name=row.name,
             title=row.title,
@@ -119,22 +124,25 @@ def judge(
             sign_flip=sign_flip_p(paired_differences(delta, row.name)) if difference else None,
             detectable=detectable_effect(difference.sd, difference.n) if difference and difference.sd > 0 else None,
             metrics=summary(grouped[row.name]),
-            cost={name: entry[name] for name in COSTS if name in entry and not row.follows},
+            cost={name: entry[name] for name in COSTS if name in entry and not row.reuses},
         )
-    return TableVerdict(table, rows, controls, tuple(whole), records)
+    return TableVerdict(table, rows, controls, tuple(table_reasons), records)
 
 
 # --- from metrics to words
 
 
-def deltas(table: Table, found: Mapping[str, Sequence[Mapping]]) -> dict[str, dict[int, float]]:
-    """row -> seed -> Δm on test data at the last epoch; {} where a single-task row is not among `found`."""
-    if any(row.name not in found for row in table.singles()):
+def deltas(table: Table, grouped: Mapping[str, Sequence[Mapping]]) -> dict[str, dict[int, float]]:
+    """Row -> seed -> Δm on test data at the last epoch; {} where a single-task row has no records.
+
+    grouped  row -> its records.
+    """
+    if any(row.name not in grouped for row in table.singles()):
         return {}
     up, first = build.directions(table.base.problem), len(SEEDS)
     zero = {}
     for row in table.singles():
-        ordered = sorted(found[row.name], key=lambda record: record["config"]["seed"])[:first]
+        ordered = sorted(grouped[row.name], key=lambda record: record["config"]["seed"])[:first]
         zero |= {task: {m: v[0] for m, v in metrics.items()} for task, metrics in summary(ordered).items()}
     names = [(task, metric) for task, metrics in up.items() for metric in metrics]
     higher = [up[task][metric] for task, metric in names]
@@ -142,16 +150,16 @@ def deltas(table: Table, found: Mapping[str, Sequence[Mapping]]) -> dict[str, di
     baseline = [zero[task][metric] for task, metric in names]
     result = {}
     for row in table.shared():
-        if row.name in found:
-            by_seed = {record["config"]["seed"]: record["final"]["test"] for record in found[row.name]}
+        if row.name in grouped:
+            by_seed = {record["config"]["seed"]: record["final"]["test"] for record in grouped[row.name]}
             values = {seed: [test[task][metric] for task, metric in names] for seed, test in sorted(by_seed.items())}
             result[row.name] = {s: delta_m(v, baseline, higher, groups) for s, v in values.items()}
     return result
 
 
-def summary(found: Sequence[Mapping]) -> dict:
-    """task -> metric -> (mean, sd over the records) of the test metrics at the last epoch, the loss among them."""
-    tests = [record["final"]["test"] for record in found if record["final"].get("test")]
+def summary(records: Sequence[Mapping]) -> dict:
+    """Task -> metric -> (mean, sd over the records) of loss and metrics on test data at the last epoch."""
+    tests = [record["final"]["test"] for record in records if record["final"].get("test")]
     columns = {(t, m): [test[t][m] for test in tests] for test in tests[:1] for t in test for m in test[t]}
     table = {}
     for (task, metric), values in columns.items():
@@ -161,58 +169,61 @@ def summary(found: Sequence[Mapping]) -> dict:
 
 
 def paired_differences(delta: Mapping, row: str, against: str = REFERENCE) -> list[float]:
-    """Differences of the i-th seeds that both rows have: the same seeds, but for the A/A row."""
+    """Differences between the i-th seeds of two rows. These are the same seeds, except for the A/A row."""
     return [x - y for x, y in zip(delta[row].values(), delta[against].values(), strict=False)]
 
 
 def compare(table: Table, delta: Mapping) -> tuple[dict, dict]:
-    """(row -> paired difference to the reference with its Holm interval, row -> outcome), of the rows in `delta`.
+    """(row -> paired difference to the reference with its Holm interval, row -> outcome), for the rows in `delta`.
 
-    Holm's family is all rows but the reference: a row that drops out does not make it easier for the others.
+    Holm's family is all shared rows but the reference, also those without Δm: a void row must not narrow the intervals
+    of the others.
     """
     if REFERENCE not in delta or len(delta[REFERENCE]) < 2:
         return {}, {}
     names = [row.name for row in table.shared() if row.name != REFERENCE]
-    found = holm_intervals({n: paired_differences(delta, n) if n in delta else NO_EVIDENCE for n in names})
-    found = {name: difference for name, difference in found.items() if name in delta}
-    return found, {name: outcome(d.low, d.high, table.margin) for name, d in found.items()}
+    intervals = holm_intervals({n: paired_differences(delta, n) if n in delta else NO_EVIDENCE for n in names})
+    differences = {name: difference for name, difference in intervals.items() if name in delta}
+    return differences, {name: outcome(d.low, d.high, table.margin) for name, d in differences.items()}
 
 
 def controls_pass(differences: Mapping, outcomes: Mapping) -> bool | None:
-    """Whether A/A is not called different, and broken is, downwards; None where one of them is not there."""
+    """Whether the A/A row is not called different and the broken row is called worse; None where one is missing."""
     if not {A_A, BROKEN} <= set(outcomes):
         return None
     return outcomes[A_A] not in DIFFERENT and outcomes[BROKEN] in DIFFERENT and differences[BROKEN].high < 0
 
 
 def false_verdict_rate(table: Table, tables: int = 300, spread: float = 1.0, seeds: int = 10, seed: int = 0) -> dict:
-    """How often tables without any true difference say that there is one: from simulated metrics to words.
+    """How often the protocol calls a row different in simulated tables whose rows do not differ.
 
-    Each row's Δm is a seed effect common to all rows plus normal noise of its own; `spread` is the standard
-    deviation of a paired difference in points. Returned: number of `tables`; `false`, those that call some row
-    but the controls different, with Wilson `interval`; `rows` called different of `of` rows; `void`, tables
-    whose A/A row is called different. Holm promises at most 5 % of tables, A/A included.
+    Each row's Δm is a seed effect common to all rows plus independent normal noise; `spread` is the standard deviation
+    of a paired difference in points. Keys of the result:
+    tables    number of simulated tables.
+    false     tables in which some row other than a control is called different; interval: Wilson's.
+    rows, of  rows called different, and rows that could be.
+    void      tables whose A/A row is called different.
+    Holm's method promises that at most 5 % of the tables call any row different, A/A included.
     """
     random, up = np.random.default_rng(seed), build.directions(table.base.problem)
-    false, rows, void = 0, 0, 0
+    counts = {"false": 0, "rows": 0, "void": 0}
     for _ in range(tables):
-        common, found = spread * random.standard_normal(seeds), {}
+        common, grouped = spread * random.standard_normal(seeds), {}
         for row in table.rows:
             noise = spread / 2**0.5 * random.standard_normal(seeds) + common
             noise -= 100 * (row.name == BROKEN)
             tasks = [list(up)[k] for k in row.tasks] if row.tasks else list(up)
-            found[row.name] = [
-                {"config": {"seed": s}, "final": {"test": {
-                    t: {m: 100 + (x if higher else -x) for m, higher in up[t].items()} for t in tasks}}}
-                for s, x in enumerate(noise)
-            ]  # fmt: skip
-        differences, outcomes = compare(table, deltas(table, found))
-        called = [n for n, word in outcomes.items() if word in DIFFERENT and not table.row(n).control]
-        false, rows, void = (
-            false + bool(called),
-            rows + len(called),
-            void + (controls_pass(differences, outcomes) is False),
-        )
+            grouped[row.name] = [_simulated(up, tasks, s, x) for s, x in enumerate(noise)]
+        differences, outcomes = compare(table, deltas(table, grouped))
+        called = [name for name, word in outcomes.items() if word in DIFFERENT and not table.row(name).control]
+        counts["false"] += bool(called)
+        counts["rows"] += len(called)
+        counts["void"] += controls_pass(differences, outcomes) is False
     of = tables * sum(not row.control and row.name != REFERENCE for row in table.shared())
-    interval = wilson(false, tables)
-    return {"tables": tables, "false": false, "interval": interval, "rows": rows, "of": of, "void": void}
+    return {"tables": tables, "interval": wilson(counts["false"], tables), "of": of, **counts}
+
+
+def _simulated(up, tasks, seed, gain):
+    """A record whose metrics are `gain` percent better than 100."""
+    test = {task: {m: 100 + (gain if higher else -gain) for m, higher in up[task].items()} for task in tasks}
+    return {"config": {"seed": seed}, "final": {"test": test}}

@@ -1,4 +1,4 @@
-"""From the config of a run to its data and its network."""
+"""Builds the data and the network of a run."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from mtl_lab.runs.run import Run
 
 @functools.cache
 def directions(problem: str) -> dict[str, dict[str, bool]]:
-    """task -> metric -> whether higher is better; read off the embedded tiny problem, so no data need be there."""
+    """Task -> metric -> whether higher is better; from the embedded tiny problem, so no data are needed."""
     tasks = load_problem(Run(problem, {"profile": "tiny"})).tasks
     return {task.name: task.higher_is_better() for task in tasks}
 
@@ -23,7 +23,7 @@ def _problem(name: str, options: str, seed: int) -> Problem:
 
 
 def load_problem(run) -> Problem:
-    """The problem of a `runs.Run`, with the tasks that it trains on. ValueError where it names a task that is not."""
+    """The problem of a run, reduced to the tasks that it trains. ValueError for the index of a task that is unknown."""
     problem = _problem(run.problem, json.dumps(dict(run.problem_options), sort_keys=True), run.seed)
     if run.tasks is None:
         return problem
@@ -34,12 +34,12 @@ def load_problem(run) -> Problem:
     def only(split):
         return type(split)(split.inputs, tuple(split.targets[k] for k in run.tasks))
 
-    return replace(problem, tasks=tuple(problem.tasks[k] for k in run.tasks), train=only(problem.train),
-                   validation=only(problem.validation), test=only(problem.test))  # fmt: skip
+    splits = {name: only(getattr(problem, name)) for name in ("train", "validation", "test")}
+    return replace(problem, tasks=tuple(problem.tasks[k] for k in run.tasks), **splits)
 
 
 def build_model(run, problem: Problem) -> models.MultiTaskModel:
-    """The network of a `runs.Run`, initialised by its seed; copies of split layers draw from their own stream."""
+    """The network of a run, initialised by its seed. Copies of split layers have a separate random stream."""
     model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
     if not run.split:
         return model

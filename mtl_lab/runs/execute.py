@@ -1,4 +1,4 @@
-"""Executes a run: from its config to its record, by way of the store of finished runs."""
+"""Executes a run, or takes its record from the store of finished runs."""
 
 import json
 from dataclasses import asdict
@@ -13,10 +13,11 @@ from mtl_lab.runs.store import Store
 
 
 def execute(run: Run, store: Store | None = None, fresh: bool = False, device: str | None = None) -> dict:
-    """The record of `run`: from the store if it is finished there, else trained, resuming if it was cut off.
+    """The record of `run`: from the store if it is finished, else trained, from its checkpoint if it has one.
 
+    fresh   train it again, from the start.
     device  for `training.device.chosen_device`.
-    A method that was registered from outside the package trains anew each time: its source may have changed.
+    A method registered from outside the package is trained again each time: the store does not see its source change.
     """
     store, device = store or Store(), chosen_device(device)
     fresh = fresh or not methods.find(run.method).make.__module__.startswith(("mtl_core.", "torchjd."))
@@ -29,17 +30,30 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     model = build_model(run, problem)
     observers = _observers(run, model)
     history = fit(
-        model, problem, run.method, Schedule(**run.schedule), method_options=run.method_options,
-        convention=run.convention, seed=run.seed, observers=observers, test=run.test,
-        checkpoint=store.checkpoint(run), device=device,
-    )  # fmt: skip
+        model,
+        problem,
+        run.method,
+        Schedule(**run.schedule),
+        method_options=run.method_options,
+        convention=run.convention,
+        seed=run.seed,
+        observers=observers,
+        test=run.test,
+        checkpoint=store.checkpoint(run),
+        device=device,
+    )
     record = {
-        "identity": run.identity, "config": json.loads(run.canonical()), **asdict(history),
-        "parameters": {"trunk": sum(p.numel() for p in model.trunk.parameters()),
-                       "all": sum(p.numel() for p in model.parameters())},
+        "identity": run.identity,
+        "config": json.loads(run.canonical()),
+        **asdict(history),
+        "parameters": {
+            "trunk": sum(p.numel() for p in model.trunk.parameters()),
+            "all": sum(p.numel() for p in model.parameters()),
+        },
         "conflict": observers[0].summary() if observers else None,
-        "source": json.loads(json.dumps(problem.source, default=str)), "provenance": provenance(device),
-    }  # fmt: skip
+        "source": json.loads(json.dumps(problem.source, default=str)),
+        "provenance": provenance(device),
+    }
     store.put(run, record)
     return record
 

@@ -3,23 +3,14 @@
 import sys
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_all_start_methods, get_context
 
 import torch
 
 from mtl_core.training.device import chosen_device
 from mtl_lab.runs.execute import execute
+from mtl_lab.runs.processes import worker_context
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
-
-
-def worker_context():
-    """Clean processes: forked from one that has imported torch once (a fork of a notebook's kernel may hang)."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["mtl_lab.runs.execute"])
-    return context
 
 
 def _work(run: Run, root, fresh, device) -> dict:
@@ -28,17 +19,23 @@ def _work(run: Run, root, fresh, device) -> dict:
 
 
 def grid(
-    runs: Sequence[Run], workers: int = 1, store: Store | None = None, fresh: bool = False, client=None,
-    device: str | None = None, finished=None,
-) -> list[dict]:  # fmt: skip
-    """The records of `runs`, in their order. Finished ones come from the store, the rest are trained.
+    runs: Sequence[Run],
+    workers: int = 1,
+    store: Store | None = None,
+    fresh: bool = False,
+    client=None,
+    device: str | None = None,
+    finished=None,
+) -> list[dict]:
+    """The records of `runs`, in their order. Finished ones come from the store, the others are trained.
 
-    workers  processes of one torch thread each; 1 trains here, one after the other.
-    client   a dask.distributed.Client: its cluster trains instead (all workers must see the store).
-    device   for `training.device.chosen_device`; the processes share one GPU.
-    finished  called with each record as it is there, first with those that the store had.
+    workers   processes of one torch thread each; 1 trains in this process, one run after the other.
+    fresh     train all of them again.
+    client    a dask.distributed.Client: its cluster trains instead (all workers must see the store).
+    device    for `training.device.chosen_device`; the processes share one GPU.
+    finished  function called with each record, first with those from the store.
 
-    Stopping it (Ctrl-C) loses no finished run; a cut-off run goes on from its last epoch next time.
+    Stopping it (Ctrl-C) loses no finished run; an unfinished run continues from its last epoch next time.
     """
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""Where results come from: a digest of what decides them, and the place and time of a run."""
+"""Where results come from: a digest of the sources that decide them, and machine, versions and time of a run."""
 
 import ast
 import functools
@@ -14,13 +14,13 @@ import torch
 from mtl_lab import ROOT
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-DECISIVE = ("mtl_core", "mtl_lab/runs/build.py")  # from the config of a run to its outcome
+DECISIVE = ("mtl_core", "mtl_lab/runs/build.py")  # sources that decide the outcome of a run
 LIBRARIES = ("torch", "torchjd", "numpy", "scipy", "cvxpy", "clarabel")  # gradients, methods and their solvers
 
 
 @functools.cache
 def source_digest(root: Path = ROOT) -> str:
-    """Digest of the sources that decide outcomes and of the versions of `LIBRARIES`: 16 hexadecimal digits.
+    """Digest of the `DECISIVE` sources and of the versions of `LIBRARIES`: 16 hexadecimal digits.
 
     Comments, docstrings and layout do not change it.
     """
@@ -37,7 +37,7 @@ def source_digest(root: Path = ROOT) -> str:
 
 
 def provenance(device: str = "cpu") -> dict:
-    """Where and with what a run was made: no paths, no host names."""
+    """Commit, versions, hardware and time of a run: no paths, no host names."""
 
     def git(*arguments):
         try:
@@ -54,7 +54,7 @@ def provenance(device: str = "cpu") -> dict:
         "source_digest": source_digest(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torchvision", "numpy")},
-        "torch": torch.__version__,  # which says of what build it is
+        "torch": torch.__version__,  # it names the build too
         "machine": platform.machine(),
         "system": platform.system(),
         "hardware": hardware,

@@ -1,4 +1,4 @@
-"""A run as a config: everything that decides its outcome, in plain values."""
+"""The configuration of a run."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 class Run:
     """Everything that decides a run's outcome, in plain values.
 
-    problem, problem_options  for `data.load`; `profile` stands among the options.
+    problem, problem_options  for `data.load`; the options hold `profile`.
     tasks        indices of the tasks to train, None for all; one index makes a single-task run.
     model, model_options      for `models.build`.
     method, method_options, convention  for `training.fit`.
-    split        trunk layers of which each task has its own copy (Recon), and how the copies start.
+    split        trunk layers of which each task gets a copy (Recon); split_init: how the copies start.
     schedule     fields of `training.Schedule`.
-    seed         of initialisation, batch order, pairing and the method's own draws.
+    seed         of initialisation, batch order, pairing and the method's random numbers.
     observe      None, or {"thresholds": […], "restrict": […]}: log cosines and layer scores each step.
     test         read the test split at the end.
     """

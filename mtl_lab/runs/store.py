@@ -1,6 +1,6 @@
-"""The store of what this machine trained: `.runs/` (or $MTL_RUNS), by config and a digest of the decisive sources.
+"""The store of runs that this machine trained: `.runs/` or $MTL_RUNS, by configuration and source digest.
 
-It is never mixed with `results/`, the committed records of reference results.
+It is separate from `results/`, the committed records of reference results.
 """
 
 import json

@@ -1,7 +1,6 @@
 """The deletion script finds what it should: on a module of a few lines, and on lines of SAM-GS."""
 
 import ast
-from pathlib import Path
 
 import hypothesis  # noqa: F401 (imported here, not in each fork)
 import mutate

@@ -78,7 +78,7 @@ def test_another_problem_never_says_reproduced(only_p1, shift, word):
 
 
 def test_what_rests_on_a_void_row_is_void(only_p1):
-    why = "9 of 10 runs are here; missing: seed 3"
+    why = "9 of 10 runs are recorded; missing: seed 3"
     verdict = table_verdict(SPLITS, "void", [why])
     claimed = verdict_of("recon-improves-rerun-mfm", "recon", verdict)
     assert claimed.outcome == "void" and claimed.reasons == (f"row recon_cagrad: {why}",)
@@ -131,10 +131,14 @@ def ledger(monkeypatch):
 def test_the_build_names_what_is_void(ledger, monkeypatch, capsys, passed):
     warned = []
     monkeypatch.setattr(ledger.log, "warning", lambda *words: warned.append(words[0] % words[1:]))
-    unsound = replace(table_verdict(SPLITS, "void", ["9 of 10 runs are here; missing: seed 3"]), controls_pass=passed)
+    unsound = replace(
+        table_verdict(SPLITS, "void", ["9 of 10 runs are recorded; missing: seed 3"]), controls_pass=passed
+    )
     monkeypatch.setattr(ledger, "judged", lambda: [unsound])
     ledger.report(None)
-    said = "ledger: results/multi_fashion_mnist/small, row recon_cagrad: void: 9 of 10 runs are here; missing: seed 3"
+    said = (
+        "ledger: results/multi_fashion_mnist/small, row recon_cagrad: void: 9 of 10 runs are recorded; missing: seed 3"
+    )
     assert capsys.readouterr().out.splitlines() == [said]
     assert bool(warned) is not passed  # with -W a warning stops the build
 

@@ -34,10 +34,10 @@ def dose(seeds=(0, 1), name="offset 8, width 4"):
 
 
 def test_harm_is_the_loss_against_networks_of_the_same_seed():
-    (found,) = conflict_and_harm.doses(dose())
-    assert found.name == "offset 8, width 4" and found.tasks == ("digit", "garment")
-    assert found.harm == pytest.approx([(10 + 0) / 2, (11 + 20) / 2])  # percent of the own accuracy, mean over tasks
-    assert found.negative == pytest.approx([0.3, 0.3]) and found.dissimilarity == pytest.approx([0.25, 0.25])
+    (shared,) = conflict_and_harm.doses(dose())
+    assert shared.name == "offset 8, width 4" and shared.tasks == ("digit", "garment")
+    assert shared.harm == pytest.approx([(10 + 0) / 2, (11 + 20) / 2])  # percent of the own accuracy, mean over tasks
+    assert shared.negative == pytest.approx([0.3, 0.3]) and shared.dissimilarity == pytest.approx([0.25, 0.25])
 
 
 def test_pairs_are_measured_against_the_mean_over_seeds():
@@ -47,26 +47,26 @@ def test_pairs_are_measured_against_the_mean_over_seeds():
         made.append(record("mu + alpha", seed, both, logged(0.5), "qm9"))
         made.append(record("alone mu", seed, {"mu": {"loss": 1, "MAE (D)": error}}, None, "qm9"))
         made.append(record("alone alpha", seed, {"alpha": {"loss": 1, "MAE (bohr³)": 4.0}}, None, "qm9"))
-    (found,) = conflict_and_harm.pairs(made)
-    assert found.harm == pytest.approx([(10 - 25) / 2] * 2)  # mu 10 % worse than 2.0, alpha a quarter better
+    (shared,) = conflict_and_harm.pairs(made)
+    assert shared.harm == pytest.approx([(10 - 25) / 2] * 2)  # mu 10 % worse than 2.0, alpha a quarter better
 
 
 def test_excess_counts_both_tails_and_not_the_middle():
     measures = conflict_and_harm.conflict_measures(logged(0.5, low=3, high=1, middle=4))
     assert measures["excess"] == pytest.approx((3 - 1) / 8)
     edges = {"899": 1, "900": 10, "1099": 100, "1100": 1000}  # bins of cosines just below -0.1, just above it, …
-    found = conflict_and_harm.conflict_measures(
+    measures = conflict_and_harm.conflict_measures(
         {"all": {"negative_share": 0, "histogram": edges}, "magnitude_similarity": 1}
     )
-    assert found["excess"] == pytest.approx((1 - 1000) / 1111)
+    assert measures["excess"] == pytest.approx((1 - 1000) / 1111)
 
 
 def test_what_has_no_companions_is_left_out():
     made = dose((0, 1, 2))
-    (found,) = conflict_and_harm.doses(
+    (shared,) = conflict_and_harm.doses(
         [r for r in made if not (r["row"].startswith("garment") and r["config"]["seed"] == 1)]
     )
-    assert found.seeds == (0, 2) and len(found.harm) == 2
+    assert shared.seeds == (0, 2) and len(shared.harm) == 2
     assert (
         conflict_and_harm.doses([r for r in made if not r["row"].startswith("digit")])
         == []
@@ -80,10 +80,10 @@ def test_change_pairs_two_doses_by_seed_and_is_after_minus_before():
     after = conflict_and_harm.doses(dose((3, 2, 1), "after"))[0]
     after = replace(after, harm=before.harm.max() + np.array([4.0, 6.0, 90.0]), negative=np.array([0.5, 0.6, 0.9]))
     assert before.seeds == (0, 1, 2) and after.seeds == (1, 2, 3)  # 1 and 2 in common
-    found = conflict_and_harm.change(before, after, "harm")
+    difference = conflict_and_harm.change(before, after, "harm")
     expected = before.harm.max() + np.array([4.0, 6.0]) - before.harm[1:]
-    assert found.n == 2 and found.mean == pytest.approx(expected.mean()) and found.mean > 0
-    assert conflict_and_harm.change(after, before, "harm").mean == -found.mean
+    assert difference.n == 2 and difference.mean == pytest.approx(expected.mean()) and difference.mean > 0
+    assert conflict_and_harm.change(after, before, "harm").mean == -difference.mean
     assert conflict_and_harm.change(before, after, "negative").mean == pytest.approx((0.2 + 0.3) / 2)
     with pytest.raises(ValueError, match="2"):
         conflict_and_harm.change(before, conflict_and_harm.doses(dose((2,), "one"))[0], "harm")
@@ -91,11 +91,13 @@ def test_change_pairs_two_doses_by_seed_and_is_after_minus_before():
 
 def test_ranks_are_compared_within_a_seed_that_all_networks_have():
     names, seeds = ("first", "second", "third"), ((0, 1, 2), (1, 2), (2, 1, 3))
-    found = [conflict_and_harm.doses(dose(each, name))[0] for each, name in zip(seeds, names, strict=True)]
+    networks = [conflict_and_harm.doses(dose(each, name))[0] for each, name in zip(seeds, names, strict=True)]
     given = ({0: 9.0, 1: 1.0, 2: 3.0}, {1: 2.0, 2: 2.0}, {1: 3.0, 2: 1.0, 3: -9.0})  # up in seed 1, down in seed 2
-    found = [replace(each, harm=np.array([values[seed] for seed in each.seeds]), excess=np.full(len(each.seeds), place))
-             for place, (each, values) in enumerate(zip(found, given, strict=True))]  # fmt: skip
-    assert conflict_and_harm.rank_by_seed(found, "excess") == {1: pytest.approx(1), 2: pytest.approx(-1)}
+    networks = [
+        replace(each, harm=np.array([values[seed] for seed in each.seeds]), excess=np.full(len(each.seeds), rank))
+        for rank, (each, values) in enumerate(zip(networks, given, strict=True))
+    ]
+    assert conflict_and_harm.rank_by_seed(networks, "excess") == {1: pytest.approx(1), 2: pytest.approx(-1)}
     assert conflict_and_harm.rank_by_seed([], "excess") == {}
 
 

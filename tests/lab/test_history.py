@@ -43,8 +43,8 @@ def shown(root, commit, file):
 
 def out_of_order(root):
     """Margins, rows' entries in search.json and numbers of seeds that were changed after, or with, the first runs that
-    they judge; and runs in whose place others stand now."""
-    found = []
+    they judge; and runs that others have replaced."""
+    problems = []
     for file in sorted((root / "results").glob("*/*/runs.jsonl")):
         name, profile = file.parts[-3:-1]
         commits = git(root, "log", "--reverse", "--format=%H", "--", file).stdout.split()
@@ -54,28 +54,28 @@ def out_of_order(root):
         # in the commit before the first runs, wherever in the package the table's line was then
         line = rf'Table\("{table.extends or name}",.*margin={table.margin},'
         if git(root, "grep", "-q", "-E", line, f"{commits[0]}~1", "--", "mtl_core", "mtl_lab").returncode:
-            found.append(f"{name}/{profile}: margin")
-        entry_of = {row.name: row.follows or row.name for row in table.rows}
+            problems.append(f"{name}/{profile}: margin")
+        entry_of = {row.name: row.reuses or row.name for row in table.rows}
         entries, known = json.loads(search.read_text())["rows"] if search.exists() else {}, set()
         extended, runs_of = file.with_name("extended.json"), {}
         for commit in commits:
-            here = [json.loads(line) for line in shown(root, commit, file).splitlines()]
-            for record in here:
-                place = record["row"], record["config"]["seed"]
-                if runs_of.setdefault(place, record["identity"]) != record["identity"]:
-                    found.append(f"{name}/{profile}: {record['row']} was run anew")
-                    runs_of[place] = record["identity"]
-            more = any(len(SEEDS) <= r["config"]["seed"] < OTHER_SEEDS for r in here)
+            recorded = [json.loads(line) for line in shown(root, commit, file).splitlines()]
+            for record in recorded:
+                key = record["row"], record["config"]["seed"]
+                if runs_of.setdefault(key, record["identity"]) != record["identity"]:
+                    problems.append(f"{name}/{profile}: {record['row']} was run anew")
+                    runs_of[key] = record["identity"]
+            more = any(len(SEEDS) <= r["config"]["seed"] < OTHER_SEEDS for r in recorded)
             if more and shown(root, f"{commit}~1", extended) != extended.read_text():
-                found.append(f"{name}/{profile}: further seeds")
-            rows = {record["row"] for record in here} - known
+                problems.append(f"{name}/{profile}: further seeds")
+            rows = {record["row"] for record in recorded} - known
             earlier = json.loads(shown(root, f"{commit}~1", search) or '{"rows": {}}')["rows"]
             for row in sorted(rows):
                 entry = earlier.get(entry_of.get(row, row))
                 if entry is None or entry != entries.get(entry_of.get(row, row)):
-                    found.append(f"{name}/{profile}: {row}")
+                    problems.append(f"{name}/{profile}: {row}")
             known |= rows
-    return found
+    return problems
 
 
 def test_the_rule_was_committed_before_its_results():
@@ -116,10 +116,10 @@ def line(row, seed=0, identity="a"):
 
 
 def commit(root, number, texts):
-    """One commit of these files, by the names of `PLACES`; an empty text writes none."""
+    """One commit of these files, by the names of `FILES`; an empty text writes none."""
     git(root, "init", "-q")
     for name, text in texts.items():
-        path = root / PLACES[name]
+        path = root / FILES[name]
         path.parent.mkdir(parents=True, exist_ok=True)
         if text:
             path.write_text(text if isinstance(text, str) else json.dumps(text))
@@ -128,9 +128,11 @@ def commit(root, number, texts):
     assert git(root, *author, "commit", "-q", "-m", str(number)).returncode == 0
 
 
-PLACES = {"protocol": "mtl_lab/protocol/table.py"}
-PLACES |= {name: f"results/qm9/small/{name}.{end}" for name, end in
-           (("runs", "jsonl"), ("search", "json"), ("extended", "json"))}  # fmt: skip
+FILES = {"protocol": "mtl_lab/protocol/table.py"}
+FILES |= {
+    name: f"results/qm9/small/{name}.{end}"
+    for name, end in (("runs", "jsonl"), ("search", "json"), ("extended", "json"))
+}
 
 
 @pytest.mark.parametrize(
@@ -187,9 +189,9 @@ def test_a_record_that_was_changed_or_dropped_is_seen(tmp_path):
     commit(tmp_path, 0, {"runs": first + second})
     assert not changed_records(tmp_path)
     for text in (first, first + line("static", 1, identity="forged")):
-        (tmp_path / PLACES["runs"]).write_text(text)
+        (tmp_path / FILES["runs"]).write_text(text)
         assert changed_records(tmp_path) == {"qm9/small/runs.jsonl": 1}
     correction = json.loads(first) | {"supersedes": records.key(json.loads(first)), "identity": "b"}
-    (tmp_path / PLACES["runs"]).write_text(first + second + records.as_line(correction) + "\n")
+    (tmp_path / FILES["runs"]).write_text(first + second + records.as_line(correction) + "\n")
     assert not changed_records(tmp_path)
     assert [r["identity"] for r in records.load("qm9", "small", tmp_path / "results")] == ["a", "b"]

@@ -13,13 +13,18 @@ RULE = {"of": "0.5", "against": ["no rotation", "8"], "seeds": 4}
 
 def write(root, errors, **other):
     """Records with these squared errors, row -> one a seed."""
-    found = [
-        {"row": row, "config": {"seed": seed}, "diverged": None,
-                      "final": {"test": {"sum": {"RMSE": value**0.5, "loss": 9.0}}}} | other
+    made = [
+        {
+            "row": row,
+            "config": {"seed": seed},
+            "diverged": None,
+            "final": {"test": {"sum": {"RMSE": value**0.5, "loss": 9.0}}},
+        }
+        | other
         for row, values in errors.items()
         for seed, value in enumerate(values)
-    ]  # fmt: skip
-    records.write_lines(found, records.folder("rotation_rates", "small", root) / "runs.jsonl")
+    ]
+    records.write_lines(made, records.folder("rotation_rates", "small", root) / "runs.jsonl")
 
 
 def test_each_rate_changes_the_rotations_rate_and_nothing_else():
@@ -36,12 +41,20 @@ def test_each_rate_changes_the_rotations_rate_and_nothing_else():
 def test_the_claim_needs_all_seeds_and_an_error_beyond_chance(tmp_path):
     assert rotation_rates.checks(**RULE, root=tmp_path) is None and rotation_rates.errors(root=tmp_path) == {}
     half = [1.0, 1.1, 0.9, 1.0]
-    write(tmp_path, {"0.5": half, "no rotation": [x + 1 + y / 9 for x, y in zip(half, (0, 1, 2, 3), strict=True)],
-                     "8": [x + y for x, y in zip(half, (1, -1, 1, -1), strict=True)], "2": half})  # fmt: skip
+    write(
+        tmp_path,
+        {
+            "0.5": half,
+            "no rotation": [x + 1 + y / 9 for x, y in zip(half, (0, 1, 2, 3), strict=True)],
+            "8": [x + y for x, y in zip(half, (1, -1, 1, -1), strict=True)],
+            "2": half,
+        },
+    )
     checks = rotation_rates.checks(**RULE, root=tmp_path)
     assert [(check.holds, check.text.split(":")[0]) for check in checks] == [
-        (True, "no rotation against 0.5"), (None, "8 against 0.5")
-    ]  # fmt: skip
+        (True, "no rotation against 0.5"),
+        (None, "8 against 0.5"),
+    ]
     assert "+1.167" in checks[0].text and "4 seeds" in checks[0].text
     assert rotation_rates.checks(**(RULE | {"seeds": 5}), root=tmp_path) is None, "a seed is missing"
     assert rotation_rates.checks(**(RULE | {"against": ["4"]}), root=tmp_path) is None, "a row is missing"
@@ -65,6 +78,6 @@ def test_a_run_that_diverged_is_refused(tmp_path):
 
 def test_the_ledger_judges_the_claim_by_these_checks(monkeypatch):
     monkeypatch.setitem(experiments.RULES, "rotation rate", lambda **rule: [Check(str(rule), True)])
-    (found,) = [one for one in verdicts.verdicts("rotograd") if one.claim["id"] == "rotograd-rotation-rate"]
-    assert found.outcome == "holds on this problem"
-    assert "'seeds': 20" in found.checks[0].text and "'0.5'" in found.checks[0].text
+    (verdict,) = [one for one in verdicts.verdicts("rotograd") if one.claim["id"] == "rotograd-rotation-rate"]
+    assert verdict.outcome == "holds on this problem"
+    assert "'seeds': 20" in verdict.checks[0].text and "'0.5'" in verdict.checks[0].text

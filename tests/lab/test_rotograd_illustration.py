@@ -8,8 +8,7 @@ OUTCOMES = {"rotograd-landscapes": "undecided", "rotograd-landscapes-convex": "h
 
 
 def write(root, **solved):
-    lines = [{"row": row, "solved": [True] * n + [False] * (100 - n), "seeds": 100}
-             for row, n in solved.items()]  # fmt: skip
+    lines = [{"row": row, "solved": [True] * n + [False] * (100 - n), "seeds": 100} for row, n in solved.items()]
     records.write_lines(lines, records.folder(rotograd_illustration.NAME, "small", root) / "runs.jsonl")
 
 
@@ -18,8 +17,10 @@ def test_more_than_half_against_fewer_than_half(tmp_path):
     assert rotograd_illustration.checks(**rule) is None, "no record yet"
     for own, plain, holds in ((90, 5, [True, True]), (20, 5, [False, True]), (52, 95, [None, False])):
         write(tmp_path, own=own, sum=plain)
-        found = rotograd_illustration.checks(**rule)
-        assert [check.holds for check in found] == holds and found[0].text.startswith(f"own: {own} of 100 seeds")
+        comparisons = rotograd_illustration.checks(**rule)
+        assert [check.holds for check in comparisons] == holds and comparisons[0].text.startswith(
+            f"own: {own} of 100 seeds"
+        )
 
 
 def test_what_is_missing_is_computed_and_nothing_else(tmp_path, monkeypatch):
@@ -34,15 +35,15 @@ def test_what_is_missing_is_computed_and_nothing_else(tmp_path, monkeypatch):
 
 def test_the_committed_counts_are_those_of_the_code_and_decide_the_claims():
     """The short rows again, all their seeds; on another machine a run or two may decide otherwise at a saddle."""
-    here = rotograd_illustration.load()
-    assert set(here) == set(rotograd_illustration.ROWS)
+    recorded = rotograd_illustration.load()
+    assert set(recorded) == set(rotograd_illustration.ROWS)
     for row in ("non-convex, RotoGrad", "non-convex, sum"):
-        again = rotograd_illustration.study(row, here[row]["seeds"])
-        differ = sum(a != b for a, b in zip(again["solved"], here[row]["solved"], strict=True))
+        again = rotograd_illustration.study(row, recorded[row]["seeds"])
+        differ = sum(a != b for a, b in zip(again["solved"], recorded[row]["solved"], strict=True))
         assert differ <= 2, row
     for row in ("convex, RotoGrad", "convex, sum"):  # five times the steps: their first seeds, which know no others
         again = rotograd_illustration.study(row, 10)["solved"]
-        assert sum(a != b for a, b in zip(again, here[row]["solved"][:10], strict=True)) <= 1, row
-    found = {v.claim["id"]: v for v in verdicts.verdicts("rotograd", judged=lambda *_: None)}
-    assert all(len(found[name].checks) == 2 for name in OUTCOMES)
-    assert {name: found[name].outcome for name in OUTCOMES} == OUTCOMES
+        assert sum(a != b for a, b in zip(again, recorded[row]["solved"][:10], strict=True)) <= 1, row
+    by_id = {v.claim["id"]: v for v in verdicts.verdicts("rotograd", judged=lambda *_: None)}
+    assert all(len(by_id[name].checks) == 2 for name in OUTCOMES)
+    assert {name: by_id[name].outcome for name in OUTCOMES} == OUTCOMES

@@ -147,8 +147,8 @@ def test_ctrl_c_says_what_is_kept(store, monkeypatch, capsys):
 
 def test_processes_give_what_one_process_gives(store, tmp_path):
     wanted = grid.grid(TINY.seeds(range(2)), store=store)
-    found = grid.grid(TINY.seeds(range(2)), workers=2, store=Store(tmp_path / "other"))
-    assert [outcome(r) for r in found] == [outcome(r) for r in wanted]
+    parallel = grid.grid(TINY.seeds(range(2)), workers=2, store=Store(tmp_path / "other"))
+    assert [outcome(r) for r in parallel] == [outcome(r) for r in wanted]
 
 
 def test_a_cluster_client_is_asked_to_train(store, monkeypatch):
@@ -167,8 +167,8 @@ def test_a_cluster_client_is_asked_to_train(store, monkeypatch):
     fake = types.SimpleNamespace(as_completed=reversed)
     monkeypatch.setitem(sys.modules, "dask", types.SimpleNamespace(distributed=fake))
     monkeypatch.setitem(sys.modules, "dask.distributed", fake)
-    found = grid.grid(TINY.seeds(range(2)), store=store, client=Client())
-    assert [r["config"]["seed"] for r in found] == [0, 1]
+    trained = grid.grid(TINY.seeds(range(2)), store=store, client=Client())
+    assert [r["config"]["seed"] for r in trained] == [0, 1]
 
 
 def test_a_record_says_where_it_comes_from_without_naming_the_machine(store):
@@ -248,11 +248,17 @@ def test_results_are_one_sorted_file_and_only_what_is_missing_is_trained(tmp_pat
     assert {r["identity"] for r in records.load("small thing", "tiny", tmp_path)} >= {TINY.identity}
 
 
-def test_results_names_what_exists(capsys):
-    assert cli("results", "recon_multi_fashion_minst") == 2
-    assert "did you mean 'recon_multi_fashion_mnist'?" in capsys.readouterr().err
-    assert cli("results", "recon_multi_fashion_mnist", "--profile", "smal") == 2
-    assert "did you mean 'small'?" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["recon_multi_fashion_minst"], "recon_multi_fashion_mnist"),
+        (["recon_multi_fashion_mnist", "--profile", "smal"], "small"),
+        (["qm9", "--profile", "tiny", "--row", "statics"], "static"),
+    ],
+)
+def test_results_names_what_exists(capsys, words, meant):
+    assert cli("results", *words) == 2
+    assert f"did you mean {meant!r}?" in capsys.readouterr().err
 
 
 def test_two_that_write_one_folder_do_not_run_at_once(tmp_path, monkeypatch, capsys):
@@ -269,12 +275,15 @@ def test_two_that_write_one_folder_do_not_run_at_once(tmp_path, monkeypatch, cap
 
 @pytest.mark.parametrize(
     ("words", "seeds"),
-    [(["rotation_rates"], 20), (["conflict_dose"], 5), (["recon_multi_fashion_mnist"], 10),
-     (["conflict_dose", "--seeds", "2"], 2)],
-)  # fmt: skip
+    [
+        (["rotation_rates"], 20),
+        (["conflict_dose"], 5),
+        (["recon_multi_fashion_mnist"], 10),
+        (["conflict_dose", "--seeds", "2"], 2),
+    ],
+)
 def test_a_grid_has_as_many_seeds_as_it_says(tmp_path, monkeypatch, words, seeds):
     monkeypatch.setenv("MTL_RUNS", str(tmp_path))
     asked = []
-    complete = lambda name, plan, workers: asked.append(plan.seeds) or "done."  # noqa: E731
-    monkeypatch.setattr(completion, "complete_grid", complete)
+    monkeypatch.setattr(completion, "complete_grid", lambda name, plan, workers: asked.append(plan.seeds))
     assert cli("results", *words, "--profile", "tiny") == 0 and asked == [seeds]

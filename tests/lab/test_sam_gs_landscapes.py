@@ -33,15 +33,17 @@ def test_a_path_that_stays_near_an_optimum_counts_from_when_it_came(monkeypatch)
 
 def test_the_studies_again_in_two_processes():
     problems = ("samgs_1", "samgs_2")
-    here = {(p, r): sam_gs_landscapes.study(p, r, 1, 40) for p in problems for r in ("SAM-GS", "MGDA")}
-    found = sam_gs_landscapes.again(("SAM-GS", "MGDA"), problems, steps=40)
-    assert list(found) == list(here) and all(found[k]["paths"] == here[k]["paths"] for k in here)
-    changed = {key: {**record, "hits": {"source": [7] * len(record["hits"]["source"])}} for key, record in here.items()}
-    assert sam_gs_landscapes.agreeing(found, here) == (26, 26) and sam_gs_landscapes.agreeing(found, changed) == (0, 26)
+    recorded = {(p, r): sam_gs_landscapes.study(p, r, 1, 40) for p in problems for r in ("SAM-GS", "MGDA")}
+    new = sam_gs_landscapes.again(("SAM-GS", "MGDA"), problems, steps=40)
+    assert list(new) == list(recorded) and all(new[k]["paths"] == recorded[k]["paths"] for k in recorded)
+    changed = {
+        key: {**record, "hits": {"source": [7] * len(record["hits"]["source"])}} for key, record in recorded.items()
+    }
+    assert sam_gs_landscapes.agreeing(new, recorded) == (26, 26) and sam_gs_landscapes.agreeing(new, changed) == (0, 26)
 
 
 def test_a_row_with_its_own_convention_is_not_drawn_beside_others():
-    with pytest.raises(ValueError, match="no clip, no factor K: a row with a convention of its own"):
+    with pytest.raises(ValueError, match="no clip, no factor K: expected rows with the landscape's convention"):
         sam_gs_landscapes.again(("SAM-GS", "SAM-GS, no clip, no factor K"), ("samgs_1",), steps=1)
 
 
@@ -66,8 +68,13 @@ def test_missing_records_are_computed_and_no_others(tmp_path, monkeypatch):
 
 
 def test_a_claim_needs_its_starts_and_that_the_others_fail(tmp_path):
-    rule = {"problem": "samgs_1", "row": "SAM-GS", "least": 2, "steps": 18000,
-            "others": {"rows": ["CAGrad"], "most": 1, "steps": 20000}}  # fmt: skip
+    rule = {
+        "problem": "samgs_1",
+        "row": "SAM-GS",
+        "least": 2,
+        "steps": 18000,
+        "others": {"rows": ["CAGrad"], "most": 1, "steps": 20000},
+    }
     assert sam_gs_landscapes.checks(**rule, root=tmp_path) is None, "no records yet"
     write([made(), made(row="CAGrad", source=(1, None, None))], tmp_path)
     assert [check.holds for check in sam_gs_landscapes.checks(**rule, root=tmp_path)] == [True, True]
@@ -90,10 +97,10 @@ def test_a_claim_about_weights_compares_row_by_row(tmp_path):
 
 @pytest.mark.parametrize("weight", sam_gs_landscapes.WEIGHTS)
 def test_a_weighted_optimum_is_where_the_weighted_gradient_vanishes(weight):
-    found = sam_gs_landscapes.weighted(LANDSCAPES["samgs_1"], weight)
-    ((x, y),) = found.optima
+    landscape = sam_gs_landscapes.weighted(LANDSCAPES["samgs_1"], weight)
+    ((x, y),) = landscape.optima
     assert x == pytest.approx(7 * (weight - 1) / (weight + 1), abs=1e-6)  # solved by hand in the lower half-plane
-    _, gradients = found.gradients(torch.tensor([[x, y]], dtype=torch.float64))
+    _, gradients = landscape.gradients(torch.tensor([[x, y]], dtype=torch.float64))
     assert gradients.sum(1).norm() < 1e-6
     assert sam_gs_landscapes.PROBLEMS[f"samgs_1, weight {weight:g}"][1] == weight
 

@@ -35,39 +35,39 @@ NAMES = ["a", "static", "b", "c", "d"]
 def test_three_seeds_by_hand():
     rows = {"static": [1.0, 2.0, 3.0, 9.0], "a": [4.0, 6.0, 5.0, 0.0], "b": [1.0, 2.0, 3.5, 0.0]}
     delta = {row: dict(enumerate(values)) for row, values in rows.items()}
-    found = seed_subsets.read_table(table("static", "a", "b", margin=2.0), delta, (0, 1, 2))
+    readings = seed_subsets.read_table(table("static", "a", "b", margin=2.0), delta, (0, 1, 2))
     # a − static: 3, 4, 2: mean 3, sd 1. b − static: 0, 0, 0.5. a has the smaller p, but its interval of level
     # 1 − 0.05 / 2 holds zero, so b has that level too.
     half = stats.t.ppf(1 - 0.0125, 2) / math.sqrt(3)
-    assert (found["a"].mean, found["a"].rank, found["b"].rank, found["static"].rank) == (5.0, 1, 2, 3)
-    assert found["a"].low == pytest.approx(3 - half) and found["a"].high == pytest.approx(3 + half)
-    assert found["a"].low < 0 and found["a"].outcome == "undecided"
-    assert found["b"].high == pytest.approx(1 / 6 + stats.t.ppf(1 - 0.0125, 2) / 6)
-    assert found["b"].outcome == "equivalent"
-    assert (found["static"].low, found["static"].outcome) == (None, None)
+    assert (readings["a"].mean, readings["a"].rank, readings["b"].rank, readings["static"].rank) == (5.0, 1, 2, 3)
+    assert readings["a"].low == pytest.approx(3 - half) and readings["a"].high == pytest.approx(3 + half)
+    assert readings["a"].low < 0 and readings["a"].outcome == "undecided"
+    assert readings["b"].high == pytest.approx(1 / 6 + stats.t.ppf(1 - 0.0125, 2) / 6)
+    assert readings["b"].outcome == "equivalent"
+    assert (readings["static"].low, readings["static"].outcome) == (None, None)
 
 
 def test_controls_are_judged_and_not_ranked():
     delta = seeded(NAMES)
-    found = seed_subsets.read_table(table(*NAMES, controls="a"), delta)
-    assert found["a"].rank is None and found["a"].outcome is not None
-    assert sorted(reading.rank for reading in found.values() if reading.rank) == [1, 2, 3, 4]
+    readings = seed_subsets.read_table(table(*NAMES, controls="a"), delta)
+    assert readings["a"].rank is None and readings["a"].outcome is not None
+    assert sorted(reading.rank for reading in readings.values() if reading.rank) == [1, 2, 3, 4]
     without = seed_subsets.read_table(table(*NAMES), delta)
-    assert found["a"].low == without["a"].low, "a control is one of Holm's rows either way"
+    assert readings["a"].low == without["a"].low, "a control is one of Holm's rows either way"
 
 
 def test_ties_share_a_rank():
     delta = {"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 1.0}, "static": {0: 0.0, 1: 0.0}}
-    found = seed_subsets.read_table(table(*delta), delta)
-    assert [found[row].rank for row in delta] == [1.5, 1.5, 3]
+    readings = seed_subsets.read_table(table(*delta), delta)
+    assert [readings[row].rank for row in delta] == [1.5, 1.5, 3]
 
 
 def test_all_choices_are_all():
     delta, rows = seeded(NAMES), table(*NAMES)
-    found = seed_subsets.all_choices(rows, delta, 3)
-    assert len(found) == 120 and len(set(found)) == 120
-    assert found[2, 5, 7] == seed_subsets.read_table(rows, delta, [2, 5, 7])
-    means = [readings["c"].mean for readings in found.values()]
+    choices = seed_subsets.all_choices(rows, delta, 3)
+    assert len(choices) == 120 and len(set(choices)) == 120
+    assert choices[2, 5, 7] == seed_subsets.read_table(rows, delta, [2, 5, 7])
+    means = [readings["c"].mean for readings in choices.values()]
     assert np.mean(means) == pytest.approx(np.mean(list(delta["c"].values()))) and np.std(means) > 0.1
     (whole,) = seed_subsets.all_choices(rows, delta, 10).values()
     assert whole == seed_subsets.read_table(rows, delta)
@@ -98,10 +98,10 @@ def test_errors(change, size, text):
         seed_subsets.all_choices(table(*NAMES), delta, size)
 
 
-@pytest.mark.parametrize("places", [(0, 1, 10), (-1, 0, 1)])
-def test_places_that_are_not_there(places):
-    with pytest.raises(ValueError, match="row 'a' has 10 seeds, got the places"):
-        seed_subsets.read_table(table(*NAMES), seeded(NAMES), places)
+@pytest.mark.parametrize("indices", [(0, 1, 10), (-1, 0, 1)])
+def test_indices_beyond_the_seeds_are_refused(indices):
+    with pytest.raises(ValueError, match="row 'a' has 10 seeds, got the indices"):
+        seed_subsets.read_table(table(*NAMES), seeded(NAMES), indices)
 
 
 # --- trials
@@ -116,12 +116,12 @@ def test_expected_best_by_hand():
 @pytest.mark.parametrize("failed", [0, 2])
 def test_expected_best_against_all_subsets(failed):
     scores = [*np.random.default_rng(1).normal(size=6).tolist(), *[None] * failed]
-    found = seed_subsets.expected_best(scores)
+    expected = seed_subsets.expected_best(scores)
     for k in range(1 + failed, len(scores) + 1):
         subsets = itertools.combinations(scores, k)
         best = [max(score for score in subset if score is not None) for subset in subsets]
-        assert found[k - 1] == pytest.approx(np.mean(best))
-    assert found[:failed] == [None] * failed
+        assert expected[k - 1] == pytest.approx(np.mean(best))
+    assert expected[:failed] == [None] * failed
 
 
 # --- the data of the dice

@@ -38,8 +38,9 @@ def test_shares_of_the_examples_add_up_to_delta_m(name):
     )
 
 
-def test_a_composite_has_two_sources():
-    table = experiments.TABLES["multi_fashion_mnist"]("tiny")
+@pytest.mark.parametrize("name", ["multi_fashion_mnist", "multi_fashion_mnist_sam_gs"])
+def test_a_composite_has_two_sources(name):
+    table = experiments.TABLES[name]("tiny")
     problem = build.load_problem(table.base)
     digits, garments = test_set_bootstrap.sources_of(table, problem)
     assert digits.shape == garments.shape == (len(problem.test),)
@@ -68,8 +69,8 @@ def test_the_committed_interval_belongs_to_the_committed_runs(name):
     table = experiments.TABLES[name]("small")
     search = committed.search_of(table)
     expected = completeness.expected_runs(table, search)
-    found = {row: [r for r in committed.load(table) if r["row"] == row] for row in expected}
-    delta = verdict.deltas(table, found)
+    grouped = {row: [r for r in committed.load(table) if r["row"] == row] for row in expected}
+    delta = verdict.deltas(table, grouped)
     second, first = (delta[row][record["seed"]] for row in reversed(record["rows"]))
     assert record["difference"] == pytest.approx(second - first, abs=0.02)
     assert record["low"] < record["difference"] < record["high"]

@@ -14,9 +14,9 @@ def test_effects_are_paired_by_seed_over_the_seeds_that_all_four_have():
     delta = {row: {seed: value + adds[row] for seed, value in common.items()} for row in ROWS}
     delta["rotograd"] = dict(reversed(delta["rotograd"].items()))
     del delta["scale_only"][2]
-    found = effects(delta)
-    assert list(found) == list(EFFECTS)
-    for values, wanted in zip(found.values(), (1.0, 1.5, 3.0, 3.5), strict=True):
+    halves = effects(delta)
+    assert list(halves) == list(EFFECTS)
+    for values, wanted in zip(halves.values(), (1.0, 1.5, 3.0, 3.5), strict=True):
         np.testing.assert_allclose(values, [wanted] * 4)
     assert all(len(values) == 0 for values in effects({**delta, "equal": {}}).values())
 
@@ -25,29 +25,43 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
     def record(row, task, loss, seed):
         return {"row": row, "config": {"seed": seed}, "final": {"test": {task: {"loss": loss}}}}
 
-    found = [record("single sum", "sum", 1.02, 4), record("single sum", "sum", 0.2, 5), record("equal", "sum", 1.02, 6),
-             record("single left digit", "left digit", 2.3, 7)]  # fmt: skip
-    found += [record("single active pixels", "active pixels", 0.95, seed) for seed in (8, 9)]
-    assert untrained(found) == {"sum": [4], "active pixels": [8, 9]}
+    made = [
+        record("single sum", "sum", 1.02, 4),
+        record("single sum", "sum", 0.2, 5),
+        record("equal", "sum", 1.02, 6),
+        record("single left digit", "left digit", 2.3, 7),
+    ]
+    made += [record("single active pixels", "active pixels", 0.95, seed) for seed in (8, 9)]
+    assert untrained(made) == {"sum": [4], "active pixels": [8, 9]}
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("equivalent", "equivalent", "better", "better"),
-         "**Scaling carries the difference**: rotating does not matter; scaling helps."),
-        (("worse", "worse", "undecided", "undecided"),
-         "**Rotating carries the difference**: rotating harms; scaling is not settled."),
-        (("worse", "better", "better", "better"),
-         "**Both halves carry the difference**: rotating harms (gradients as they are) and helps (gradients equally "
-         "long); scaling helps."),
-        (("equivalent",) * 4,
-         "**Neither half carries a difference**: rotating does not matter; scaling does not matter."),
-        (("equivalent", "better", "small difference", "undecided"),
-         "**Neither half is seen to carry a difference in both comparisons**: rotating does not matter (gradients as "
-         "they are) and helps (gradients equally long); scaling makes a difference that may be too small to count (no "
-         "rotations) and is not settled (with rotations)."),
+        (
+            ("equivalent", "equivalent", "better", "better"),
+            "**Scaling carries the difference**: rotating does not matter; scaling helps.",
+        ),
+        (
+            ("worse", "worse", "undecided", "undecided"),
+            "**Rotating carries the difference**: rotating harms; scaling is not settled.",
+        ),
+        (
+            ("worse", "better", "better", "better"),
+            "**Both halves carry the difference**: rotating harms (gradients as they are) and helps (gradients equally "
+            "long); scaling helps.",
+        ),
+        (
+            ("equivalent",) * 4,
+            "**Neither half carries a difference**: rotating does not matter; scaling does not matter.",
+        ),
+        (
+            ("equivalent", "better", "small difference", "undecided"),
+            "**Neither half is seen to carry a difference in both comparisons**: rotating does not matter (gradients "
+            "as they are) and helps (gradients equally long); scaling makes a difference that may be too small to "
+            "count (no rotations) and is not settled (with rotations).",
+        ),
     ],
-)  # fmt: skip
+)
 def test_which_half(words, said):
     assert which_half(dict(zip(EFFECTS, words, strict=True))) == said
