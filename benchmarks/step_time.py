@@ -62,8 +62,10 @@ def all_steps(model, tasks, inputs, only=()):
     """label -> step: every method of the registry, or of `only`; the plain sum and SAM-GS in a second way as well."""
     features = model.features(inputs[:2]).shape[1]
     found = {name: made(name, model, tasks, features) for name in only or methods.METHODS}
-    for label, name, more in (("equal, observed", "equal", {"observed": True}),
-                              ("sam_gs, clipped", "sam_gs", {"convention": "samgs"})):  # fmt: skip
+    for label, name, more in (
+        ("equal, observed", "equal", {"observed": True}),
+        ("sam_gs, clipped", "sam_gs", {"convention": "samgs"}),
+    ):
         if name in found:
             found[label] = made(name, model, tasks, features, **more)
     return found

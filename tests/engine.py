@@ -152,5 +152,7 @@ def scored(iterations, thresholds=THRESHOLDS, **more):
 def random_iterations(seed, count, K=3, sizes=(3, 5, 2), **more):
     generator = torch.Generator().manual_seed(seed)
     names = [f"layer{i}" for i in range(len(sizes))]
-    return [{n: torch.randn(K, d, generator=generator, **more) for n, d in zip(names, sizes, strict=True)}
-            for _ in range(count)]  # fmt: skip
+    return [
+        {n: torch.randn(K, d, generator=generator, **more) for n, d in zip(names, sizes, strict=True)}
+        for _ in range(count)
+    ]

@@ -116,8 +116,12 @@ def updates(name: str) -> dict:
     """case -> values of one method."""
     if METHODS[name].kind == KINDS[2]:
         return {case: rotated_steps(name, options) for case, options in ROTATIONS.items()}
-    found = {f"{variant}; K = {K}, {kind}": three_updates(name, K, kind, options)
-             for variant, options in variants(name).items() for K in (2, 5) for kind in KINDS_OF_MATRIX}  # fmt: skip
+    found = {
+        f"{variant}; K = {K}, {kind}": three_updates(name, K, kind, options)
+        for variant, options in variants(name).items()
+        for K in (2, 5)
+        for kind in KINDS_OF_MATRIX
+    }
     return found | {f"under {convention}": two_steps(name, convention) for convention in CONVENTIONS}
 
 

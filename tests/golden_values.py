@@ -80,9 +80,16 @@ def fingerprint(run: Run) -> list:
     model = network(run, problem)
     seen = Updates(model)
     history = training.fit(
-        model, in_short(problem, 2), run.method, training.Schedule(**run.schedule), seed=run.seed,
-        method_options=run.method_options, convention=run.convention, observers=[seen], test=False,
-    )  # fmt: skip
+        model,
+        in_short(problem, 2),
+        run.method,
+        training.Schedule(**run.schedule),
+        seed=run.seed,
+        method_options=run.method_options,
+        convention=run.convention,
+        observers=[seen],
+        test=False,
+    )
     losses = [list(epoch["train_loss"].values()) for epoch in history.epochs]
     found = [step + after for step, after in zip(losses, seen.steps, strict=False)]
     return found + ([made_up_steps(run.method_options)] if run.method == "sam_gs" else [])
@@ -219,9 +226,15 @@ def main(arguments=None) -> int:
             for line in changes(kind, name, before.get(name, {}), now.get(name, {})):
                 print(line)
         if given.write is not None:
-            kept = {name: {case: before[name][case] if case in before.get(name, {}) and
-                           same(kind, name, before[name][case], vectors) else rounded(vectors)
-                           for case, vectors in cases.items()} for name, cases in now.items()}  # fmt: skip
+            kept = {
+                name: {
+                    case: before[name][case]
+                    if case in before.get(name, {}) and same(kind, name, before[name][case], vectors)
+                    else rounded(vectors)
+                    for case, vectors in cases.items()
+                }
+                for name, cases in now.items()
+            }
             store(kind, kept)
     return 0
 

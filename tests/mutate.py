@@ -181,7 +181,8 @@ def _run(path: Path, code, tests) -> int:
     sys.stdout = sys.stderr = sys.__stdout__ = open(os.devnull, "w")  # noqa: SIM115 (this process ends soon)
     folders = {str(Path(str(test).partition("::")[0]).parent) for test in tests}
     for name, module in list(sys.modules.items()):  # import the package and the tests afresh
-        if name.partition(".")[0] == "mtl_core" or os.path.dirname(getattr(module, "__file__", None) or "") in folders:
+        folder = os.path.dirname(getattr(module, "__file__", None) or "")
+        if name.partition(".")[0] in ("mtl_core", "mtl_lab") or folder in {*folders, str(ROOT / "tests")}:
             del sys.modules[name]
     original = importlib.machinery.SourceFileLoader.get_code
 

@@ -69,8 +69,10 @@ def direct(model, inputs, targets):
     """task -> {parameter: gradient} by one full backward pass each."""
     losses = losses_of(model, model.features(inputs), targets)
     names, parameters = zip(*[(n, p) for n, p in model.named_parameters() if p.requires_grad], strict=True)
-    return [dict(zip(names, torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True), strict=True))
-            for loss in losses]  # fmt: skip
+    return [
+        dict(zip(names, torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True), strict=True))
+        for loss in losses
+    ]
 
 
 def run(model, inputs, targets, **more):

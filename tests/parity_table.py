@@ -122,9 +122,20 @@ def rows() -> list[dict]:
             largest, source = _of_rotation(row.make), "mtl_core"
         else:
             largest, source = max(difference(name, K, **options) for K in TASKS), supplier(name, **options)
-        found.append({"method": name, "options": options, "title": row.title, "kind": row.kind, "paper": row.paper,
-                      "supplier": source, "reference": reference, "difference": largest, "below": largest < LIMIT,
-                      "reason": "" if largest < LIMIT else reason})  # fmt: skip
+        found.append(
+            {
+                "method": name,
+                "options": options,
+                "title": row.title,
+                "kind": row.kind,
+                "paper": row.paper,
+                "supplier": source,
+                "reference": reference,
+                "difference": largest,
+                "below": largest < LIMIT,
+                "reason": "" if largest < LIMIT else reason,
+            }
+        )
     return found
 
 

@@ -94,8 +94,14 @@ def compared(kind, seed):
     size = [4, 3, 4, 2, 4][seed]
     options = {"objective": ["code", "paper"][seed % 2], "normalize_losses": seed % 3 == 0, "burn_in": 2}
     options |= {"alpha": 0.7} if kind is RotoGradNorm else {}
-    model = kind(nn.Linear(3, d).double(), [nn.Linear(d, 2).double() for _ in range(K)], size, init="haar",
-                 generator=draw, **options)  # fmt: skip
+    model = kind(
+        nn.Linear(3, d).double(),
+        [nn.Linear(d, 2).double() for _ in range(K)],
+        size,
+        init="haar",
+        generator=draw,
+        **options,
+    )
     model.rotation.skew.data = 0.3 * random(K, size, size)
     x, y = random(B, 3), random(K, B, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -113,8 +119,20 @@ def compared(kind, seed):
 
         S, base = model.rotation.skew.detach().clone(), model.rotation.base
         logs = model.log_weights.detach() if kind is RotoGradNorm else None
-        update, pulls, weights = restated(kind, z, list(S), list(base), heads_gradient, state, t, 2,
-                                          options["objective"], alpha, logs, options["normalize_losses"])  # fmt: skip
+        update, pulls, weights = restated(
+            kind,
+            z,
+            list(S),
+            list(base),
+            heads_gradient,
+            state,
+            t,
+            2,
+            options["objective"],
+            alpha,
+            logs,
+            options["normalize_losses"],
+        )
         optimizer.zero_grad()
         model.backward([F.mse_loss(o, target) for o, target in zip(model(x), y, strict=True)], retain_graph=True)
         yield "trunk", model.trunk.weight.grad, update.T @ x
@@ -130,5 +148,8 @@ def compared(kind, seed):
 
 def difference(kind) -> float:
     """The largest norm of found - expected over that of expected, over all gradients, steps and problems."""
-    return max(((found - expected).norm() / expected.norm()).item()
-               for seed in SEEDS for _, found, expected in compared(kind, seed))  # fmt: skip
+    return max(
+        ((found - expected).norm() / expected.norm()).item()
+        for seed in SEEDS
+        for _, found, expected in compared(kind, seed)
+    )

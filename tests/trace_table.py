@@ -32,14 +32,20 @@ NAMES = {"rotateonly": "rotate_only", "rotogradnorm": "rotograd_norm", "vanilla"
 # One step of the code that comes with SAM-GS on the gradients (3, -4, 1) and (2, 5, -3) at the losses 45 and 67 (for
 # SAM-GS on a tenth of them), printed with five decimals: the shared gradient as the optimizer would see it.
 OFFICIAL = {
-    "equal": (5, 1, -2), "uncertainty": (2.5, 0.5, -1), "log_sum": (0.09652, -0.01426, -0.02255),
-    "famo": (2.59821, -0.38393, -0.60714), "imtl_g": (2.54729, 0.07435, -0.81082),
-    "nash_mtl": (1.3471, 0.0393, -0.4288), "dwa": (2.5, 0.5, -1),
-}  # fmt: skip
+    "equal": (5, 1, -2),
+    "uncertainty": (2.5, 0.5, -1),
+    "log_sum": (0.09652, -0.01426, -0.02255),
+    "famo": (2.59821, -0.38393, -0.60714),
+    "imtl_g": (2.54729, 0.07435, -0.81082),
+    "nash_mtl": (1.3471, 0.0393, -0.4288),
+    "dwa": (2.5, 0.5, -1),
+}
 CLIPPED = {
-    "pcgrad": (0.9435, 0.07463, -0.32285), "cagrad": (0.95901, -0.01913, -0.28272),
-    "aligned_mtl": (0.94798, 0.05304, -0.31388), "sam_gs": (0.73363, 0.5079, -0.45147),
-}  # fmt: skip
+    "pcgrad": (0.9435, 0.07463, -0.32285),
+    "cagrad": (0.95901, -0.01913, -0.28272),
+    "aligned_mtl": (0.94798, 0.05304, -0.31388),
+    "sam_gs": (0.73363, 0.5079, -0.45147),
+}
 
 
 def one_step(name) -> tuple:
@@ -80,21 +86,47 @@ def rows() -> list[dict]:
     found = []
     for name in [*OFFICIAL, *CLIPPED]:
         ours, printed, limit = one_step(name)
-        found.append({"method": name, "trace": "one step", "source": SAM_GS, "digits": "5 decimals", "vectors": 1,
-                      "difference": (ours - printed).abs().max().item(), "limit": limit})  # fmt: skip
+        found.append(
+            {
+                "method": name,
+                "trace": "one step",
+                "source": SAM_GS,
+                "digits": "5 decimals",
+                "vectors": 1,
+                "difference": (ours - printed).abs().max().item(),
+                "limit": limit,
+            }
+        )
     for name, source, pairs in sam_gs():
         apart = [((o - torch.tensor(p)).norm() / o.norm()).item() for o, p in pairs]
-        found.append({"method": "sam_gs", "trace": name, "source": source, "digits": "6 significant",
-                      "vectors": len(pairs), "difference": max(apart), "limit": SIX_DIGITS})  # fmt: skip
+        found.append(
+            {
+                "method": "sam_gs",
+                "trace": name,
+                "source": source,
+                "digits": "6 significant",
+                "vectors": len(pairs),
+                "difference": max(apart),
+                "limit": SIX_DIGITS,
+            }
+        )
     for name in [*CASES, "vanilla", BURN_IN]:
         apart = {places: [] for places in DECIMALS}
         for _, ours, printed, places in followed(name):
             printed = torch.tensor(printed, dtype=torch.float64).reshape(ours.shape)
             apart[places].append((ours.detach() - printed).abs().max().item())
         for places, found_apart in apart.items():
-            found.append({"method": NAMES.get(name.split("_")[0], "rotograd"), "trace": name, "source": ROTOGRAD,
-                          "digits": f"{places} decimals", "vectors": len(found_apart),
-                          "difference": max(found_apart), "limit": DECIMALS[places]})  # fmt: skip
+            found.append(
+                {
+                    "method": NAMES.get(name.split("_")[0], "rotograd"),
+                    "trace": name,
+                    "source": ROTOGRAD,
+                    "digits": f"{places} decimals",
+                    "vectors": len(found_apart),
+                    "difference": max(found_apart),
+                    "limit": DECIMALS[places],
+                }
+            )
     return found
 
 

@@ -43,8 +43,11 @@ class Drawn(SphinxDirective):
 
     has_content, final_argument_whitespace, required_arguments = True, True, 1
     option_spec = {
-        "alt": directives.unchanged_required, "by": directives.unchanged, "dataset": directives.unchanged, "from": float
-    }  # fmt: skip
+        "alt": directives.unchanged_required,
+        "by": directives.unchanged,
+        "dataset": directives.unchanged,
+        "from": float,
+    }
 
     def run(self):
         try:
@@ -86,10 +89,12 @@ class Forest(Drawn):
         going_on = next((row.runs for row in rows if row.state == "unfinished"), None)
         figure = plots.differences(
             dict(zip(names, gaps, strict=True)),
-            {name: None if going_on else (row.difference.low, row.difference.high)
-             for name, row in zip(names, rows, strict=True)},
+            {
+                name: None if going_on else (row.difference.low, row.difference.high)
+                for name, row in zip(names, rows, strict=True)
+            },
             "Δm minus that of searched static weights, points" + f"\n{going_on} seeds, no verdict" * bool(going_on),
-        )  # fmt: skip
+        )
         # Narrow, so that a phone shows labels and dots side by side (site.css lets it shrink to the window).
         labels = [textwrap.fill(name, 20) for name in names]
         most = max(label.count("\n") + 1 for label in labels)
@@ -110,9 +115,10 @@ class PrintedDots(Drawn):
     def draw(self, paper, number, *metric):
         self.env.note_dependency(str(printed_tables.path(paper, int(number))))
         rows = [
-            row for row in printed_tables.table(paper, int(number))
+            row
+            for row in printed_tables.table(paper, int(number))
             if row["metric"] == " ".join(metric) and self.options.get("dataset", row["dataset"]) == row["dataset"]
-        ]  # fmt: skip
+        ]
         if not rows:
             raise LookupError(f"table {number} of {paper} prints no {' '.join(metric)!r}")
         by = self.options.get("by")

@@ -24,9 +24,17 @@ CLIENT_TIMEOUT = 900  # seconds that a package client may take
 CLIENTS = {  # scheme -> command that leaves one file in the current folder
     "apt": ["apt-get", "download"],
     "npm": ["npm", "pack", "--ignore-scripts"],
-    "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-            "--only-binary=:all:"],
-}  # fmt: skip
+    "pip": [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+    ],
+}
 
 
 class NoAnswer(OSError):

@@ -21,16 +21,27 @@ from .qm9_files import WHEEL, WHEEL_SHA256, read
 
 EV = 27.211386246  # electronvolt in a hartree
 TARGETS = {  # name -> unit, in the order of the properties; the energies U0 to G are those of atomisation
-    "mu": "D", "alpha": "bohr³", "HOMO": "meV", "LUMO": "meV", "R2": "bohr²", "ZPVE": "meV", "U0": "meV",
-    "U": "meV", "H": "meV", "G": "meV", "Cv": "cal/(mol K)",
-}  # fmt: skip
+    "mu": "D",
+    "alpha": "bohr³",
+    "HOMO": "meV",
+    "LUMO": "meV",
+    "R2": "bohr²",
+    "ZPVE": "meV",
+    "U0": "meV",
+    "U": "meV",
+    "H": "meV",
+    "G": "meV",
+    "Cv": "cal/(mol K)",
+}
 GROUPS = ("mu", "alpha", "HOMO", "LUMO", "R2", "ZPVE", *["atomisation"] * 4, "Cv")  # nearly one task: U0 to G
-FREE_ATOMS = np.array([  # hartree; U0, U, H, G of one atom, columns as ELEMENTS
-    [-0.500273, -37.846772, -54.583861, -75.064579, -99.718730],
-    [-0.498857, -37.845355, -54.582445, -75.063163, -99.717314],
-    [-0.497912, -37.844411, -54.581501, -75.062219, -99.716370],
-    [-0.510927, -37.861317, -54.598897, -75.079532, -99.733544],
-])  # fmt: skip
+FREE_ATOMS = np.array(
+    [  # hartree; U0, U, H, G of one atom, columns as ELEMENTS
+        [-0.500273, -37.846772, -54.583861, -75.064579, -99.718730],
+        [-0.498857, -37.845355, -54.582445, -75.063163, -99.717314],
+        [-0.497912, -37.844411, -54.581501, -75.062219, -99.716370],
+        [-0.510927, -37.861317, -54.598897, -75.079532, -99.733544],
+    ]
+)
 BLOCKS = {  # of one fixed permutation of the molecules; a profile takes the first of each block
     "tiny": {"test": 100, "validation": 50, "train": 350},
     "full": {"test": 10_000, "validation": 10_000, "train": 110_831},

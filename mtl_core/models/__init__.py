@@ -18,8 +18,17 @@ from mtl_core.models.rotations import with_rotation_layers
 from mtl_core.seeds import torch_seed, wobbled
 from mtl_core.tasks import Task
 
-__all__ = ["MODELS", "MultiTaskModel", "ResNet", "build", "initialise", "lenet", "mlp", "resnet18",
-           "with_rotation_layers"]  # fmt: skip
+__all__ = [
+    "MODELS",
+    "MultiTaskModel",
+    "ResNet",
+    "build",
+    "initialise",
+    "lenet",
+    "mlp",
+    "resnet18",
+    "with_rotation_layers",
+]
 
 MODELS: dict[str, Callable[..., MultiTaskModel]] = {"resnet18": resnet18, "lenet": lenet, "mlp": mlp}
 

@@ -15,8 +15,14 @@ def lenet(outputs: Sequence[int], channels: int = 1, size: int = 36, features: i
     """
     side = ((size - 4) // 2 - 4) // 2
     trunk = nn.Sequential(
-        nn.Conv2d(channels, 10, 5), nn.MaxPool2d(2), nn.ReLU(),
-        nn.Conv2d(10, 20, 5), nn.MaxPool2d(2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(20 * side**2, features), nn.ReLU(),
-    )  # fmt: skip
+        nn.Conv2d(channels, 10, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(20 * side**2, features),
+        nn.ReLU(),
+    )
     return MultiTaskModel(trunk, [nn.Linear(features, n) for n in outputs])

@@ -64,8 +64,14 @@ class ResNet(nn.Module):
         return self.relu(self.fc(self.avgpool(x).flatten(1)))
 
 
-def resnet18(outputs: Sequence[int], width: int = 64, channels: int = 1, features: int = 100, norm: str = "batch",
-             constant_width: bool = False) -> MultiTaskModel:  # fmt: skip
+def resnet18(
+    outputs: Sequence[int],
+    width: int = 64,
+    channels: int = 1,
+    features: int = 100,
+    norm: str = "batch",
+    constant_width: bool = False,
+) -> MultiTaskModel:
     """The network of Recon's Multi-Fashion+MNIST experiments, one linear head per task.
 
     outputs         output width of each head.

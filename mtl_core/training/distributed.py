@@ -69,9 +69,11 @@ class Processes:
         try:
             distributed.all_reduce(tensor)
         except RuntimeError as error:
-            raise ProcessLost(f"process {self.rank} of {self.world} could not add up a step with the others; if one of "
-                              "them ended, start again: a fit with a checkpoint goes on from its last epoch. What "
-                              f"torch.distributed says: {error}") from error  # fmt: skip
+            raise ProcessLost(
+                f"process {self.rank} of {self.world} could not add up a step with the others; if one of "
+                "them ended, start again: a fit with a checkpoint goes on from its last epoch. What "
+                f"torch.distributed says: {error}"
+            ) from error
 
 
 def processes() -> Processes | None:

@@ -148,8 +148,14 @@ def fit(
 def _identity(problem, spec, options, schedule, convention, seed, precision) -> dict[str, str]:
     """What a checkpoint must have been made with, in words; the number of epochs may differ."""
     schedule = {name: value for name, value in asdict(schedule).items() if name != "epochs"}
-    given = {"tasks": [task.name for task in problem.tasks], "method": spec.name, "method_options": dict(options or {}),
-             "convention": asdict(convention), "seed": seed, "precision": precision} | schedule  # fmt: skip
+    given = {
+        "tasks": [task.name for task in problem.tasks],
+        "method": spec.name,
+        "method_options": dict(options or {}),
+        "convention": asdict(convention),
+        "seed": seed,
+        "precision": precision,
+    } | schedule
     return {name: json.dumps(value, sort_keys=True, default=str) for name, value in given.items()}
 
 
@@ -275,12 +281,18 @@ class _Loop:
 
     def state(self) -> dict:
         return {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(), "method": self.method.state_dict(),
-            "order": self.order.get_state(), "random": checkpoints.random_state(self.device), "best": self.best,
-            "last": self.last, "identity": self.identity,
-            "observers": [observer.state_dict() for observer in self.observers], "history": asdict(self.history),
-        }  # fmt: skip
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "method": self.method.state_dict(),
+            "order": self.order.get_state(),
+            "random": checkpoints.random_state(self.device),
+            "best": self.best,
+            "last": self.last,
+            "identity": self.identity,
+            "observers": [observer.state_dict() for observer in self.observers],
+            "history": asdict(self.history),
+        }
 
     def load(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])

@@ -39,8 +39,10 @@ class RotationStep:
         with self.autocast:
             outputs = method(inputs)
         weight = 1.0 if processes is None else processes.weight
-        losses = [weight * task.loss(output.float() if output.dtype == torch.bfloat16 else output, target)
-                  for task, output, target in zip(self.tasks, outputs, targets, strict=True)]  # fmt: skip
+        losses = [
+            weight * task.loss(output.float() if output.dtype == torch.bfloat16 else output, target)
+            for task, output, target in zip(self.tasks, outputs, targets, strict=True)
+        ]
         values = method.backward(losses, join=processes and processes.join, retain_graph=self.observed)
         observed: list[Tensor] = []
         if self.observed:

@@ -35,8 +35,10 @@ class Step:
         if not self.scalar:
             _refuse_tied(model)
             if getattr(model, "rotations", None) is not None:
-                raise ValueError("the model has rotations of an earlier fit, through which task gradients do not pass; "
-                                 "train a fresh model")  # fmt: skip
+                raise ValueError(
+                    "the model has rotations of an earlier fit, through which task gradients do not pass; "
+                    "train a fresh model"
+                )
         self.gradients: TaskGradients | None = None
         self.backward_passes = 1 if self.scalar or self.at_features else len(tasks)
         self.follows, self.pending = "losses after the step" in spec.needs, None
@@ -149,8 +151,10 @@ def _refuse_tied(model) -> None:
     for k, head in enumerate(model.heads):
         for name, p in head.named_parameters():
             if p in seen:
-                raise ValueError(f"{name} of head {k} is part of {seen[p]} too: put what tasks share into the trunk, "
-                                 "or take the plain sum, unobserved")  # fmt: skip
+                raise ValueError(
+                    f"{name} of head {k} is part of {seen[p]} too: put what tasks share into the trunk, "
+                    "or take the plain sum, unobserved"
+                )
         seen |= {p: f"head {k}" for p in head.parameters()}
 
 

@@ -54,7 +54,11 @@ def projections(G, V):
 
 def solvers() -> list[tuple]:
     """(problem, solver, supplier, G -> solution, gap)."""
-    project = upgrad.ExactProjector()
+    projector = upgrad.ExactProjector()
+
+    def projected(G):
+        return projector(torch.eye(len(G), dtype=G.dtype), G)
+
     return [
         ("MGDA, MGDA-UB", "non-negative least squares", "mtl_core", mgda.min_norm_weights, shortest),
         ("MGDA", "Frank-Wolfe", "torchjd", aggregation.MGDAWeighting(), shortest),
@@ -62,7 +66,7 @@ def solvers() -> list[tuple]:
         ("FairGrad", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, ALPHA), bargain),
         ("FairGrad", "least squares", "torchjd", aggregation.FairGradWeighting(ALPHA), bargain_as_printed),
         ("CAGrad", "Clarabel", "torchjd", methods.make("cagrad").weighting.weigh, cagrad),
-        ("UPGrad", "non-negative least squares, once a task", "mtl_core", upgrad, projections),
+        ("UPGrad", "non-negative least squares, once a task", "mtl_core", projected, projections),
     ]
 
 

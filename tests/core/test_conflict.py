@@ -268,8 +268,14 @@ def test_nan_in_a_mapping_raises_and_counts_nothing():
     scores = scored(random_iterations(0, 2))
     before = scores.counts()
     with pytest.raises(NonFiniteGradientError, match="NaN"):
-        scores.update(dict(ITERATIONS[0], layer0=torch.full((3, 3), float("nan")), layer1=torch.zeros(3, 5),
-                           layer2=torch.zeros(3, 2)))  # fmt: skip
+        scores.update(
+            dict(
+                ITERATIONS[0],
+                layer0=torch.full((3, 3), float("nan")),
+                layer1=torch.zeros(3, 5),
+                layer2=torch.zeros(3, 2),
+            )
+        )
     assert scores.iterations == 2 and np.array_equal(scores.counts(), before)
 
 

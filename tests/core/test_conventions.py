@@ -23,23 +23,38 @@ WEIGHTINGS = [n for n, row in METHODS.items() if row.kind == "loss weighting"]
 
 @pytest.mark.parametrize("K", [1, 2, 5])
 def test_factors(K):
-    table = {("sum", "sum"): 1, ("sum", "mean"): K, ("mean", "mean"): 1, ("mean", "sum"): 1 / K,
-             ("K times", "sum"): K, ("K times", "mean"): K, ("raw", "sum"): 1, ("raw", "mean"): 1}  # fmt: skip
+    table = {
+        ("sum", "sum"): 1,
+        ("sum", "mean"): K,
+        ("mean", "mean"): 1,
+        ("mean", "sum"): 1 / K,
+        ("K times", "sum"): K,
+        ("K times", "mean"): K,
+        ("raw", "sum"): 1,
+        ("raw", "mean"): 1,
+    }
     for (scale, native), factor in table.items():
         assert Convention("x", scale=scale).factor(native, K) == pytest.approx(factor)
 
 
 def test_conventions_by_name_and_their_errors():
     assert {n: (c.heads, c.scale, c.clip) for n, c in CONVENTIONS.items() if n != "plain, clipped"} == {
-        "plain": ("unit", "sum", None), "recon": ("unit", "sum", None), "samgs": ("unit", "K times", 1.0),
-        "nash-mtl": ("weighted", "raw", None), "famo": ("weighted", "raw", None)}  # fmt: skip
+        "plain": ("unit", "sum", None),
+        "recon": ("unit", "sum", None),
+        "samgs": ("unit", "K times", 1.0),
+        "nash-mtl": ("weighted", "raw", None),
+        "famo": ("weighted", "raw", None),
+    }
     assert CONVENTIONS["plain, clipped"].clip == 1.0 and CONVENTIONS["plain, clipped"].scale == "sum"
-    for bad, message in (({"heads": "both"}, "heads is one of unit, weighted; got 'both'"),
-                         ({"scale": "max"}, "scale is"), ({"clip": 0.0}, "positive norm or None, got 0.0"),
-                         ({"clip": -1.0}, "clip"),
-                         ({"probe": "later"}, "probe is one of frozen, training, evaluation; got 'later'"),
-                         ({"own_optimizer": ("lion", 0.1)}, "one of adam, sgd; rate.*'lion'"),
-                         ({"exceptions": {"mgda": {"heads": "no"}}}, "heads is one of")):  # fmt: skip
+    for bad, message in (
+        ({"heads": "both"}, "heads is one of unit, weighted; got 'both'"),
+        ({"scale": "max"}, "scale is"),
+        ({"clip": 0.0}, "positive norm or None, got 0.0"),
+        ({"clip": -1.0}, "clip"),
+        ({"probe": "later"}, "probe is one of frozen, training, evaluation; got 'later'"),
+        ({"own_optimizer": ("lion", 0.1)}, "one of adam, sgd; rate.*'lion'"),
+        ({"exceptions": {"mgda": {"heads": "no"}}}, "heads is one of"),
+    ):
         with pytest.raises(ValueError, match=message):
             Convention("x", **bad)
 

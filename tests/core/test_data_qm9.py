@@ -213,8 +213,13 @@ def test_a_damaged_wheel_is_refused(read_wheel, tmp_path, monkeypatch):
 def test_targets_of_methane(read_wheel):
     targets = dict(zip(qm9.TARGETS, qm9.targets_of(read_wheel())[0], strict=True))
     expected = {  # eV, known from PyG's reading of the same molecule
-        "U0": -17.1722, "U": -17.2868, "H": -17.3897, "G": -16.1519, "HOMO": -10.5499, "LUMO": 3.1865
-    }  # fmt: skip
+        "U0": -17.1722,
+        "U": -17.2868,
+        "H": -17.3897,
+        "G": -16.1519,
+        "HOMO": -10.5499,
+        "LUMO": 3.1865,
+    }
     for name, energy in expected.items():
         assert targets[name] == pytest.approx(1000 * energy, abs=0.06)
     assert targets["ZPVE"] == pytest.approx(0.044749 * 27211.386246)
@@ -324,9 +329,13 @@ def test_the_full_set():
         pytest.skip(f"set MTL_DATA: {error}")
     targets = dict(zip(qm9.TARGETS, qm9.targets_of(molecules).T, strict=True))
     for name, mean, deviation in (
-        ("mu", 2.67295, 1.50347), ("HOMO", -6536.5, 597.7), ("ZPVE", 4056.9, 901.7),
-        ("U0", -76116.0, 10323.7), ("G", -70836.6, 9498.3), ("Cv", 31.6204, 4.0676),
-    ):  # fmt: skip
+        ("mu", 2.67295, 1.50347),
+        ("HOMO", -6536.5, 597.7),
+        ("ZPVE", 4056.9, 901.7),
+        ("U0", -76116.0, 10323.7),
+        ("G", -70836.6, 9498.3),
+        ("Cv", 31.6204, 4.0676),
+    ):
         assert targets[name].mean() == pytest.approx(mean, rel=1e-5)
         assert targets[name].std() == pytest.approx(deviation, rel=1e-4)
     for key, array in embed.build("qm9").items():

@@ -58,9 +58,13 @@ def world(tmp_path, monkeypatch):
         mnist_files, "PACKAGES", {name: (url, None, inside) for name, (url, _, inside) in mnist_files.PACKAGES.items()}
     )
     yield SimpleNamespace(
-        root=tmp_path / "root", asked=server.asked, answers=server.answers, address=address, package=package,
+        root=tmp_path / "root",
+        asked=server.asked,
+        answers=server.answers,
+        address=address,
+        package=package,
         ran=lambda: log.read_text().split() if log.exists() else [],
-    )  # fmt: skip
+    )
     server.shutdown()
     server.server_close()
 

@@ -20,8 +20,12 @@ def test_wrong_counts():
     model = linear_model([2, 1], 2)
     features = model.features(None)
     losses = linear_losses(model, features, [[1.0, 2, 3], [1, 1, 1]])
-    for bad_losses, bad_features in ((losses[:1], features), ([*losses, losses[0]], features), (losses, [features]),
-                                     (losses, [features] * 3)):  # fmt: skip
+    for bad_losses, bad_features in (
+        (losses[:1], features),
+        ([*losses, losses[0]], features),
+        (losses, [features]),
+        (losses, [features] * 3),
+    ):
         with pytest.raises(ValueError, match=f"{len(bad_losses)} losses, 2 heads and .* all three must be the number"):
             task_gradients(bad_losses, model, bad_features)
 

@@ -198,9 +198,16 @@ def test_every_promise_of_the_map_is_looked_at():
     assert [test for test in ELSEWHERE.values() if f"def {test}(" not in written] == []
 
 
-BREAKS = {"pcgrad": "broken", "graddrop": "norm_equalised", "cagrad": "aligned_mtl", "aligned_mtl": "moco",
-          "mgda_ub": "aligned_mtl", "aligned_mtl_ub": "mgda_ub", "imtl_g": "norm_equalised",
-          "scale_only": "rotate_only"}  # fmt: skip
+BREAKS = {
+    "pcgrad": "broken",
+    "graddrop": "norm_equalised",
+    "cagrad": "aligned_mtl",
+    "aligned_mtl": "moco",
+    "mgda_ub": "aligned_mtl",
+    "aligned_mtl_ub": "mgda_ub",
+    "imtl_g": "norm_equalised",
+    "scale_only": "rotate_only",
+}
 
 
 @pytest.mark.parametrize("name", BREAKS)

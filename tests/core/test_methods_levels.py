@@ -33,8 +33,10 @@ def gradients_by_hand(model, problem, batch):
         found = [torch.autograd.grad(loss, inputs, retain_graph=True) for loss in losses]
         return torch.stack([torch.cat([part.flatten() for part in row]) for row in found])
 
-    heads = [torch.autograd.grad(loss, list(h.parameters()), retain_graph=True)
-             for loss, h in zip(losses, model.heads, strict=True)]  # fmt: skip
+    heads = [
+        torch.autograd.grad(loss, list(h.parameters()), retain_graph=True)
+        for loss, h in zip(losses, model.heads, strict=True)
+    ]
     return rows(trunk), rows([features]), rows(last), heads, torch.stack(losses).detach()
 
 
@@ -69,8 +71,11 @@ def test_weights_from_the_features_combine_the_parameters_gradients(name, observ
 
 
 @pytest.mark.parametrize("name", NEAR)
-@pytest.mark.parametrize("convention", [PLAIN, CONVENTIONS["samgs"], Convention("x", heads="weighted", clip=0.01)],
-                         ids=["plain", "samgs", "clipped"])  # fmt: skip
+@pytest.mark.parametrize(
+    "convention",
+    [PLAIN, CONVENTIONS["samgs"], Convention("x", heads="weighted", clip=0.01)],
+    ids=["plain", "samgs", "clipped"],
+)
 def test_both_ways_of_a_step_agree(name, convention):
     """One pass through the trunk, or, where the step is observed, all of J: the same gradients, step by step."""
     problem, found = small_problem(3), []
@@ -179,7 +184,7 @@ def test_the_probe_sees_the_batch_after_the_optimizers_step(probe):
     mask, statistics, random = model.trunk[-1].mask.clone(), model.trunk[1].running_mean.clone(), torch.get_rng_state()
     assert not seen
     optimizer.step()
-    (losses, probed, training), = seen  # fmt: skip
+    ((losses, probed, training),) = seen
     assert training == (probe != "evaluation") and model.training and not losses.requires_grad
     assert torch.equal(probed, mask) == (probe == "frozen")
     assert torch.equal(model.trunk[1].running_mean, statistics) == (probe != "training")

@@ -59,8 +59,13 @@ def update(name, J, steps=1):
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_finite_for_all_families_sizes_and_scales(name, kind):
-    for K, scale, dtype in ((1, 1, torch.float32), (2, 1e-12, torch.float64), (3, 1e12, torch.float64),
-                            (9, 1e-6, torch.float32), (40, 1e6, torch.float32)):  # fmt: skip
+    for K, scale, dtype in (
+        (1, 1, torch.float32),
+        (2, 1e-12, torch.float64),
+        (3, 1e12, torch.float64),
+        (9, 1e-6, torch.float32),
+        (40, 1e6, torch.float32),
+    ):
         J = family(kind, K, dtype=dtype) * scale
         found = update(name, J, steps=3)
         assert found.shape == (60,) and found.dtype == dtype and torch.isfinite(found).all(), (K, scale)
@@ -150,9 +155,12 @@ def test_the_sum_and_others_do_harm_there():
 
 
 rows = st.integers(1, 6).flatmap(
-    lambda D: st.lists(st.lists(st.floats(-1, 1, width=32).map(lambda x: 0.0 if abs(x) < 1e-3 else x),
-                                min_size=D, max_size=D), min_size=1, max_size=6)
-)  # fmt: skip
+    lambda D: st.lists(
+        st.lists(st.floats(-1, 1, width=32).map(lambda x: 0.0 if abs(x) < 1e-3 else x), min_size=D, max_size=D),
+        min_size=1,
+        max_size=6,
+    )
+)
 
 
 @settings(max_examples=150, deadline=None)

@@ -83,8 +83,14 @@ def test_pivots_solve_what_is_not_singular():
     opposite = np.array([[1.0, -1.0], [-1.0, 1.0]])
     _, left = upgrad._complementary(opposite, opposite - 1e-3)
     assert left == [0, 1], "no x solves it: it must not pass for solved"
-    worn = [[0.5, 0.5, 0.999, 0.999], [-0.999, -1.0, 0.001, -1.0], [-0.999, -1.0, -0.999, -0.999],
-            [0.999, -0.001, 0.999, 0.999], [1.0, -1.0, 0.5, 0.0], [0.0, 1.0, -1.0, -0.001]]  # fmt: skip
+    worn = [
+        [0.5, 0.5, 0.999, 0.999],
+        [-0.999, -1.0, 0.001, -1.0],
+        [-0.999, -1.0, -0.999, -0.999],
+        [0.999, -0.001, 0.999, 0.999],
+        [1.0, -1.0, 0.5, 0.0],
+        [0.0, 1.0, -1.0, -0.001],
+    ]
     J = torch.tensor(worn, dtype=torch.float64)  # one of its guesses takes no entry as positive
     assert (J @ methods.make("upgrad")(J)).min() > -1e-9
     stiff, q = np.array([[1.0, 0.9], [0.9, 1.0]]), np.array([[-1e-3, 1.0], [0.5, 0.5]])

@@ -36,8 +36,17 @@ def fit(name, epochs, checkpoint=None, K=2, rate=0.05, dropout=0.0, **more):
         model.trunk.append(nn.Dropout(dropout))
     problem = one_task(problem) if K == 1 else problem
     schedule = Schedule(epochs=epochs, batch_size=16, learning_rate=rate)
-    history = loop.fit(model, problem, name, schedule, method_options=options(name, K), seed=3, test=False,
-                           checkpoint=checkpoint, **more)  # fmt: skip
+    history = loop.fit(
+        model,
+        problem,
+        name,
+        schedule,
+        method_options=options(name, K),
+        seed=3,
+        test=False,
+        checkpoint=checkpoint,
+        **more,
+    )
     return model, history
 
 
@@ -114,8 +123,9 @@ def spoilt(bad, where):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("bad, where", [(float("nan"), "loss"), (float("inf"), "loss"), (0.0, "gradient"),
-                                        (float("nan"), "loss alone")])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad, where", [(float("nan"), "loss"), (float("inf"), "loss"), (0.0, "gradient"), (float("nan"), "loss alone")]
+)
 def test_what_is_not_finite_is_an_error_that_names_the_task(name, bad, where):
     tasks, train = spoilt(bad, where)
     for observed in (False, True):

@@ -91,8 +91,13 @@ def test_where_learnt_weights_settle_when_losses_stand_still():
 def test_gradnorm_brings_norms_to_one_scale():
     method, J = methods.make("gradnorm", alpha=0.0), torch.diag(torch.tensor([1.0, 2.0, 4.0]).double())
     for _ in range(3000):
-        weights = task_weights(method, METHODS["gradnorm"], Convention("x", own_optimizer=("sgd", 1e-4)), J,
-                               torch.ones(3, dtype=torch.float64))  # fmt: skip
+        weights = task_weights(
+            method,
+            METHODS["gradnorm"],
+            Convention("x", own_optimizer=("sgd", 1e-4)),
+            J,
+            torch.ones(3, dtype=torch.float64),
+        )
     assert weights.sum().item() == pytest.approx(3)
     norms = weights * torch.tensor([1.0, 2.0, 4.0])
     torch.testing.assert_close(norms, norms.mean().expand(3), rtol=0.05, atol=0)  # it oscillates by the rate
@@ -161,12 +166,14 @@ def test_stch_is_a_smooth_maximum_for_any_number_of_tasks():
 
 
 def test_geometric_mean_and_rlw():
-    weights = task_weights(make("geometric_mean"), METHODS["geometric_mean"], PLAIN, torch.eye(2),
-                           torch.tensor([2.0, 8.0]).double())  # fmt: skip
+    weights = task_weights(
+        make("geometric_mean"), METHODS["geometric_mean"], PLAIN, torch.eye(2), torch.tensor([2.0, 8.0]).double()
+    )
     torch.testing.assert_close(weights, torch.tensor([1.0, 0.25]).double())  # 4 / (2 * 2), 4 / (2 * 8)
     torch.manual_seed(0)
-    drawn = torch.stack([task_weights(make("rlw"), METHODS["rlw"], PLAIN, torch.eye(2), torch.ones(2))
-                         for _ in range(400)])  # fmt: skip
+    drawn = torch.stack(
+        [task_weights(make("rlw"), METHODS["rlw"], PLAIN, torch.eye(2), torch.ones(2)) for _ in range(400)]
+    )
     torch.testing.assert_close(drawn.sum(1), torch.ones(400))
     assert (drawn > 0).all() and abs(drawn[:, 0].mean() - 0.5) < 0.05 and drawn[:, 0].std() > 0.1
 

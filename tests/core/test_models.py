@@ -17,7 +17,8 @@ def test_resnet18_has_torchvisions_parameters_in_their_order():
         ours = ResNet(channels=3, features=1000)
         theirs = torchvision_resnet18()
     assert {n: tuple(v.shape) for n, v in ours.state_dict().items()} == {
-        n: tuple(v.shape) for n, v in theirs.state_dict().items()}  # fmt: skip
+        n: tuple(v.shape) for n, v in theirs.state_dict().items()
+    }
     assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
 
 

@@ -61,7 +61,7 @@ def test_survivors_need_a_reason_and_reasons_a_survivor(subject, monkeypatch, ca
     assert run(subject, lines={10, 14, 17}) == [
         "subject.py:10 @keep: no test notices that it is gone",
         "subject.py:17 unused = 1: no test notices that it is gone",
-    ]  # fmt: skip
+    ]
     assert "3 deletions, 2 survivors" in capfd.readouterr().out
     reasons = {"@keep": "the identity", "unused = 1": "not needed", "return function": "it does not survive"}
     monkeypatch.setattr(mutate, "EXPLAINED", {("subject.py", text): why for text, why in reasons.items()})
@@ -77,9 +77,12 @@ def test_tests_that_fail_anyway_prove_nothing(subject):
 
 def test_lines_of_sam_gs():
     mutate.preload()
-    path, test = mutate.ROOT / "mtl_core/methods/sam_gs.py", "test_sam_gs.py::test_restatement_in_float64[0.5-3]"
-    lines = {i for i, text in enumerate(path.read_text().splitlines(), 1)
-             if text.strip().startswith(("self.momentum.lerp_", "if gate < self.gamma"))}  # fmt: skip
+    path, test = mutate.ROOT / "mtl_core/methods/sam_gs.py", "core/test_sam_gs.py::test_restatement_in_float64[0.5-3]"
+    lines = {
+        i
+        for i, text in enumerate(path.read_text().splitlines(), 1)
+        if text.strip().startswith(("self.momentum.lerp_", "if gate < self.gamma"))
+    }
     assert len(lines) == 2
     assert mutate.go_through(path, [mutate.ROOT / "tests" / test], lines=lines) == []
 

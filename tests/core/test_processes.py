@@ -32,8 +32,14 @@ def launch(folder, *arguments, processes=2):
     """torchrun with one thread a process, on this machine alone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
-    return subprocess.Popen([*command, str(SCRIPT), str(folder), *arguments], env=environment, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [*command, str(SCRIPT), str(folder), *arguments],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +49,17 @@ def trained(tmp_path_factory):
     process = launch(folder, "compare")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    done = subprocess.run([sys.executable, str(SCRIPT), str(folder), "compare"], capture_output=True, text=True,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), "compare"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)},
+    )
     assert done.returncode == 0, done.stderr
-    return {world: {f.stem.partition("-")[2]: torch.load(f, weights_only=True) for f in folder.glob(f"{world}-*.pt")}
-            for world in (1, 2)}  # fmt: skip
+    return {
+        world: {f.stem.partition("-")[2]: torch.load(f, weights_only=True) for f in folder.glob(f"{world}-*.pt")}
+        for world in (1, 2)
+    }
 
 
 def test_two_processes_end_where_one_ends_for_every_method(trained):

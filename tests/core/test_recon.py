@@ -35,9 +35,15 @@ def random_subsets(count):
 
 
 INSIDE_A_BLOCK = [
-    ["layer2.0.downsample.1"], ["layer2.0.downsample.0"], ["layer1.0.conv2"], ["layer1.0.bn2"], ["layer1.0.conv1"],
-    ["layer4.1.conv2"], ["layer4.1.bn1", "layer2.0.bn2"], ["layer1.0.conv2", "layer1.1.conv1", "layer3.0.downsample.0"],
-]  # fmt: skip
+    ["layer2.0.downsample.1"],
+    ["layer2.0.downsample.0"],
+    ["layer1.0.conv2"],
+    ["layer1.0.bn2"],
+    ["layer1.0.conv1"],
+    ["layer4.1.conv2"],
+    ["layer4.1.bn1", "layer2.0.bn2"],
+    ["layer1.0.conv2", "layer1.1.conv1", "layer3.0.downsample.0"],
+]
 
 
 # --- copied weights leave the function unchanged (P8 b)
@@ -120,8 +126,11 @@ def test_splitting_everything_is_K_independent_trunks(plain, inputs, init):
         close([output], [split.outputs(features)[k].detach()])
         F.cross_entropy(output, targets[k]).backward()
         for name in layers_of(base):
-            for p, q in zip(single.trunk.get_submodule(name).parameters(),
-                            split.trunk.get_submodule(f"{name}.{k}").parameters(), strict=True):  # fmt: skip
+            for p, q in zip(
+                single.trunk.get_submodule(name).parameters(),
+                split.trunk.get_submodule(f"{name}.{k}").parameters(),
+                strict=True,
+            ):
                 torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
 
 
@@ -177,8 +186,9 @@ def test_a_step_on_one_loss_moves_that_tasks_copies_only(plain, inputs):
     optimizer.step()
     moved = {n for n, p in split.named_parameters() if not torch.equal(p, before[n])}
     assert {n for n in moved if "conv2.1." in n and "layer1.0" in n} == {"trunk.layer1.0.conv2.1.weight"}
-    assert not any(n.startswith(f"trunk.{name}.{k}.") for n in moved for k in (0, 2)
-                   for name in ("layer1.0.conv2", "layer4.0.bn2"))  # fmt: skip
+    assert not any(
+        n.startswith(f"trunk.{name}.{k}.") for n in moved for k in (0, 2) for name in ("layer1.0.conv2", "layer4.0.bn2")
+    )
     assert {"trunk.conv1.weight", "heads.1.weight", "trunk.layer4.0.bn2.1.bias"} <= moved
     assert not moved & {"heads.0.weight", "heads.2.weight"}
 

@@ -78,8 +78,10 @@ def test_in_place_arithmetic_after_a_fork(way, names):
             close([split(x)[k]], [alone(x)[k]])
 
 
-@pytest.mark.parametrize("way, message", [("add_", "in-place method 'add_' after a fork"),
-                                          ("relu(inplace)", "calls relu in place after a fork")])  # fmt: skip
+@pytest.mark.parametrize(
+    "way, message",
+    [("add_", "in-place method 'add_' after a fork"), ("relu(inplace)", "calls relu in place after a fork")],
+)
 def test_other_in_place_operations_after_a_fork_are_refused(way, message):
     with pytest.raises(SplitError, match=message):
         split_layers(shortcut(way), ["second"])

@@ -71,10 +71,10 @@ def test_members_of_the_random_sets(paper):
     _, order, sizes = paper
     members = {
         0: "layer1.0.conv2 layer2.0.conv1 layer2.0.bn1 layer3.0.downsample.1 layer3.1.bn1 layer3.1.bn2 layer4.0.bn1 "
-           "layer4.0.downsample.1 layer4.1.conv1",
+        "layer4.0.downsample.1 layer4.1.conv1",
         1: "layer1.0.conv1 layer1.0.bn1 layer3.0.bn2 layer4.1.conv2",
         2: "conv1 layer1.0.conv1 layer1.1.bn2 layer2.0.downsample.0 layer3.1.bn1 layer4.0.conv1",
-    }  # fmt: skip
+    }
     for seed, names in members.items():
         assert set(random_set(order, sizes, seed, "RSP")) == set(names.split())
 

@@ -12,8 +12,9 @@ torch.set_num_threads(1)
 
 
 def printed(found, wanted, digits=10):
-    torch.testing.assert_close(found.detach().double(), tensor(wanted).reshape(found.shape), rtol=0,
-                               atol=0.6 * 10**-digits)  # fmt: skip
+    torch.testing.assert_close(
+        found.detach().double(), tensor(wanted).reshape(found.shape), rtol=0, atol=0.6 * 10**-digits
+    )
 
 
 @pytest.mark.parametrize("name", [*CASES, "vanilla", BURN_IN])

@@ -89,8 +89,16 @@ def test_everything_is_registered_and_the_callers_list_is_left_alone():
     assert [type(h) for h in heads] == [nn.Linear, nn.Linear] and model.heads[0] is heads[0]
     RotoGrad(nn.Linear(3, 4), tuple(heads), 4)
     names = {n for n, _ in model.named_parameters()}
-    assert names == {"trunk.weight", "trunk.bias", "heads.0.weight", "heads.0.bias", "heads.1.weight", "heads.1.bias",
-                     "rotation.skew", "log_weights"}  # fmt: skip
+    assert names == {
+        "trunk.weight",
+        "trunk.bias",
+        "heads.0.weight",
+        "heads.0.bias",
+        "heads.1.weight",
+        "heads.1.bias",
+        "rotation.skew",
+        "log_weights",
+    }
     split = [*model.model_parameters(), *model.rotation_parameters(), *model.weight_parameters()]
     assert len(split) == len(set(split)) == len(names)
     assert not list(ScaleOnly(nn.Linear(3, 4), heads, 4).rotation_parameters())

@@ -26,8 +26,9 @@ def test_listed_and_stacked_losses_give_the_same(make):
 def test_heads_get_their_own_plain_gradient_and_rotations_none_of_the_task_losses():
     model, x, y = small(RotoGrad, init="haar")
     losses = losses_of(model, x, y)
-    wanted = [torch.autograd.grad(losses[k], list(head.parameters()), retain_graph=True)
-              for k, head in enumerate(model.heads)]  # fmt: skip
+    wanted = [
+        torch.autograd.grad(losses[k], list(head.parameters()), retain_graph=True) for k, head in enumerate(model.heads)
+    ]
     model.backward(losses)
     for head, plain in zip(model.heads, wanted, strict=True):
         for p, g in zip(head.parameters(), plain, strict=True):

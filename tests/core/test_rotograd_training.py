@@ -81,8 +81,12 @@ def test_rotations_have_their_own_rate_and_no_decay():
 def test_the_haar_start_belongs_to_the_methods_own_stream():
     def start(seed):
         model = new_model()
-        fit(model=model, method_options=SIZE | {"init": "haar"}, seed=seed,
-            schedule=Schedule(epochs=1, batch_size=32, learning_rate=1e-9))  # fmt: skip
+        fit(
+            model=model,
+            method_options=SIZE | {"init": "haar"},
+            seed=seed,
+            schedule=Schedule(epochs=1, batch_size=32, learning_rate=1e-9),
+        )
         return model.rotations.base.clone()
 
     torch.manual_seed(3)
@@ -167,8 +171,10 @@ def test_a_rotation_layer_gets_its_own_tasks_gradient_whatever_the_method():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in same), "it starts at the identity"
     features = model.features(inputs)
     losses = [t.loss(o, y) for t, o, y in zip(PROBLEM.tasks, model.outputs(features), targets, strict=True)]
-    wanted = [torch.autograd.grad(loss, head[0].rotation.skew, retain_graph=True)[0]
-              for loss, head in zip(losses, model.heads, strict=True)]  # fmt: skip
+    wanted = [
+        torch.autograd.grad(loss, head[0].rotation.skew, retain_graph=True)[0]
+        for loss, head in zip(losses, model.heads, strict=True)
+    ]
     task_gradients(losses, model, features)
     for head, gradient in zip(model.heads, wanted, strict=True):
         assert torch.equal(head[0].rotation.skew.grad, gradient) and gradient.norm() > 1e-6

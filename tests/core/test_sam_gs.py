@@ -149,8 +149,10 @@ def test_order_of_tasks_and_coordinates_does_not_matter(gamma):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_state_loads_into_a_fresh_instance_and_goes_on_identically(dtype, tmp_path):
     generator = torch.Generator().manual_seed(1)
-    rows = [torch.randn(3, 5, generator=generator, dtype=dtype) * 10.0 ** torch.randn(3, 1, generator=generator)
-            for _ in range(8)]  # fmt: skip
+    rows = [
+        torch.randn(3, 5, generator=generator, dtype=dtype) * 10.0 ** torch.randn(3, 1, generator=generator)
+        for _ in range(8)
+    ]
     method = SAMGS(gamma=0.5)
     for J in rows[:4]:
         method(J)

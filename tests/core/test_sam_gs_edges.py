@@ -127,10 +127,16 @@ def test_non_finite_input_is_refused_and_leaves_the_state_alone(bad):
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [({"gamma": -0.1}, "gamma must lie in \\[0, 1\\]"), ({"gamma": 1.1}, "gamma"),
-     ({"beta1": 1.0}, "beta1.*\\[0, 1\\)"), ({"beta2": 1.0}, "beta2"), ({"beta2": -1.0}, "beta2"),
-     ({"epsilon": 0.0}, "epsilon must be positive"), ({"gamma": float("nan")}, "gamma")],
-)  # fmt: skip
+    [
+        ({"gamma": -0.1}, "gamma must lie in \\[0, 1\\]"),
+        ({"gamma": 1.1}, "gamma"),
+        ({"beta1": 1.0}, "beta1.*\\[0, 1\\)"),
+        ({"beta2": 1.0}, "beta2"),
+        ({"beta2": -1.0}, "beta2"),
+        ({"epsilon": 0.0}, "epsilon must be positive"),
+        ({"gamma": float("nan")}, "gamma"),
+    ],
+)
 def test_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         SAMGS(**arguments)

@@ -135,8 +135,13 @@ def test_rows_are_paired():
             def to(self, device):
                 return self
 
-        problem = Problem(PROBLEM.tasks, Recorded(PROBLEM.train.inputs, PROBLEM.train.targets), PROBLEM.validation,
-                          PROBLEM.test, PROBLEM.source)  # fmt: skip
+        problem = Problem(
+            PROBLEM.tasks,
+            Recorded(PROBLEM.train.inputs, PROBLEM.train.targets),
+            PROBLEM.validation,
+            PROBLEM.test,
+            PROBLEM.source,
+        )
         _, history = train(method, problem=problem)
         seen[method] = torch.cat([b for b in batches if isinstance(b, torch.Tensor)])
     assert torch.equal(seen["equal"], seen["mgda"]) and torch.equal(seen["equal"], seen["graddrop"])
@@ -203,8 +208,7 @@ def test_weights_that_blow_up_in_the_last_step_of_an_epoch_end_the_run(epoch, mo
 def test_nan_in_the_first_batch_ends_at_the_initial_weights():
     images = PROBLEM.train.inputs.float()
     images[:] = math.nan
-    bad = Problem(PROBLEM.tasks, Split(images, PROBLEM.train.targets), PROBLEM.validation, PROBLEM.test,
-                  PROBLEM.source)  # fmt: skip
+    bad = Problem(PROBLEM.tasks, Split(images, PROBLEM.train.targets), PROBLEM.validation, PROBLEM.test, PROBLEM.source)
     for method in ("equal", "pcgrad"):
         model, history = train(method, problem=bad)
         assert history.diverged["epoch"] == 0 and history.diverged["step"] == 0

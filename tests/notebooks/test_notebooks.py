@@ -154,8 +154,16 @@ def test_default_tolerance_is_tight():
     assert comparison.Text("0.5000", limits) != comparison.Text("0.5001", limits)
 
 
-@pytest.mark.parametrize("tags", [["tolerance-loose"], ["tolerance"], ["tolerance-0.1", "tolerance-0.2"],
-                                  ["within-3", "tolerance-0.1"], ["within--3"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "tags",
+    [
+        ["tolerance-loose"],
+        ["tolerance"],
+        ["tolerance-0.1", "tolerance-0.2"],
+        ["within-3", "tolerance-0.1"],
+        ["within--3"],
+    ],
+)
 def test_ill_stated_tolerance(tags):
     with pytest.raises(ValueError, match="tolerance"):
         comparison.tolerance(tags)

@@ -92,9 +92,15 @@ def wobble(monkeypatch):
 
 def _notebook(path, **cells):
     """A notebook of checked cells: id -> (source, text that it printed)."""
-    made = [new_code_cell(source, id=name, metadata={"tags": ["nbval-check-output"]},
-                          outputs=[new_output("stream", name="stdout", text=text)])
-            for name, (source, text) in cells.items()]  # fmt: skip
+    made = [
+        new_code_cell(
+            source,
+            id=name,
+            metadata={"tags": ["nbval-check-output"]},
+            outputs=[new_output("stream", name="stdout", text=text)],
+        )
+        for name, (source, text) in cells.items()
+    ]
     nbformat.write(new_notebook(cells=made, metadata=refresh.METADATA), path)
     return str(path)
 

@@ -35,8 +35,10 @@ def test_a_quoted_contrast_is_that_of_the_records():
     for contrast, (before, after) in conflict_and_harm.CONTRASTS.items():
         both = sorted(set(found[before].seeds) & set(found[after].seeds))
         for measure, scale, digits in (("harm", 1, 2), ("negative", 100, 1), ("dissimilarity", 1, 2)):
-            old, new = ({seed: getattr(found[name], measure)[found[name].seeds.index(seed)] for seed in both}
-                        for name in (before, after))  # fmt: skip
+            old, new = (
+                {seed: getattr(found[name], measure)[found[name].seeds.index(seed)] for seed in both}
+                for name in (before, after)
+            )
             d = paired.paired_difference(new, old)
             mean, low, high = (f"{scale * value:+.{digits}f}".replace("-", "−") for value in (d.mean, d.low, d.high))
             (node,) = drawn.dose_of("conflict_dose", "small", contrast, measure)

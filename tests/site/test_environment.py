@@ -196,9 +196,17 @@ def test_help_lists_every_target():
 
 
 @pytest.mark.parametrize(
-    "changed, whole", [("book/glossary.md", True), ("book/_ext/feed.py", True), ("results/qm9/runs.jsonl", True),
-                       ("mtl_core/conflict.py", True), ("book/notebooks/page.ipynb", False),
-                       ("book/_drawn/forest.svg", False), ("mtl_core/__pycache__/conflict.pyc", False)])  # fmt: skip
+    "changed, whole",
+    [
+        ("book/glossary.md", True),
+        ("book/_ext/feed.py", True),
+        ("results/qm9/runs.jsonl", True),
+        ("mtl_core/conflict.py", True),
+        ("book/notebooks/page.ipynb", False),
+        ("book/_drawn/forest.svg", False),
+        ("mtl_core/__pycache__/conflict.pyc", False),
+    ],
+)
 def test_make_run_draws_the_whole_site_where_more_than_pages_changed(changed, whole, tmp_path):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     command = re.search(r"(?m)^NEWER = ((?:.*\\\n)*.*)$", makefile).group(1).replace("$(STAMP)", "stamp")
@@ -234,8 +242,9 @@ def test_make_hands_on_what_it_is_given(given, expected, tmp_path):
     stub.chmod(0o755)
     outside = {k: v for k, v in os.environ.items() if k not in ("EXPERIMENT", "PROFILE", "SEED", "SEEDS", "ROW")}
     command = ["make", "--no-print-directory", "BOOT=true", f"VENV={tmp_path}", *given.split()]
-    found = subprocess.run(command, cwd=ROOT, env=outside | {"PYTHONDONTWRITEBYTECODE": "1"}, text=True, check=True,
-                           capture_output=True)  # fmt: skip
+    found = subprocess.run(
+        command, cwd=ROOT, env=outside | {"PYTHONDONTWRITEBYTECODE": "1"}, text=True, check=True, capture_output=True
+    )
     assert found.stdout == f"-m|{expected}\n"
 
 

@@ -119,8 +119,11 @@ def test_nearly_all_of_the_way_was_compared(compared):
         pytest.skip("needs all of test_end_points")
     ends = [end for end, _ in compared.values()]
     # no switch, and a clip where SAM-GS's valleys have gradients of a hundred thousand
-    smooth = [end for (name, method), (end, _) in compared.items()
-              if method == "cagrad" or method in ("equal", "mgda") and not name.startswith("samgs")]  # fmt: skip
+    smooth = [
+        end
+        for (name, method), (end, _) in compared.items()
+        if method == "cagrad" or method in ("equal", "mgda") and not name.startswith("samgs")
+    ]
     assert min(smooth) == 10, f"paths that nothing makes chaotic, seed {SEED}: {compared}"
     assert sum(ends) > 0.8 * 10 * len(ends) and min(way for _, way in compared.values()) > 0.2, f"{SEED}: {compared}"
 

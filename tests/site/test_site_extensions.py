@@ -93,12 +93,18 @@ def test_what_cannot_be_relied_on_says_so(record):
     assert record("qm9", "small", "sam_gs", "difference", state="void") == "void"
 
 
-@pytest.mark.parametrize("what, named", [
-    (("qm9", "tiny", "sam_gs", "difference"), "no runs of qm9, tiny"),
-    (("qm9", "small", "sam_sg", "difference"), "no row 'sam_sg' in qm9, small; there are: .*sam_gs"),
-    (("qm9", "small", "sam_gs", "diference"), "'sam_gs' has no 'diference'; expected one of: difference, .*HOMO MAE"),
-    (("qm9", "small", "static", "difference"), "'static' has no 'difference'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "what, named",
+    [
+        (("qm9", "tiny", "sam_gs", "difference"), "no runs of qm9, tiny"),
+        (("qm9", "small", "sam_sg", "difference"), "no row 'sam_sg' in qm9, small; there are: .*sam_gs"),
+        (
+            ("qm9", "small", "sam_gs", "diference"),
+            "'sam_gs' has no 'diference'; expected one of: difference, .*HOMO MAE",
+        ),
+        (("qm9", "small", "static", "difference"), "'static' has no 'difference'"),
+    ],
+)
 def test_what_is_missing_is_named(record, what, named):
     with pytest.raises(LookupError, match=named):
         record(*what)
@@ -173,9 +179,13 @@ def test_a_verdict_links_to_its_entry(build):
     assert "WARNING: verdict" not in said and f'<a class="verdict-badges reference internal" href="#{name}">' in html
 
 
-@pytest.mark.parametrize("name, named", [
-    ("mtl_lab.statistics.paired.absent", "absent"), ("nothing.at_all", "no module holds 'nothing.at_all'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, named",
+    [
+        ("mtl_lab.statistics.paired.absent", "absent"),
+        ("nothing.at_all", "no module holds 'nothing.at_all'"),
+    ],
+)
 def test_code_that_is_gone_is_a_warning(build, name, named):
     _, said = build(f"```{{code-of}} {name}\n```")
     assert "WARNING" in said and named in said
@@ -195,8 +205,10 @@ def test_the_feed_has_an_entry_for_each_version():
     names = {"a": feed.ATOM}
     text = feed.feed(LOG, "A book", "Its authors", "https://book.example/", "2026-12-01T10:00:00Z")
     top = xml.fromstring(text.encode())
-    find = [{tag: entry.findtext(f"a:{tag}", namespaces=names) for tag in ("id", "title", "updated", "content")}
-            for entry in top.findall("a:entry", names)]  # fmt: skip
+    find = [
+        {tag: entry.findtext(f"a:{tag}", namespaces=names) for tag in ("id", "title", "updated", "content")}
+        for entry in top.findall("a:entry", names)
+    ]
     assert [one["title"] for one in find] == ["A book 0.2.0 (not released)", "A book 0.1.0 (2026-11-30)"]
     assert [one["updated"] for one in find] == ["2026-12-01T10:00:00Z", "2026-11-30T00:00:00Z"]
     assert "<li><em>First</em> &amp; <code>code</code>.</li>" in find[1]["content"]
