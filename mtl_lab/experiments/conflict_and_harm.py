@@ -1,7 +1,7 @@
 """Conflict and harm of shared networks, for the page `does_conflict_predict_harm`.
 
 Harm is -Δm: by how many percent the tasks together are worse than each alone, averaged over tasks. Conflict comes from
-the log of the shared network's task gradients over its training (`conflict.ConflictLog`).
+the log of the shared network's task gradients over its training (`runs.conflict_log`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_core.conflict import ConflictLog
 from mtl_core.metrics import delta_m
 from mtl_lab.runs.build import directions
+from mtl_lab.runs.conflict_log import ConflictLog
 from mtl_lab.statistics import association
 from mtl_lab.statistics.paired import PairedDifference, paired_difference
 

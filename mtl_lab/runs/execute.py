@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict
 
-from mtl_core import conflict, methods, models
+from mtl_core import methods, models
 from mtl_core.training import Schedule, fit
 from mtl_core.training.device import chosen_device
+from mtl_lab.runs import conflict_log
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.provenance import provenance
 from mtl_lab.runs.run import Run
@@ -61,4 +62,4 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
 def _observers(run: Run, model: models.MultiTaskModel) -> list:
     if run.observe is None or len(model.heads) < 2:
         return []
-    return [conflict.ConflictLog(len(model.heads), **run.observe)]
+    return [conflict_log.ConflictLog(len(model.heads), **run.observe)]

@@ -14,7 +14,7 @@ import torch
 from mtl_lab import ROOT
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-DECISIVE = ("mtl_core", "mtl_lab/runs/build.py")  # sources that decide the outcome of a run
+DECISIVE = ("mtl_core", "mtl_lab/runs/build.py", "mtl_lab/runs/conflict_log.py")  # from a config to its outcome
 LIBRARIES = ("torch", "torchjd", "numpy", "scipy", "cvxpy", "clarabel")  # gradients, methods and their solvers
 
 

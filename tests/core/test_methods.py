@@ -10,11 +10,12 @@ from torch.nn import functional as F
 from torchjd.aggregation import Aggregator
 
 from mtl_core import methods
-from mtl_core.conflict import ConflictLog, cosines
+from mtl_core.conflict import cosines
 from mtl_core.methods import CONVENTIONS, METHODS, Method
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 from mtl_core.training.step import Step
+from mtl_lab.runs.conflict_log import ConflictLog
 
 NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
 AGGREGATIONS = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]

@@ -5,8 +5,9 @@ import pytest
 import torch
 from engine import THRESHOLDS, linear_losses, linear_model, random_iterations, scored
 
-from mtl_core.conflict import ConflictLog, ConflictScores, cosines, magnitude_similarity
+from mtl_core.conflict import ConflictScores, cosines, magnitude_similarity
 from mtl_core.gradients import task_gradients
+from mtl_lab.runs.conflict_log import ConflictLog
 
 # --- the log, fed by the engine, against scores fed by hand
 
