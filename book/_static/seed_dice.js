@@ -1,6 +1,6 @@
 /* Seed dice: draw three of the committed seeds and read the table again, as if no other seed had been run.
-   Data: the element that mtl_lab.protocol.seed_subsets.seed_dice writes; without it this file does nothing. Statistics: those of
-   mtl_lab.protocol.seed_subsets.read_table, compared by tests/test_seed_dice.py; with three seeds Student's t has two degrees
+   Data: what mtl_lab/protocol/seed_subsets.py writes; without it this file does nothing. Statistics: those of its
+   read_table, compared by tests/site/test_seed_dice.py; with three seeds Student's t has two degrees
    of freedom, for which quantile and p value have closed forms. */
 (() => {
   "use strict";
