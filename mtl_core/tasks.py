@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mtl_core._extras import require  # torchmetrics takes two seconds to import
 from mtl_core.seeds import wobbled
 
 
@@ -96,9 +97,9 @@ def classification(name: str, classes: int) -> Task:
 
 
 def _accuracy(classes):
-    from torchmetrics.classification import MulticlassAccuracy  # two seconds to import
-
-    return MulticlassAccuracy(num_classes=classes, average="micro")
+    return require("torchmetrics.classification", extra="metrics").MulticlassAccuracy(
+        num_classes=classes, average="micro"
+    )
 
 
 def regression(name: str, unit: str, scale: float = 1.0) -> Task:
@@ -115,9 +116,7 @@ def _squared_error(predictions, targets):
 
 
 def _absolute_error():
-    from torchmetrics import MeanAbsoluteError  # two seconds to import
-
-    return MeanAbsoluteError()
+    return require("torchmetrics", extra="metrics").MeanAbsoluteError()
 
 
 class _Scaled:

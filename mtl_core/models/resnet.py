@@ -5,6 +5,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from mtl_core._extras import require
 from mtl_core.models.multi_task import MultiTaskModel, initialise
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": partial(nn.GroupNorm, 4)}
@@ -26,11 +27,10 @@ class ResNet(nn.Module):
         features: int = 100,
         norm: str = "batch",
     ):
-        try:  # torchvision takes longer to import than all of mtl_core, and is an extra
-            from torchvision.models.resnet import BasicBlock, conv1x1
-        except ImportError as error:
-            raise ImportError("ResNet needs torchvision: install conflicting-gradients[vision]") from error
         super().__init__()
+        # torchvision takes longer to import than all of mtl_core, and is an extra
+        resnet = require("torchvision.models.resnet", extra="vision")
+        BasicBlock, conv1x1 = resnet.BasicBlock, resnet.conv1x1
         if norm not in NORMS:
             raise ValueError(f"norm is one of {', '.join(NORMS)}, got {norm!r}")
         if len(widths) != len(blocks):
