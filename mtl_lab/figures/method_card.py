@@ -6,10 +6,12 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from mtl_core.methods import find, make
+from mtl_core.methods import FILES, find, make
+from mtl_lab import ROOT
 from mtl_lab.experiments import solvers
 from mtl_lab.figures.plots import markdown_table
 
+REPOSITORY = "https://github.com/conflicting-gradients/conflicting-gradients/blob/main"
 LIBRARY = "https://github.com/SimplexLab/TorchJD/blob/v{version}/src/{file}.py"
 
 
@@ -32,8 +34,16 @@ def facts(name: str, tasks: int = 3):
         + f", returns a {spec.native_scale}. **A step costs** {extra or 'no'} more backward passes through the trunk "
         f"than the plain sum, K = {tasks}.",
         f"**Rule from** {supplier(name)}. **Source**: {paper(spec)}.",
+        f"**Where**: [its file]({REPOSITORY}/{source_file(name)}), [its tests, by name]({REPOSITORY}/tests/core/"
+        "test_methods_properties.py), [the results that it earned](../../ledger.md#our-own-tables).",
     ]
     return Markdown("\n".join(f"- {line}" for line in lines if line))
+
+
+def source_file(name: str) -> str:
+    """The file of `mtl_core/methods/` that registers the method, from the top of the repository."""
+    files = [f"mtl_core/methods/{file}.py" for file in FILES.split()]
+    return next(file for file in files if f'"{name}",' in (ROOT / file).read_text(encoding="utf-8"))
 
 
 def paper(spec) -> str:

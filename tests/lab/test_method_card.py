@@ -8,6 +8,7 @@ import torch
 from torchjd import aggregation
 
 from mtl_core.methods import METHODS
+from mtl_lab import ROOT
 from mtl_lab.figures import method_card, plane
 
 AGGREGATIONS = [name for name, spec in METHODS.items() if spec.kind == "gradient aggregation"]
@@ -76,3 +77,10 @@ def test_solver_times_are_those_of_the_table(monkeypatch):
     monkeypatch.setattr(method_card.solvers, "measure", lambda solve, G: 0.25)
     text = method_card.solver_times(["Nash-MTL"]).data
     assert text.count("\n") == 4 and text.count("| 0.25 |") == 3 and "mtl_core" in text
+
+
+def test_a_method_is_registered_in_the_file_that_its_card_names():
+    for name in METHODS:
+        text = (ROOT / method_card.source_file(name)).read_text(encoding="utf-8")
+        assert "register(" in text and f'"{name}",' in text, name
+    assert method_card.source_file("famo").endswith("famo.py"), "other files mention a preset of that name"
