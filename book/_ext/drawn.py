@@ -18,6 +18,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("agg")
+import checkout  # noqa: F401 (before mtl_lab)
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import quotes  # noqa: E402

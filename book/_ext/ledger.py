@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 from urllib.parse import urlencode
 
+import checkout  # noqa: F401 (before mtl_lab)
 import quotes
 from docutils import nodes
 from sphinx.util import logging

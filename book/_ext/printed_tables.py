@@ -5,6 +5,7 @@ metrics, in the sign that the paper prints. Notes of single numbers become footn
 `{claim-table} PAPER` lists the claims with the verdicts that arithmetic gives.
 """
 
+import checkout  # noqa: F401 (before mtl_lab)
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective

@@ -17,6 +17,7 @@ is shown.
 
 from collections import Counter
 
+import checkout  # noqa: F401 (before mtl_lab)
 import numpy as np
 from docutils import nodes
 from sphinx.util import logging
