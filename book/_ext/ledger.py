@@ -113,9 +113,9 @@ def records_of(claim):
 
 
 def last_commit(file):
-    done = subprocess.run(
-        ["git", "-C", ROOT, "log", "-1", "--format=%h %cs", "--", file], capture_output=True, text=True
-    )
+    """The last commit that changed more than a comment of a file of claims."""
+    changed = ["git", "-C", ROOT, "log", "-1", "-G^[^#]", "--format=%h %cs", "--", file]
+    done = subprocess.run(changed, capture_output=True, text=True)
     return done.stdout.strip() or "an unknown commit"
 
 
