@@ -6,7 +6,7 @@ import re
 
 import nbformat
 import pytest
-from notebook_tools import ROOT, SOURCES, comparison, notebook, parameters, refresh
+from notebook_tools import ROOT, SOURCES, comparison, notebook, page, parameters, refresh
 
 NOTEBOOKS = sorted(SOURCES.glob("*/*.ipynb"))
 
@@ -183,3 +183,33 @@ def test_normal_form_keeps_checked_text_only(tmp_path):
     assert book.cells[2].execution_count == 1 and list(book.cells[2].outputs[0]["data"]) == ["text/plain"]
     assert "collapsed" not in once
     assert nbformat.writes(refresh.normal_form(nbformat.reads(once, 4))) == once
+
+
+# --- pages that `make book` has executed
+
+
+def test_a_current_page_answers_in_place_of_a_kernel_and_another_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "ROOT", tmp_path)
+    monkeypatch.delenv("MTL_RUNS", raising=False)
+    monkeypatch.syspath_prepend(SOURCES)
+    for folder in ("notebooks/part", "book/notebooks/part"):
+        (tmp_path / folder).mkdir(parents=True)
+    path = notebook(tmp_path / "notebooks" / "part" / "x.ipynb")
+    assert comparison.current_page(path) is None, "never executed"
+    executed = nbformat.read(path, 4)
+    executed.cells[-1].outputs = [nbformat.v4.new_output("stream", text="3\n")]
+    defaults = {name: parameter.default for name, parameter in parameters.parse(path).items()}
+    executed.metadata["mtl_run"] = {"fingerprint": page.fingerprint(path, defaults, tmp_path)}
+    nbformat.write(executed, tmp_path / "book" / "notebooks" / "part" / "x.ipynb")
+    kernel = comparison.PageAsKernel(comparison.current_page(path))
+    for cell, gives in zip(executed.cells[1:], ([], ["3\n"]), strict=True):
+        asked = kernel.execute_cell_input(cell.source, allow_stdin=False)
+        replies = []
+        while (message := kernel.get_message("iopub"))["msg_type"] != "status":
+            replies.append(message["content"]["text"])
+        assert replies == gives and message["parent_header"]["msg_id"] == asked
+    monkeypatch.setenv("MTL_RUNS", str(tmp_path))
+    assert comparison.current_page(path) is None, "a store of its own asks for an execution"
+    monkeypatch.delenv("MTL_RUNS")
+    notebook(path, work="print(4 * seeds)")
+    assert comparison.current_page(path) is None, "its source has changed"
