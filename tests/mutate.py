@@ -37,7 +37,7 @@ TARGETS = {
     ),
     "mtl_core/conflict.py": (
         ("cosines", "magnitude_similarity", "ConflictScores"),
-        ["core/test_conflict.py", "core/test_conflict_log.py"],
+        ["core/test_conflict.py", "lab/test_conflict_log.py"],
     ),
     "mtl_core/gradients.py": (
         None,

@@ -11,6 +11,8 @@ from torchjd.linalg import DualConeProjector
 from mtl_core.methods._gramian import ByGram, cosine_form, square_root
 from mtl_core.methods.registry import AGGREGATION, GRAM, Method, register
 
+LARGE = 1e7  # of what is added to a weight of 1
+
 
 def upgrad() -> aggregation.WeightedAggregator:
     r"""$\Delta = \frac1K J^\top \sum_k v_k$, $v_k = \arg\min_{v \ge e_k} v^\top G v$; (K, D) -> (D,).
@@ -37,7 +39,12 @@ class ExactProjector(DualConeProjector):
         # Where pivots do not find it, non-negative least squares do:  \min_{x \ge 0} \|R x + R u\|, R^\top R = C
         if unsolved:
             root = square_root(product)
-            more[unsolved] = [nnls(root, -root @ start[k])[0] for k in unsolved]
+            # Opposite gradients leave x free along a line; a tiny weight of \|x\|, below rounding of C, takes its short end
+            short = np.vstack([root, 1e-8 * np.eye(len(root))])
+            for k in unsolved:
+                more[k] = nnls(root, -root @ start[k])[0]
+                if more[k].max(initial=0) > LARGE:
+                    more[k] = nnls(short, np.append(-root @ start[k], np.zeros(len(root))))[0]
         return torch.from_numpy((start + more) * size) / norms
 
 
@@ -67,8 +74,9 @@ def _complementary(C: np.ndarray, Q: np.ndarray, rounds: int = 30) -> tuple[np.n
         wrong = np.where(chosen, x, y) < -1e-13
         positive[todo] = chosen ^ wrong
         todo = [todo[i] for i in np.flatnonzero(wrong.any(1))]
-    # A singular C_{PP} leaves y_P \ne 0
+    # A singular C_{PP} leaves y_P \ne 0, or an x so large that rounding alone decides y
     unsolved = np.abs(np.where(positive, X @ C + Q, 0)).max(1, initial=0) > 1e-10
+    unsolved |= X.max(1, initial=0) > LARGE
     unsolved[todo] = True
     return X, np.flatnonzero(unsolved).tolist()
 

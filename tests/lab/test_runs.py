@@ -87,9 +87,9 @@ def test_a_finished_run_is_not_trained_again(store, monkeypatch):
 
 
 def test_changed_sources_train_again_and_comments_do_not(tmp_path, monkeypatch):
-    file, build_file = tmp_path / "mtl_core" / "methods" / "a.py", tmp_path / "mtl_lab" / "runs" / "build.py"
-    for path in (file, build_file):
-        path.parent.mkdir(parents=True)
+    file = tmp_path / "mtl_core" / "methods" / "a.py"
+    for path in (file, *(tmp_path / name for name in provenance.DECISIVE if name.endswith(".py"))):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x = 1\n")
 
     def digest(text):
