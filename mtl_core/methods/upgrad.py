@@ -39,7 +39,7 @@ class ExactProjector(DualConeProjector):
         # Where pivots do not find it, non-negative least squares do:  \min_{x \ge 0} \|R x + R u\|, R^\top R = C
         if unsolved:
             root = square_root(product)
-            # Opposite gradients leave x free along a line; a tiny weight of \|x\|, below rounding of C, takes its short end
+            # Opposite gradients leave x free along a line: a tiny weight of \|x\|, below rounding of C, takes its end
             short = np.vstack([root, 1e-8 * np.eye(len(root))])
             for k in unsolved:
                 more[k] = nnls(root, -root @ start[k])[0]
