@@ -67,6 +67,7 @@ class LearnedParameters(ShapedByLoading):
 class RunningAverages(ShapedByLoading):
     """Mixin for a method that keeps a running average of each task's gradient, (K, D)."""
 
+    task_state = {"averages": ("kd", 0.0)}
     averages: Tensor
     steps: Tensor
 
@@ -97,8 +98,15 @@ def check_shape(matrix: Tensor, state: Tensor, method: str) -> None:
         )
 
 
+class NotPositive(ValueError):
+    """`what` needs positive losses, and those of `tasks` (numbers) are not."""
+
+    def __init__(self, what: str, tasks: list[int]):
+        super().__init__(f"{what} needs positive losses; not positive: task {', '.join(map(str, tasks))}")
+        self.what, self.tasks = what, tasks
+
+
 def check_positive(losses: Tensor, what: str) -> None:
-    """ValueError where `what` needs positive losses and some are not; it names the tasks."""
+    """NotPositive where `what` needs positive losses and some are not; it names the tasks."""
     if not (losses > 0).all():
-        bad = (~(losses > 0)).nonzero().flatten().tolist()
-        raise ValueError(f"{what} needs positive losses; not positive: task {', '.join(map(str, bad))}")
+        raise NotPositive(what, (~(losses > 0)).nonzero().flatten().tolist())

@@ -132,3 +132,12 @@ CONVENTIONS = {
         ),
     )
 }
+
+
+def named(convention: str | Convention) -> Convention:
+    """The convention of that name, or itself. ValueError where there is none."""
+    if isinstance(convention, Convention):
+        return convention
+    if convention not in CONVENTIONS:
+        raise ValueError(f"unknown convention {convention!r}; there are {', '.join(CONVENTIONS)}")
+    return CONVENTIONS[convention]

@@ -1,6 +1,7 @@
 r"""FAMO: task weights that let all losses fall at the same rate, learnt from the losses alone."""
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class FAMO(scalarization.FAMO):
     Differs from the released code: a loss that is not positive is a ValueError, not NaN. The rule is TorchJD's; here
     its optimizer is part of `state_dict()`. Source: Liu et al., NeurIPS 2023, arXiv 2306.03792, Algorithm 1.
     """
+
+    task_state = {"_w": ("k", 0.0), "min_losses": ("k", 0.0), "_prev_losses": ("k", math.nan)}
 
     def __init__(self, rate: float = 0.025, decay: float = 1e-3):
         super().__init__(0, lr=rate, weight_decay=decay)

@@ -1,5 +1,7 @@
 r"""GradNorm: weights, learnt in every step, that bring the tasks' gradient norms to a common scale."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ class GradNorm(LearnedParameters):
     """
 
     start, FLOOR = 1.0, 1e-3
+    task_state = {"weights": ("k", 1.0), "first": ("k", math.nan)}
     first: Tensor  # the losses of the first step, (K,)
 
     def __init__(self, alpha: float = 1.5):
@@ -33,10 +36,10 @@ class GradNorm(LearnedParameters):
         self.register_buffer("first", torch.empty(0))
 
     def forward(self, matrix: Tensor, losses: Tensor) -> Tensor:
-        if (losses < 0).any() or not self.first.numel():
+        if (losses < 0).any() or not self.first.numel() or self.first.isnan().any():
             check_positive(losses, "GradNorm's training rate")
-        if not self.first.numel():
-            self.first = losses.clone()
+        # A task's first loss:  L_k^0
+        self.first = torch.where(self.first.isnan(), losses, self.first) if self.first.numel() else losses.clone()
         self.begin(losses)
         weights, norms = self.weights.detach().clone(), gradient_norms(matrix).to(losses)
         # Norms of the weighted gradients:  n_k = \|w_k \nabla_W L_k\|

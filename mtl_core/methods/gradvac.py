@@ -12,13 +12,16 @@ from mtl_core.methods.registry import AGGREGATION, GRAM, Method, register
 class _GradVac(aggregation.GradVacWeighting):
     """TorchJD's, whose used state does not load into a fresh instance."""
 
+    task_state = {"_phi_t": ("kk", 0.0)}
     _phi_t: Any
-    _state_key: Any
+
+    def _ensure_state(self, m: int, dtype: torch.dtype) -> None:
+        if self._phi_t is None or len(self._phi_t) != m:
+            self._phi_t = torch.zeros(m, m, dtype=dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         if f"{prefix}_phi_t" in state_dict:
             self._phi_t = torch.empty_like(state_dict[f"{prefix}_phi_t"], device="cpu")
-            self._state_key = (len(self._phi_t), self._phi_t.dtype)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

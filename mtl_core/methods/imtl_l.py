@@ -15,6 +15,7 @@ class IMTLL(LearnedParameters, scalarization.IMTLL):
     """
 
     learned = "log_scale"
+    task_state = {"log_scale": ("k", 0.0)}
 
     def __init__(self) -> None:
         super().__init__(0)

@@ -23,6 +23,7 @@ class MoCo(RunningAverages):
     Source: Fernando et al., ICLR 2023, arXiv 2210.12624, Algorithm 1.
     """
 
+    task_state = {"averages": ("kd", 0.0), "weights": ("k", 0.0)}
     weights: Tensor
 
     def __init__(self, beta: float = 0.5, gamma: float = 0.1, rho: float = 0.0):

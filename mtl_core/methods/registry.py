@@ -1,11 +1,14 @@
 """The registry: one entry per method, found by its name."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from torch import nn
+from torchjd.aggregation import Aggregator
+from torchjd.scalarization import Scalarizer
 
 from mtl_core._names import did_you_mean
 
@@ -103,3 +106,33 @@ def make(name: str, **arguments: Any) -> nn.Module:
             suggestion = did_you_mean(argument, known) or "."
             raise ValueError(f"{name} has no argument {argument!r}{suggestion} It takes: {', '.join(known) or 'none'}")
     return spec.make(**{key: value for key, (value, _) in spec.defaults.items()} | arguments)
+
+
+def instance(method: str | nn.Module, spec: Method | None = None, options: Mapping[str, Any] | None = None):
+    """Registry entry and instance of a method: (Method, nn.Module).
+
+    method  a name, made with `options` (weights by task or in a sequence); or an instance: of a registered class, of
+            TorchJD's Aggregator or Scalarizer, or of any class, with its `spec`.
+
+    ValueError: an option that is not finite, options beside an instance, a feature rotation, an unknown class.
+    """
+    options = dict(options or {})
+    if bad := [name for name, value in options.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise ValueError(f"options are finite numbers; not so: {', '.join(bad)}")
+    kind: type = type(method)
+    if isinstance(method, str):
+        spec = find(method)
+        if isinstance(weights := options.get("weights"), Mapping):
+            options["weights"] = list(weights.values())
+    elif options:
+        raise ValueError(f"options ({', '.join(options)}) go with a method's name, not with an instance")
+    elif spec is None:
+        spec = next((entry for entry in METHODS.values() if entry.make is kind), None)
+        if spec is None and isinstance(method, (Aggregator, Scalarizer)):
+            does = AGGREGATION if isinstance(method, Aggregator) else WEIGHTING
+            spec = Method(kind.__name__, kind.__name__, does, kind, "sum", "", random=True)
+    if spec is None:
+        raise ValueError(f"method is a name in methods.METHODS, an Aggregator or a Scalarizer; got {kind.__name__}")
+    if spec.kind == ROTATION:
+        raise ValueError(f"{spec.name} has a backward pass of its own: mtl_core.RotoGrad(trunk, heads, size)")
+    return spec, make(spec.name, **options) if isinstance(method, str) else method

@@ -42,6 +42,7 @@ class SAMGS(ShapedByLoading, Aggregator):
     Differs from the paper's text, as the released class does: see `variant`.
     """
 
+    task_state = {"momentum": ("kd", 0.0)}
     momentum: Tensor
     dissimilarity: Tensor
     steps: Tensor

@@ -15,6 +15,7 @@ class Static(scalarization.Scalarizer):
     weights  K finite numbers; ValueError for others, or for another number of losses.
     """
 
+    task_state = {"weights": ("k", None)}
     weights: Tensor
 
     def __init__(self, weights: Sequence[float]):

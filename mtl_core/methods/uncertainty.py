@@ -16,6 +16,7 @@ class Uncertainty(LearnedParameters, scalarization.UW):
     """
 
     learned = "log_var"
+    task_state = {"log_var": ("k", 0.0)}
 
     def __init__(self) -> None:
         super().__init__(0)

@@ -8,20 +8,6 @@ from pathlib import Path
 import torch
 
 
-def random_state(device: str | torch.device) -> dict:
-    """Torch's random state, of the CPU and, where `device` is a GPU, of that one."""
-    state, device = {"cpu": torch.get_rng_state()}, torch.device(device)
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: dict, device: str | torch.device) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.device(device).type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-
-
 def save_atomically(state, path: Path) -> None:
     """torch.save that a kill at any moment leaves either done or not begun.
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError
+from mtl_core.random_state import random_state, set_random_state
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.tasks import Problem, Split, Task
 from mtl_core.training import checkpoints
@@ -286,7 +287,7 @@ class _Loop:
             "scheduler": self.scheduler.state_dict(),
             "method": self.method.state_dict(),
             "order": self.order.get_state(),
-            "random": checkpoints.random_state(self.device),
+            "random": random_state(self.device),
             "best": self.best,
             "last": self.last,
             "identity": self.identity,
@@ -303,7 +304,7 @@ class _Loop:
         self.scheduler.load_state_dict(state["scheduler"])
         self.method.load_state_dict(state["method"])
         self.order.set_state(state["order"].cpu())
-        checkpoints.set_random_state(state["random"], self.device)
+        set_random_state(state["random"], self.device)
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
         self.best, self.last, self.history = state["best"], state["last"], History(**state["history"])

@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from mtl_core import methods
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients, _head, task_gradients
 from mtl_core.methods import backward
-from mtl_core.training import checkpoints
+from mtl_core.random_state import random_state, set_random_state
 
 
 class Step:
@@ -170,8 +170,8 @@ def _behind_optimizers(step: Step) -> None:
 
 
 def _random_state(inputs: Tensor) -> dict:
-    return checkpoints.random_state(inputs.device)
+    return random_state(inputs.device)
 
 
 def _set_random_state(state: dict, inputs: Tensor) -> None:
-    checkpoints.set_random_state(state, inputs.device)
+    set_random_state(state, inputs.device)
