@@ -1,226 +1,154 @@
-r"""Per-task gradients of the shared parameters, in one (K, D) matrix.
+r"""Gradients by task: which loss reaches which parameter, and J, the matrix (K, D) of the gradients of what is shared.
 
-The graph is cut at the features z. Each head is walked once and gives
-$Z_k = \partial L_k / \partial z$ and its own gradient; the trunk is walked K times, from $Z_k$ to
-$g_k = (\partial z / \partial \theta)^\top Z_k$, which is row k of J. One forward and K trunk backward
-passes are the floor for any method that needs all of J. `torch.func` is not used, so BatchNorm,
-autocast and recurrent layers work as in ordinary training.
+Row k of J is the gradient of loss k with respect to the D numbers in the shared parameters. One backward pass for each
+task writes it into memory that all steps use again. `torch.func` is not used, so BatchNorm, autocast and recurrent
+layers work as in ordinary training.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import get_gradient_edge
 
-from mtl_core.models.multi_task import MultiTaskModel
+REMEDIES = {
+    "donated buffer": "the backward pass that torch.compile has made runs once, and each task needs one: set "
+    "torch._functorch.config.donated_buffer = False before, or take a method of the level 'losses'",
+    "backward through the graph a second time": "the graph of these losses has been walked and freed: compute the "
+    "losses again; accumulate() adds batches up; another backward pass before this one needs retain_graph=True",
+    "use_reentrant": "reentrant activation checkpoints cannot tell the tasks apart: use_reentrant=False can",
+}
 
 
 class NonFiniteGradientError(FloatingPointError):
-    """A task gradient holds NaN or infinity; the message names the tasks and layers."""
+    """A loss or a gradient holds NaN or infinity; the message names the tasks and layers."""
 
 
 @dataclass
 class TaskGradients:
-    """What one step's backward passes left.
+    """J of one step, for observers. It is valid until the next step.
 
-    matrix    J, (K, D) float: row k is the gradient of loss k with respect to the shared parameters,
-              flattened in registration order.
-    layers    layer name -> (K, D_l) view into `matrix`. A layer is one module that owns parameters,
-              its weight before its bias.
-    names     names of the shared parameters, in the order of J's columns.
-    owners    name of a trunk parameter that one task alone reaches -> that task. Its `.grad` and that
-              of the heads is already set, to that task's raw gradient.
-    features  the K gradients Z_k with respect to the features.
-    task_parameters  for each task, the parameters named in `owners`.
+    matrix  J, (K, D): row k is the gradient of task k with respect to the shared parameters, one after the other.
+    layers  layer -> (K, D_l) view of `matrix`. A layer is one module that owns parameters.
+    names   names of the shared parameters, in the order of J's columns.
+    tasks   names of the tasks, in the order of J's rows.
     """
 
     matrix: Tensor
     layers: dict[str, Tensor]
     names: list[str]
-    owners: dict[str, int]
-    features: list[Tensor] = field(default_factory=list, repr=False)
-    _shared: list[nn.Parameter] = field(default_factory=list, repr=False)
-    _views: list[list[Tensor]] = field(default_factory=list, repr=False)
-    task_parameters: list[list[nn.Parameter]] = field(default_factory=list, repr=False)
-    _combined: Tensor | None = field(default=None, repr=False)
-
-    def combine(self, weights: Tensor) -> Tensor:
-        r"""$\sum_k w_k g_k$, weights (K,) -> (D,), in a vector that the next step uses again."""
-        if self._combined is None:
-            self._combined = torch.empty_like(self.matrix[0])
-        return torch.mv(self.matrix.T, weights.to(self.matrix), out=self._combined)
-
-    def assign(self, update: Tensor) -> None:
-        """Make `update` (D,) the shared parameters' `.grad`, as views of it: nothing is copied."""
-        if update.shape != self.matrix.shape[1:]:
-            raise ValueError(f"the update must have shape {tuple(self.matrix.shape[1:])}, got {tuple(update.shape)}")
-        for p, part in zip(self._shared, update.split([p.numel() for p in self._shared]), strict=True):
-            p.grad = part.view_as(p)
+    tasks: list[str]
 
 
-def task_gradients(
-    losses: Sequence[Tensor],
-    model: MultiTaskModel,
-    features: Tensor | Sequence[Tensor],
-    out: TaskGradients | None = None,
-    check_finite: bool = True,
-) -> TaskGradients:
-    """Gradients of K losses: J for the shared parameters, `.grad` for the heads and the layers of single tasks.
-
-    losses    K scalars; loss k was computed by head k from `features` (or from `features[k]`).
-    model     a trunk and K heads.
-    features  what `model.features(inputs)` returned: one tensor, or K where the trunk forks.
-    out       the result of an earlier step with the same model: its buffer is used again.
-
-    The graph of the losses is freed. Parameters with `requires_grad=False` take no part; a shared
-    parameter that no loss reaches has zero columns. With K = 1 every trunk parameter counts as
-    shared. ValueError where the number of losses, heads or features differ or a loss does not reach
-    the features; NonFiniteGradientError where J, a task's own layer or a loss is not finite, before
-    any method sees it.
-    """
-    if isinstance(features, Tensor):
-        streams, distinct = [features] * len(losses), [features]
-    else:
-        streams = distinct = list(features)
-    if not len(losses) == len(model.heads) == len(streams):
-        raise ValueError(
-            f"{len(losses)} losses, {len(model.heads)} heads and {len(streams)} feature tensors: all three must be the "
-            "number of tasks"
-        )
-    if out is None:
-        out = _layout(model, distinct, len(losses))
-
-    out.features = [_head(loss, model.heads[k], streams[k], k) for k, loss in enumerate(losses)]
-    _walk_trunk(streams, out)
-    if check_finite:
-        _check_finite(losses, out)
-    return out
-
-
-def trunk_gradients(
-    model: MultiTaskModel, features: Tensor, gradients: Sequence[Tensor] | Tensor, out: TaskGradients | None = None
-) -> TaskGradients:
-    """J from K gradients at the features, each of the features' shape; no `.grad` is set, the trunk's graph is freed.
-
-    For methods that walk the heads themselves. Arguments else, and `out`, as in `task_gradients`.
-    """
-    if out is None:
-        out = _layout(model, [features], len(gradients))
-    out.features = list(gradients)
-    _walk_trunk([features] * len(gradients), out)
-    return out
-
-
-def _walk_trunk(streams: Sequence[Tensor], out: TaskGradients) -> None:
-    """Pull each task's gradient at its features through the trunk, into J; the last pass frees the graph."""
-    last = len(streams) - 1
-    for k, (stream, gradient) in enumerate(zip(streams, out.features, strict=True)):
-        of_task = out.task_parameters[k]
-        gradients = _pull(stream, out._shared + of_task, gradient, k < last)
-        _write(out._views[k], gradients[: len(out._shared)])
-        for p, g in zip(of_task, gradients[len(out._shared) :], strict=True):
-            p.grad = g
-        del gradients  # before the next pass: its memory is used again
-
-
-def _pull(stream: Tensor, parameters: list[nn.Parameter], gradient: Tensor, again: bool) -> tuple:
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """What users meet in a backward pass becomes a ValueError that says what to do."""
     try:
-        return torch.autograd.grad(stream, parameters, gradient, retain_graph=again, allow_unused=True)
+        yield
     except RuntimeError as error:
-        if "donated buffer" not in str(error):
-            raise
-        raise ValueError(
-            "torch.compile has made a backward pass of the trunk that runs once; per-task gradients need K. Compile "
-            "with torch._functorch.config.donated_buffer = False, or take a method of the level 'losses' or 'features'"
-        ) from error
+        remedy = next((remedy for words, remedy in REMEDIES.items() if words in str(error)), None)
+        raise error if remedy is None else ValueError(remedy) from error
 
 
-def _head(loss: Tensor, head: nn.Module, stream: Tensor, k: int) -> Tensor:
-    """Set the head's gradients and return that of the features; the head's graph is freed."""
-    parameters = [p for p in head.parameters() if p.requires_grad]
-    feature_gradient, *gradients = torch.autograd.grad(loss, [stream, *parameters], allow_unused=True)
-    if feature_gradient is None:
-        raise ValueError(
-            f"loss {k} does not depend on its features: compute it from the tensor that is passed as `features`, "
-            "not from a second forward pass"
-        )
-    for p, g in zip(parameters, gradients, strict=True):
-        p.grad = g
-    return feature_gradient
+def gradients(outputs, inputs, starts, retain: bool) -> tuple[Tensor | None, ...]:
+    """Gradients of outputs with respect to inputs, None for an input that is not reached."""
+    if not inputs:
+        return ()
+    with explained():
+        return torch.autograd.grad(outputs, inputs, starts, retain_graph=retain, allow_unused=True)
 
 
-def _write(views: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Copy one task's gradients into its row of J; zeros where the loss does not reach a parameter."""
-    for view, gradient in zip(views, gradients, strict=True):
-        if gradient is None:
-            view.zero_()
-        else:
-            view.copy_(gradient)
+def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict[Tensor, int], bool]:
+    """Leaf tensor -> bits of the losses that reach it: exact where it is one loss, else two bits or more.
+
+    Visits each edge of the graphs at most twice, whatever the number of losses.
+
+    stop    tensors that count as leaves: what lies behind is not looked at.
+    second  whether a compiled or custom function gives different losses different outputs: then its parameters look
+            shared, and nothing in the graph tells whether they are.
+    """
+    masks, leaves, used = dict[Any, int](), dict[Tensor, int](), dict[Any, dict[int, int]]()
+    ends = {get_gradient_edge(tensor).node: tensor for tensor in stop}
+    for k, loss in enumerate(losses):
+        edge, bit = get_gradient_edge(loss), 1 << k
+        todo = [(edge.node, edge.output_nr)]
+        while todo:
+            node, number = todo.pop()
+            if node is None:
+                continue
+            if isinstance(node, BackwardCFunction):
+                outputs = used.setdefault(node, {})
+                outputs[k] = outputs.get(k, 0) | 1 << number
+            mask = masks.get(node, 0)
+            if mask & bit:
+                continue
+            masks[node] = mask | bit
+            if node in ends:
+                leaves[ends[node]] = mask | bit
+                continue
+            if hasattr(node, "variable"):
+                leaves[node.variable] = mask | bit
+            if not mask & (mask - 1):  # else two losses have been here: all below is marked as shared
+                todo += node.next_functions
+    return leaves, any(len(set(outputs.values())) > 1 for outputs in used.values())
 
 
-def _layout(model: MultiTaskModel, streams: list[Tensor], K: int) -> TaskGradients:
-    """Which parameters are shared, where each sits in J, and the buffer itself."""
-    trunk = [(n, p) for n, p in model.trunk.named_parameters() if p.requires_grad]
-    reached = [_reached(s) for s in streams]
-    owners = {}
-    if len(streams) > 1:
-        for name, p in trunk:
-            tasks = [k for k, leaves in enumerate(reached) if p in leaves]
-            if len(tasks) == 1:
-                owners[name] = tasks[0]
-    shared = [(n, p) for n, p in trunk if n not in owners]
-    sizes = [p.numel() for _, p in shared]
-    like = shared[0][1] if shared else (trunk[0][1] if trunk else streams[0])
-    matrix = torch.zeros(K, sum(sizes), dtype=like.dtype, device=like.device)
-    views = [[part.view_as(p) for part, (_, p) in zip(g.split(sizes), shared, strict=True)] for g in matrix]
-    ends: dict[str, tuple[int, int]] = {}
-    start = 0
-    for (name, _), size in zip(shared, sizes, strict=True):
-        layer = name.rpartition(".")[0] or name
-        ends[layer] = (ends.get(layer, (start, start))[0], start + size)
-        start += size
-    layers = {layer: matrix[:, a:b] for layer, (a, b) in ends.items()}
-    by_task = [[p for n, p in trunk if owners.get(n) == k] for k in range(K)]
-    return TaskGradients(matrix, layers, [n for n, _ in shared], owners, [], [p for _, p in shared], views, by_task)
+def uses(tensor: Tensor) -> int:
+    """How many tensors share this one's memory, itself included."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
-def _reached(output: Tensor) -> set[Tensor]:
-    """The leaf parameters that autograd would reach from `output`."""
-    leaves: set[Tensor] = set()
-    seen, todo = set(), [output.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.add(node.variable)
-        todo += [parent for parent, _ in node.next_functions]
-    return leaves
+ALONE = uses(torch.empty(1))
 
 
-def _check_finite(losses: Sequence[Tensor], out: TaskGradients) -> None:
-    """One host synchronisation where all is well: a sum is finite unless an entry is not, or it overflows."""
-    single = []  # (name, task, gradient) of single tasks; `owners` and `task_parameters` have one order
-    for k, parameters in enumerate(out.task_parameters):
-        names = [name for name, task in out.owners.items() if task == k]
-        single += [(name, k, p.grad) for name, p in zip(names, parameters, strict=True) if p.grad is not None]
-    probes = [out.matrix.sum(), *(loss.detach() for loss in losses), *(z.sum() for z in out.features)]
-    probes += [gradient.sum() for _, _, gradient in single]
-    if torch.isfinite(torch.stack(probes)).all():
-        return
-    bad = [f"loss of task {k}" for k, loss in enumerate(losses) if not torch.isfinite(loss)]
-    bad += [f"gradient of task {k} at the features" for k, z in enumerate(out.features) if not torch.isfinite(z).all()]
-    for layer, view in out.layers.items():
-        tasks = (~torch.isfinite(view).all(dim=1)).nonzero().flatten().tolist()
-        bad += [f"gradient of task {k} in layer {layer!r}" for k in tasks]
-    bad += [
-        f"gradient of task {k}'s own {name!r}" for name, k, gradient in single if not torch.isfinite(gradient).all()
-    ]
-    if bad:
-        raise NonFiniteGradientError(
-            f"expected finite losses and gradients, got NaN or infinity in: {'; '.join(bad[:6])}"
-            + (f" and {len(bad) - 6} more" if len(bad) > 6 else "")
-            + ". Lower the learning rate, clip the gradients, or look at the inputs of that task."
-        )
+def views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Views of `flat`, one after the other, in the shapes of `like`."""
+    return [part.view_as(p) for part, p in zip(flat.split([p.numel() for p in like]), like, strict=False)]
+
+
+def vector(like: Sequence[Tensor], *rows: int) -> Tensor:
+    """Zeros (*rows, D) for what has the sizes of `like`: of the widest of their data types, at least float32."""
+    dtype = torch.float32
+    for t in like:
+        dtype = torch.promote_types(dtype, t.dtype)
+    return torch.zeros(*rows, sum(t.numel() for t in like), dtype=dtype, device=like[0].device if like else None)
+
+
+class Columns:
+    """The memory of J and of the update: `names` and `parameters` of the columns, K rows."""
+
+    def __init__(self, names: list[str], parameters: list[Tensor], K: int):
+        self.names, self.parameters = names, parameters
+        self.matrix, self.update = vector(parameters, K), vector(parameters)
+        self.rows = [views(row, parameters) for row in self.matrix]
+        self.sizes: dict[str, int] = {}
+        for name, p in zip(names, parameters, strict=True):
+            layer = name.rpartition(".")[0] or name
+            self.sizes[layer] = self.sizes.get(layer, 0) + p.numel()
+
+    def layers(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Layer -> (K, D_l) views of J."""
+        parts = matrix.split([*self.sizes.values()], 1) if self.sizes else ()
+        return dict(zip(self.sizes, parts, strict=True))
+
+    def free_update(self) -> Tensor:
+        """The vector for the update, with arbitrary numbers; a new one while somebody holds a view of the last.
+
+        A fresh one of the size of ResNet18 costs the operating system's page faults, three times a product with J.
+        """
+        if uses(self.update) > ALONE:
+            self.update = vector(self.parameters)
+        return self.update
+
+
+def write(places: list[Tensor], found: Sequence[Tensor | None]) -> None:
+    """Copy gradients into `places`, zero where there is none."""
+    given = [(place, g) for place, g in zip(places, found, strict=True) if g is not None]
+    if given:
+        torch._foreach_copy_(*map(list, zip(*given, strict=True)))
+    if len(given) < len(places):
+        torch._foreach_zero_([place for place, g in zip(places, found, strict=True) if g is None])

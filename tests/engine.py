@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mtl_core import methods
 from mtl_core.conflict import ConflictScores, cosines
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.methods import CONVENTIONS, METHODS
 from mtl_core.models import MultiTaskModel, ResNet
 from mtl_core.tasks import Problem, Split, classification

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.models import MultiTaskModel, ResNet, lenet, mlp
 from mtl_core.recon import candidate_layers, split_layers
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchjd import aggregation
 
-from mtl_core.gradients import TaskGradients
+from mtl_core.old_gradients import TaskGradients
 from mtl_core.methods._state import LearnedParameters
 from mtl_core.methods.conventions import CONVENTIONS, Convention
 from mtl_core.methods.registry import WEIGHTING, Method

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from mtl_core import methods
-from mtl_core.gradients import _check_finite, task_gradients
+from mtl_core.old_gradients import _check_finite, task_gradients
 from mtl_core.training.step import Step, _random_state, _set_random_state
 
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from mtl_core.gradients import TaskGradients, trunk_gradients
+from mtl_core.old_gradients import TaskGradients, trunk_gradients
 from mtl_core.methods.rotograd import RotoGrad, RotoGradNorm
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from mtl_core import methods
-from mtl_core.gradients import NonFiniteGradientError, TaskGradients, _head, task_gradients
+from mtl_core.old_gradients import NonFiniteGradientError, TaskGradients, _head, task_gradients
 from mtl_core.methods import backward
 from mtl_core.random_state import random_state, set_random_state
 

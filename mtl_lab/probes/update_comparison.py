@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods, seeds
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.methods import METHODS, Convention, Method, SolverError
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.training.rotation_step import RotationStep, parameter_groups

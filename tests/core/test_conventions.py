@@ -9,7 +9,7 @@ from torch import nn
 from torchjd.aggregation import Aggregator
 
 from mtl_core import methods
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.methods import CONVENTIONS, METHODS, Convention, Method
 from mtl_core.training.step import Step
 

@@ -5,7 +5,7 @@ import torch
 from networks import MODELS, SPLITS, build, direct, losses_of, run
 from torch import nn
 
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.models import MultiTaskModel
 
 

@@ -7,7 +7,7 @@ from networks import build, losses_of, run
 from torch import nn
 
 from mtl_core import methods
-from mtl_core.gradients import NonFiniteGradientError, task_gradients
+from mtl_core.old_gradients import NonFiniteGradientError, task_gradients
 from mtl_core.methods import CONVENTIONS, METHODS
 from mtl_core.models import MultiTaskModel
 from mtl_core.recon import split_layers

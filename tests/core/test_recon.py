@@ -8,7 +8,7 @@ import torch
 from engine import close, narrow_resnet
 from torch.nn import functional as F
 
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.models import lenet, mlp
 from mtl_core.recon import candidate_layers, split_layers
 

@@ -5,7 +5,7 @@ import torch
 from test_training import PROBLEM, SCHEDULE, new_model, outcome, train
 
 from mtl_core import methods, models
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.methods import CONVENTIONS, METHODS, Convention
 from mtl_core.models.rotations import RotationLayer, with_rotation_layers
 from mtl_core.training import loop

@@ -10,7 +10,7 @@ from engine import agrees, linear_losses, linear_model, matrix_of, restatement
 
 from mtl_core import methods
 from mtl_core.conflict import magnitude_similarity
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.methods import SAMGS, Convention
 
 TRACES = sorted((Path(__file__).parents[1] / "parity" / "samgs").glob("[AB]_*.json"))

@@ -6,7 +6,7 @@ import torch
 from engine import THRESHOLDS, linear_losses, linear_model, random_iterations, scored
 
 from mtl_core.conflict import ConflictScores, cosines, magnitude_similarity
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_lab.runs.conflict_log import ConflictLog
 
 # --- the log, fed by the engine, against scores fed by hand

@@ -8,7 +8,7 @@ from engine import small_model, small_problem
 from torch import nn
 
 from mtl_core import methods
-from mtl_core.gradients import task_gradients
+from mtl_core.old_gradients import task_gradients
 from mtl_core.methods import METHODS, Convention, Method
 from mtl_lab.landscapes.problems import LANDSCAPES
 from mtl_lab.probes.update_comparison import IDENTITIES, Updates, arguments, compare, paths

@@ -64,6 +64,22 @@ def check_loss(name: str, loss, scaler) -> None:
         raise ValueError(f"the loss of {name!r} {problem}. A task that is absent is None")
 
 
+class ProcessLost(RuntimeError):
+    """Another process ended in the middle of a step; nothing that it owed can be added up."""
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """Add a tensor up over the processes, in place."""
+    try:
+        distributed.all_reduce(tensor)
+    except RuntimeError as error:
+        raise ProcessLost(
+            "a step could not be added up with the other processes; if one of them ended, start again: a fit with a "
+            f"checkpoint goes on from its last epoch. What torch.distributed says: {error}"
+        ) from error
+    return tensor
+
+
 def gathered(mine) -> list:
     """The object of each process, in order: pickled, so for a few kilobytes."""
     everyone: list = [None] * distributed.get_world_size()
