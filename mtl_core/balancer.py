@@ -60,10 +60,16 @@ class _Step:
     alone: dict[int, list[int]]
     own: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def starts(self, weights: Mapping[int, Tensor | float]) -> list[Tensor]:
+    def __post_init__(self) -> None:
+        self.plain = self.starts()
+
+    def starts(self, weights: Mapping[int, Tensor] | None = None) -> list[Tensor | None]:
         """What the backward passes start from: each loss's weight, times the scaler's scale, times our share."""
+        if weights is None and self.scale is None and not self.shares:
+            return [None] * len(self.losses)  # ones
         scale = 1.0 if self.scale is None else self.scale
-        return [(scale * weights[k] * self.shares.get(k, 1.0) * loss.new_ones(())).to(loss) for k, loss in self.losses]
+        weight_of = weights or dict.fromkeys(self.tasks, torch.ones_like(self.values[0]))
+        return [(scale * weight_of[k] * self.shares.get(k, 1.0)).to(loss) for k, loss in self.losses]
 
 
 class Balancer:
@@ -344,7 +350,7 @@ class Balancer:
             self._keep(step, ALL, numbers, found[len(shared) :])
             of_own = {ALL: factor}
         else:
-            plain = self._gradients(step, roots, own, step.starts(dict.fromkeys(step.tasks, 1.0)), True)
+            plain = self._gradients(step, roots, own, step.plain, True)
             self._keep(step, ALL, numbers, plain)
             if known or self.spec.level == "last layer":
                 found = self._gradients(step, roots, shared, step.starts(weight_of), False)
@@ -401,8 +407,7 @@ class Balancer:
 
     def _of_task(self, step: _Step, n: int, inputs: Sequence[Tensor], retain: bool) -> list[Tensor | None]:
         """Gradients of the n-th loss."""
-        starts = step.starts(dict.fromkeys(step.tasks, 1.0))
-        return self._gradients(step, [step.losses[n][1]], inputs, starts[n : n + 1], retain)
+        return self._gradients(step, [step.losses[n][1]], inputs, step.plain[n : n + 1], retain)
 
     def _keep(self, step: _Step, k: int, numbers: Sequence[int], found: Sequence[Tensor | None]) -> None:
         for i, g in zip(numbers, found, strict=True):
