@@ -68,6 +68,11 @@ class ProcessLost(RuntimeError):
     """Another process ended in the middle of a step; nothing that it owed can be added up."""
 
 
+def several() -> bool:
+    """Whether this process is one of several of an open process group."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
 def add_up(tensor: Tensor) -> Tensor:
     """Add a tensor up over the processes, in place."""
     try:

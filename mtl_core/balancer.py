@@ -99,6 +99,8 @@ class Balancer:
     weights    task -> weight in the last step; empty where the method has none.
     cosines    (task, task) -> cosine of their gradients in the last step; empty where J was not computed.
     gradients  J of the last step and its layers (`TaskGradients`), or None. Valid until the next call.
+    losses     (K,) of the tasks in the last step, detached, of the whole batch.
+    passes     how often the last step walked what is shared.
     observers  functions that get `gradients` at each step, before the method; with one, J is always computed.
 
     ValueError: a loss that is no scalar with a graph, a reached parameter that was not given, sparse gradients, a
@@ -134,6 +136,7 @@ class Balancer:
         self._window_losses: dict[int, Tensor] = {}
         self._kept: dict[int, Tensor] = {}  # task -> its weight in the last step that computed weights
         self._waits: tuple[list[int], dict[int, float]] | None = None  # tasks whose losses after the step must come
+        self.losses, self.passes = self._like.new_zeros(0), 0
         self._learns = False  # the method waits for them after this step
         self._last: tuple[list[int], Tensor | None, bool] = ([], None, False)  # tasks, weights, whether J is theirs
 
@@ -188,6 +191,11 @@ class Balancer:
             self.method.update(values)
 
     # --- what the last step left
+
+    @property
+    def waits(self) -> bool:
+        """The method learns from the losses after the step: give them to `after_step`."""
+        return self._waits is not None
 
     @property
     def weights(self) -> dict[str, float]:
@@ -270,10 +278,11 @@ class Balancer:
             raise ValueError("a compiled or custom function hides what tasks share: name that in shared=")
         names = [*given]
         now = {
-            i: [name for k, name in enumerate(names) if bits >> k & 1] for i, bits in sorted(self._known(leaves).items())
+            i: [name for k, name in enumerate(names) if bits >> k & 1]
+            for i, bits in sorted(self._known(leaves).items())
         }
         values, shares, random = given, dict[str, float](), None
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        if _inputs.several():
             mine = random_state(self._like.device) if self.spec.random and not distributed.get_rank() else None
             values, shares, now, random = _inputs.agree(given, counts, now, mine)
         if not values:
@@ -355,7 +364,9 @@ class Balancer:
             if known or self.spec.level == "last layer":
                 found = self._gradients(step, roots, shared, step.starts(weight_of), False)
             else:
-                total = torch.stack([*weight_of.values()]).to(local) @ local * (1.0 if step.scale is None else step.scale)
+                total = (
+                    torch.stack([*weight_of.values()]).to(local) @ local * (1.0 if step.scale is None else step.scale)
+                )
                 found = self._gradients(step, streams, shared, views(total, streams), False)
             of_own = self._weights_of_own(step, weights, factor)
         write(views(update, shared), found[: len(shared)])
@@ -467,7 +478,9 @@ class Balancer:
         streams = features.values() if isinstance(features, Mapping) else features
         streams = [z for z in ([features] if isinstance(features, Tensor) else streams) if z.requires_grad]
         above, _ = reached([loss for _, loss in step.losses], stop=streams)
-        inner = any({*reached([z], stop=[other for other in streams if other is not z])[0]} & {*streams} for z in streams)
+        inner = any(
+            {*reached([z], stop=[other for other in streams if other is not z])[0]} & {*streams} for z in streams
+        )
         single = [z for z in streams if not (bits := above.get(z, 0)) & (bits - 1)]
         if inner or single or {*self._columns.parameters} & {*above}:
             what = "of the same examples, through which all losses reach what they share, none computed from another"
@@ -565,7 +578,9 @@ class Balancer:
                         update = self.method(read, values) if "losses" in spec.needs else self.method(read)
                 except NotPositive as error:
                     bad = ", ".join(repr(self.tasks[tasks[k]]) for k in error.tasks)
-                    raise ValueError(f"{error.what} needs positive losses, or None for absent tasks; got {bad}") from error
+                    raise ValueError(
+                        f"{error.what} needs positive losses, or None for absent tasks; got {bad}"
+                    ) from error
             self._keep_weights(tasks, weights)
             self._learns = "losses after the step" in spec.needs
         if weights is not None and len(rows) < total:  # the others' heads get their own gradients
@@ -613,6 +628,7 @@ class Balancer:
         self._end(step, weights, finite)
 
     def _end(self, step: _Step, weights: Tensor | None, finite: bool) -> None:
-        self._last = (step.tasks, weights, self._last[2])
+        self._last, self.losses = (step.tasks, weights, self._last[2]), step.values
+        self.passes = len(step.losses) if self._last[2] else 1
         self.steps += finite
         self._waits = (step.tasks, step.shares) if self._learns and finite else None

@@ -152,3 +152,14 @@ def write(places: list[Tensor], found: Sequence[Tensor | None]) -> None:
         torch._foreach_copy_(*map(list, zip(*given, strict=True)))
     if len(given) < len(places):
         torch._foreach_zero_([place for place, g in zip(places, found, strict=True) if g is None])
+
+
+def task_gradients(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """J (K, D): row k is the gradient of loss k with respect to `parameters`, zero where it reaches none.
+
+    The graph is kept, and no `.grad` changes. For a training loop, `Balancer` does the same in memory that it reuses.
+    """
+    matrix = vector(parameters, len(losses))
+    for row, loss in zip(matrix, losses, strict=True):
+        write(views(row, parameters), gradients([loss], parameters, None, True))
+    return matrix

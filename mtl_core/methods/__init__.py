@@ -4,7 +4,7 @@ There are three kinds. A *loss weighting* maps K losses to a scalar. A *gradient
 gradients (K, D) to one vector (D,); any TorchJD `Aggregator` is one. A *feature rotation* (RotoGrad) is a module around
 trunk and heads. Recon is none of them: it changes the network, then any method trains the result (`mtl_core.recon`).
 
-`METHODS` is the registry, `make` gives an instance, `combine` turns a step's gradients into every `.grad`. Each method
+`METHODS` is the registry, `make` gives an instance, `mtl_core.Balancer` takes steps with it. Each method
 lies in the file of its name, with its entry in the registry at the file's foot.
 """
 
@@ -22,8 +22,8 @@ for _file in FILES.split():
     import_module(f"mtl_core.methods.{_file}")
 
 from mtl_core.methods._gramian import SolverError
-from mtl_core.methods.backward import combine, update
+from mtl_core.methods.backward import update
 from mtl_core.methods.conventions import CONVENTIONS, Convention
-from mtl_core.methods.registry import ALIASES, KINDS, METHODS, Method, find, make, register
+from mtl_core.methods.registry import ALIASES, KINDS, METHODS, ROTATION, Method, find, make, register
 from mtl_core.methods.rotograd import RotateOnly, RotoGrad, RotoGradNorm, ScaleOnly
 from mtl_core.methods.sam_gs import SAMGS

@@ -12,18 +12,19 @@ gradients are constants. Each head gets the plain gradient of its own loss. One 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mtl_core.gradients import NonFiniteGradientError
+from mtl_core import _inputs
+from mtl_core.gradients import Columns, NonFiniteGradientError, TaskGradients, gradients, vector, views, write
+from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import ROTATION, Method, register
 from mtl_core.models.rotations import Rotations, rotate
 
 OBJECTIVES = ("code", "paper")
-Join = Callable[[Tensor], Tensor]  # adds a tensor up over processes
 TINY = 1e-8  # a loss below is too small to divide by
 RESET_SHARE = 1e-4  # of the first loss, below which the burn-in leaves the divisor as it is
 
@@ -68,13 +69,14 @@ class _FeatureRotation(nn.Module):
         for name in ("initial_losses", "first_losses", "initial_norms"):  # 0: none seen yet
             self.register_buffer(name, torch.zeros(len(self.heads), dtype=torch.float64, device=like.device))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=like.device))
+        self.convention = CONVENTIONS["plain"]
+        self.observers: list[Callable[[TaskGradients], object]] = []
+        self.losses, self.passes = torch.zeros(0), 0
         self._forward: tuple[Tensor, Tensor, Tensor] | None = None
-        self.features: Tensor | None = None
-        self.feature_gradients: Tensor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files hold no graph of a step in progress."""
-        return {**self.__dict__, "_forward": None, "features": None, "feature_gradients": None}
+        return {**self.__dict__, "_forward": None}
 
     @property
     def rotations(self) -> list[Tensor]:
@@ -95,12 +97,24 @@ class _FeatureRotation(nn.Module):
         yield from self.trunk.parameters()
         yield from self.heads.parameters()
 
-    def forward(self, inputs: Any) -> list[Tensor]:
+    def parameter_groups(self, learning_rate: float) -> list[dict]:
+        """For an optimizer: trunk and heads; what rotates or weighs, `rotation_rate` times as fast, without decay."""
+        learned = [*self.rotation_parameters(), *self.weight_parameters()]
+        groups: list[dict] = [{"params": list(self.model_parameters())}]
+        if learned:
+            groups.append({"params": learned, "lr": learning_rate * self.rotation_rate, "weight_decay": 0.0})
+        return groups
+
+    def weight_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of task weights, for a variant that has some."""
+        return iter([])
+
+    def forward(self, *inputs: Any, **more: Any) -> list[Tensor]:
         """The K outputs. In training mode the graph is cut at the features, for `backward`.
 
         ValueError: the trunk returns no single tensor, or features that do not end in `post_shape`.
         """
-        features = self.trunk(inputs)
+        features = self.trunk(*inputs, **more)
         if not isinstance(features, Tensor):
             raise ValueError(f"the trunk must return one tensor that all tasks share, got {type(features).__name__}")
         self._forward = None
@@ -113,38 +127,86 @@ class _FeatureRotation(nn.Module):
         self._forward = features, R, rotated
         return [head(r) for head, r in zip(self.heads, rotated.unbind(), strict=True)]
 
-    def backward(
-        self, losses: Sequence[Tensor] | Tensor, *, join: Join | None = None, retain_graph: bool = False
-    ) -> Tensor:
+    def backward(self, losses, features=None, scaler=None, counts: Mapping | None = None) -> None:
         r"""Add the step's gradients to every `.grad`: heads, trunk, rotations (and RotoGradNorm's weights).
 
-        losses        K scalars, listed or stacked, of the outputs of the last `forward`. Not scaled for mixed
-                      precision: the method remembers its first losses and norms.
-        join          adds a tensor up over processes, each of which has a part of the batch and passes its part of
-                      the mean losses; the `.grad` are then parts as well and still to be added up, but for
-                      those of RotoGradNorm's weights.
-        retain_graph  keep the trunk's graph from `features` on, and the G_k as `feature_gradients` (K, B, d, *post).
+        losses    {task: scalar} or a sequence, of the outputs of the last `forward`, all tasks in the heads' order.
+        features  not looked at: they are those of the last `forward`.
+        scaler    a `torch.amp.GradScaler`; the losses are not scaled yet. What overflows becomes infinity in `.grad`,
+                  and no state moves.
+        counts    {task: number of examples here}, where several processes have unequal parts of a batch.
 
-        Returns the losses (K,), detached. A task without gradient takes no part. ValueError: another number of
-        losses, no forward pass in training mode before; NonFiniteGradientError: NaN or infinity, with the tasks.
+        Scale and clip of `convention` apply to the trunk's gradient. Functions in `observers` get J, at K more passes
+        through the trunk. A task without gradient takes no part. ValueError: another number of losses, no forward pass
+        in training mode before; NonFiniteGradientError: NaN or infinity, with the tasks.
         """
-        losses, join = list(losses), join or (lambda tensor: tensor)
+        given = _inputs.by_name(losses)
         if self._forward is None:
             raise ValueError("backward() needs a forward pass in training mode before it, one for each")
-        if len(losses) != len(self.heads):
-            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {len(losses)}")
-        features, R, rotated = self._forward
-        self._forward = None
-        values = torch.stack(losses)
-        seen = join(values.detach().double())
-        normalised = values * self._loss_weights(seen).to(values)  # also RotoGradNorm's L / L0
-        (normalised if self.normalize_losses else values).sum().backward()
-        if rotated.grad is None:
+        if len(given) != len(self.heads) or any(loss is None for loss in given.values()):
+            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {', '.join(given) or 'none'}")
+        forward, self._forward = self._forward, None
+        before = [buffer.clone() for buffer in self.buffers()]
+        on = scaler is not None and scaler.is_enabled()
+        scale = scaler.scale(torch.ones((), device=self.steps.device)) if on else 1.0
+        try:
+            parameters, flat = self._gradients(given, counts or {}, *forward, scale)
+        except NonFiniteGradientError:
+            for buffer, value in zip(self.buffers(), before, strict=True):
+                buffer.copy_(value)
+            if not on:
+                raise
+            parameters = [p for p in self.parameters() if p.requires_grad]
+            flat = torch.full_like(vector(parameters), torch.inf)
+        for p, g in zip(parameters, views(flat.mul_(scale), parameters), strict=True):
+            p.grad = g.to(p) if p.grad is None else p.grad.add_(g)
+
+    def _gradients(self, given, counts, z: Tensor, R: Tensor, rotated: Tensor, scale) -> tuple[list, Tensor]:
+        """The parameters that the losses reach, and their gradients, one after the other: (D,)."""
+        parts, share, K = torch.stack([*given.values()]), 1.0, len(R)
+        seen = parts.detach().double()
+        if several := _inputs.several():
+            values, shares, _, _ = _inputs.agree(given, counts, {}, None)
+            share, seen = next(iter(shares.values())), seen.new_tensor([*values.values()])
+        weights = self._loss_weights(seen).to(parts) if self.normalize_losses else 1.0  # L / L0
+        trunk = [p for p in self.trunk.parameters() if p.requires_grad and z.requires_grad]
+        own = [p for p in self.heads.parameters() if p.requires_grad]
+        total = (share * scale * weights * parts).sum()
+        pulled, *found = gradients([total], [rotated, *own], None, False)
+        if pulled is None:
             raise ValueError("the losses do not depend on the outputs of the last forward pass")
         with torch.no_grad():
-            self._homogenise(features, R, rotated.grad.to(R), seen, join, retain_graph)
+            update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale, z, seen, several)
+        if self.observers:
+            names = [name for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad]
+            columns = Columns(names, trunk, K)
+            for row, g in zip(columns.rows, back, strict=True):
+                write(row, gradients([z], trunk, [self._shaped(g, z).to(z)], True))
+            J = _inputs.add_up(columns.matrix) if several else columns.matrix
+            for observer in self.observers:
+                observer(TaskGradients(J, columns.layers(J), names, [*given]))
+        walked = gradients([z], trunk, [self._shaped(update, z).to(z) * scale], False)
+        skew = [self.rotation.skew] if self.rotates else []
+        turned = gradients([R], skew, [pull * scale], False)
+        of_weights = [] if learned is None else [learned * share * scale]
+        pairs = [*zip(trunk, walked, strict=True), *zip(own, found, strict=True), *zip(skew, turned, strict=True)]
+        pairs += zip(self.weight_parameters(), of_weights, strict=True)
+        reached = [(p, g) for p, g in pairs if g is not None]
+        parameters, size = (
+            [p for p, _ in reached],
+            sum(p.numel() for p, g in zip(trunk, walked, strict=True) if g is not None),
+        )
+        flat = torch.cat([g.flatten() for _, g in reached]) / scale
+        flat = _inputs.add_up(flat) if several else flat
+        if not flat.isfinite().all():
+            raise NonFiniteGradientError("a gradient of the trunk or of a head is NaN or infinite: lower the rates")
+        # The trunk's gradient by the convention, s g \min(1, c / \|s g\|)
+        factor = self.convention.factor("sum", K)
+        norm = factor * torch.linalg.vector_norm(flat[:size]).item() if self.convention.clip else 0.0
+        flat[:size] *= factor * self.convention.clip_factor(norm)
         self.steps += 1
-        return seen.to(values)
+        self.losses, self.passes = seen.to(parts), 1 + K * bool(self.observers)
+        return parameters, flat
 
     def _loss_weights(self, seen: Tensor) -> Tensor:
         """1/|L_k(t0)|, (K,); t0 is the first step with a loss that is not tiny, then the end of the burn-in."""
@@ -156,9 +218,12 @@ class _FeatureRotation(nn.Module):
         # The divisor of each loss, 1 where it has none yet:  L_k / |L_k(t_0)|
         return torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
 
-    def _homogenise(self, features: Tensor, R: Tensor, task_side: Tensor, seen: Tensor, join: Join, keep: bool) -> None:
-        r"""From the gradients $\tilde G_k$ at r_k, (K, B, d, *post), to those of trunk, rotations and weights."""
-        K, batch = len(R), join(seen.new_tensor(float(len(features))))
+    def _homogenise(self, R: Tensor, task_side: Tensor, z: Tensor, seen: Tensor, several: bool) -> tuple:
+        r"""From the gradients $\tilde G_k$ at r_k, (K, B, d, *post), to those of features, rotations and weights.
+
+        Returns the trunk's gradient at the features (N, d), that of R, the G_k (K, N, d), and that of the task weights.
+        """
+        K, batch = len(R), seen.new_tensor(float(len(z)))
         flat = self._flat(task_side)  # the features last, all else before them: (K, N, d)
         # Back through each rotation, to the shared features:  G_k = R_k^\top \tilde G_k
         m = R.shape[-1]
@@ -170,7 +235,9 @@ class _FeatureRotation(nn.Module):
         # Lengths over the whole batch, joined over processes:  \|G_k\|_F, \|\sum_k G_k\|, \|\sum_k w_k G_k\|
         parts = (back, total[None], weighted[None])
         squares = [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=torch.float64) ** 2 for t in parts]
-        norms = join(torch.cat(squares)).sqrt()
+        sums = torch.cat([*squares, batch[None]])
+        *squared, batch = _inputs.add_up(sums) if several else sums
+        norms = torch.stack(squared).sqrt()
         norms, total_norm, weighted_norm = norms[:K], norms[K], norms[K + 1]
         _check_finite(seen, norms)
         # The common direction, (N, d):  V = \frac1K \sum_k G_k / \|G_k\|
@@ -178,20 +245,14 @@ class _FeatureRotation(nn.Module):
         V = torch.tensordot(inverse.to(back), back, 1) / K
         # What the trunk gets:  C \sum_k U_k, or \sum_k G_k without scaling
         update = self._update(total, V, weighted, norms)
-        self._weights_backward(norms, weighted_norm / K, seen)
-        if self.rotates:
-            # What the rotations get, the slope of equation 3:  -\partial/\partial R_k <R_k^\top \tilde G_k, V>
-            # The code's \|R_k \bar v - \tilde g\|^2, \bar v = m V with m = \|\sum_k G_k\| / K, is 2 m times that
-            factor = seen.new_ones(())
-            if self.objective == "code":
-                factor = 2 * total_norm / K / (batch if self.post_shape else 1)
-            pull = -factor.to(V) * (flat[..., :m].mT @ V[:, :m])
-            with torch.enable_grad():
-                torch.autograd.backward(R, pull)
-        if keep:
-            self.features, self.feature_gradients = features, torch.stack([self._shaped(g, features) for g in back])
-        if features.requires_grad:
-            features.backward(self._shaped(update, features).to(features.dtype), retain_graph=keep)
+        learned = self._weight_gradients(norms, weighted_norm / K, seen)
+        # What the rotations get, the slope of equation 3:  -\partial/\partial R_k <R_k^\top \tilde G_k, V>
+        # The code's \|R_k \bar v - \tilde g\|^2, \bar v = m V with m = \|\sum_k G_k\| / K, is 2 m times that
+        factor = (
+            2 * total_norm / K / (batch if self.post_shape else 1) if self.objective == "code" else norms.new_ones(())
+        )
+        pull = -factor.to(V) * (flat[..., :m].mT @ V[:, :m])
+        return update, pull, back, learned
 
     def _flat(self, gradients: Tensor) -> Tensor:
         return gradients.movedim(gradients.ndim - 1 - len(self.post_shape), -1).flatten(1, -2)
@@ -216,8 +277,9 @@ class _FeatureRotation(nn.Module):
         r"""$\sum_k w_k G_k$, (N, d), for a variant that has task weights."""
         return total
 
-    def _weights_backward(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> None:
-        """The gradients of the task weights, for a variant that has some."""
+    def _weight_gradients(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> Tensor | None:
+        """The gradient of the task weights, for a variant that has some."""
+        return None
 
 
 class RotoGrad(_FeatureRotation):
@@ -318,7 +380,7 @@ class RotoGradNorm(_FeatureRotation):
     def _update(self, total: Tensor, V: Tensor, weighted: Tensor, norms: Tensor) -> Tensor:
         return weighted
 
-    def _weights_backward(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> None:
+    def _weight_gradients(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> Tensor | None:
         if (seen <= 0).any():
             bad = ", ".join(map(str, (seen <= 0).nonzero().flatten().tolist()))
             raise ValueError(f"RotoGradNorm needs positive losses; not positive: task {bad}")
@@ -328,7 +390,8 @@ class RotoGradNorm(_FeatureRotation):
         target = mean_norm * (ratios / ratios.mean()) ** self.alpha
         # The weights descend the distance to it:  \sum_k |w_k \|G_k\| - target_k|
         with torch.enable_grad():
-            (norms.detach() * self.weights - target).abs().sum().backward()
+            distance = (norms.detach() * self.weights - target).abs().sum()
+            return torch.autograd.grad(distance, self.log_weights)[0]
 
 
 def magnitudes(norms: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:

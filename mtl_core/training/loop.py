@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtl_core import methods
+from mtl_core.balancer import Balancer
 from mtl_core.gradients import NonFiniteGradientError
+from mtl_core.methods.rotograd import RotoGrad
 from mtl_core.random_state import random_state, set_random_state
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.tasks import Problem, Split, Task
 from mtl_core.training import checkpoints
 from mtl_core.training.checkpoints import save_atomically
 from mtl_core.training.device import own_device
-from mtl_core.training.distributed import Autocast, JoinedStep, processes
-from mtl_core.training.rotation_step import RotationStep, parameter_groups
+from mtl_core.training.distributed import average_buffers, rank, share, started
 from mtl_core.training.schedule import Schedule
-from mtl_core.training.step import Step
 
 
 @dataclass
@@ -179,25 +179,27 @@ class _Loop:
     """The state of a fit, and its way to and from a checkpoint."""
 
     def __init__(self, model, problem, spec, method, schedule, convention, seed, observers, device, precision):
+        if getattr(model, "rotations", None) is not None:
+            raise ValueError("the model has rotations of an earlier fit: train a fresh model")
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
         self.identity: dict[str, str] = {}
-        self.step: Step | RotationStep
-        self.problem, self.device = problem, device
+        self.problem, self.device, self.precision = problem, torch.device(device), precision
         self.train = problem.train.to(device)
         self.validation = problem.validation.to(device)
-        self.processes = joined = processes()
-        if joined is not None and schedule.batch_size < joined.world:
-            raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {joined.world} processes")
-        half, parameters = precision == "bfloat16", model.parameters()
-        walked = Autocast(model, device) if half else model
-        if spec.kind == "feature rotation":
-            context = walked.context if half else None
-            self.step = RotationStep(model, problem.tasks, spec, method, convention, bool(observers), context, joined)
-            parameters = parameter_groups(method, schedule.learning_rate)
-        elif joined is None:
-            self.step = Step(walked, problem.tasks, spec, method, convention, observed=bool(observers))
+        self.convention, self.names = convention.of(spec.name), [task.name for task in problem.tasks]
+        if (several := started()) > schedule.batch_size:
+            raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {several} processes")
+        self.door: Balancer | RotoGrad
+        parameters: Any = model.parameters()
+        if spec.kind == methods.ROTATION:
+            self.door = method.train()
+            method.convention, model.rotations = self.convention, method.rotation
+            parameters = method.parameter_groups(schedule.learning_rate)
         else:
-            self.step = JoinedStep(walked, problem.tasks, spec, method, convention, joined, observed=bool(observers))
+            heads = [(f"heads.{name}", p) for name, p in model.heads.named_parameters()]
+            named = [*model.trunk.named_parameters(), *heads]  # layers have the trunk's names
+            self.door = Balancer(method, named, convention=convention, spec=spec)
+        self.door.observers += [observer.update for observer in observers]
         self.optimizer, self.scheduler = schedule.make(parameters)
         self.order = torch_generator(seed, "batch order")
         self.history = History()
@@ -220,10 +222,12 @@ class _Loop:
                         "file of its own"
                     )
                 self.load(state)
+        if rank():  # dropout of its own in each part of a batch; what methods draw is agreed on
+            torch.manual_seed((torch.initial_seed() + rank()) % 2**63)
         history = self.history
         while len(history.epochs) < self.schedule.epochs and history.diverged is None:
             self.epoch()
-            if checkpoint is not None and (self.processes is None or self.processes.rank == 0):
+            if checkpoint is not None and rank() == 0:
                 save_atomically(self.state(), checkpoint)
             if after_epoch is not None:
                 after_epoch(history.epochs)
@@ -239,20 +243,15 @@ class _Loop:
         batches = [batch for batch in permutation.split(size) if len(batch) == size]
         for number, batch in enumerate(batches):
             try:
-                mine = batch if self.processes is None else self.processes.share(batch)
-                total += self.step(*self.train.batch(mine))
+                total += self.step(*self.train.batch(share(batch)))
             except NonFiniteGradientError as error:
                 history.diverged = {"epoch": len(history.epochs), "step": number, "message": str(error)}
                 break
-            for observer in self.observers:
-                observer.update(self.step.gradients)
-            self.optimizer.step()
             history.steps += 1
-            history.trunk_backward_passes += self.step.backward_passes
+            history.trunk_backward_passes += self.door.passes
         if history.diverged is None:
             self.scheduler.step()
-            if self.processes is not None:
-                self.processes.average_buffers(self.model)
+            average_buffers(self.model)
             values = evaluate(self.model, self.problem.tasks, self.validation)
             measured = [(f"{task}, {name}", value) for task, m in values.items() for name, value in m.items()]
             if wrong := [name for name, value in measured if not math.isfinite(value)]:
@@ -266,6 +265,48 @@ class _Loop:
                 self.best = {"score": score, "epoch": len(history.epochs), "model": self.last}
         history.seconds += time.perf_counter() - clock
         history.core_seconds += time.process_time() - cpu
+
+    def step(self, inputs, targets) -> Tensor:
+        """One optimisation step on a batch, of which this process has a part; the losses (K,) of all of it."""
+        model, door, random = self.model, self.door, random_state(self.device)
+        self.optimizer.zero_grad()
+        with self.autocast():
+            features = None if isinstance(door, RotoGrad) else model.features(inputs)
+            outputs = door(inputs) if isinstance(door, RotoGrad) else model.outputs(features)
+        counts = dict.fromkeys(self.names, len(inputs))
+        door.backward(self.losses(outputs, targets), features=features, counts=counts)
+        self.optimizer.step()
+        if isinstance(door, Balancer) and door.waits:
+            door.after_step(self.probe(inputs, targets, random))
+        return door.losses
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def losses(self, outputs, targets) -> dict[str, Tensor]:
+        """Task -> loss of a batch, at least in float32."""
+        outputs = [o.float() if o.dtype == torch.bfloat16 else o for o in outputs]
+        return {t.name: t.loss(o, y) for t, o, y in zip(self.problem.tasks, outputs, targets, strict=True)}
+
+    @torch.no_grad()
+    def probe(self, inputs, targets, random) -> dict[str, Tensor]:
+        """The losses of the same batch after the step, as `convention.probe` says.
+
+        random  torch's random state before the step: "frozen" draws the same masks again.
+        """
+        model, mode = self.model, self.convention.probe
+        model.train(mode != "evaluation")
+        now, kept = random_state(self.device), [buffer.clone() for buffer in model.buffers()]
+        if mode == "frozen":
+            set_random_state(random, self.device)
+        with self.autocast():
+            losses = self.losses(model(inputs), targets)
+        if mode == "frozen":
+            set_random_state(now, self.device)
+            for buffer, value in zip(model.buffers(), kept, strict=True):
+                buffer.copy_(value)
+        model.train()
+        return losses
 
     def finish(self, test) -> None:
         """Final and validation-best metrics. A diverged run is judged by its last finite epoch (0: as initialised)."""
