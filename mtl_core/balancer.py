@@ -101,7 +101,7 @@ class Balancer:
     gradients  J of the last step and its layers (`TaskGradients`), or None. Valid until the next call.
     losses     (K,) of the tasks in the last step, detached, of the whole batch.
     passes     how often the last step walked what is shared.
-    observers  functions that get `gradients` at each step, before the method; with one, J is always computed.
+    observers  functions that get `gradients` at the end of each step; with one, J is always computed.
 
     ValueError: a loss that is no scalar with a graph, a reached parameter that was not given, sparse gradients, a
     feature rotation (use `RotoGrad`), a wrapped module. NonFiniteGradientError, with the tasks' names, before any state
@@ -317,7 +317,7 @@ class Balancer:
             old, self._at = self._slices(), numbers
             parameters = [self._parameters[i] for i in numbers]
             self._columns = Columns([self._names[i] for i in numbers], parameters, len(self.tasks))
-            if old != (new := self._slices()):
+            if old and old != (new := self._slices()):  # an instance that comes with its state keeps it
                 moves = [(old[i], place) for i, place in new.items() if i in old]
                 move_columns(self.method, moves, self._columns.matrix.shape[1])
 
@@ -387,8 +387,6 @@ class Balancer:
         self._last = (step.tasks, None, True)
         finite = self._finite(step, rows)
         weights, update = None, None
-        for observer in self.observers if finite else []:
-            observer(self.gradients)  # type: ignore[arg-type]
         if finite and at_features:
             finite = self._finite(step, read)
         elif self.spec.level == "last layer" and self._at:
@@ -471,7 +469,7 @@ class Balancer:
             return []
         if self.spec.level == "last layer":
             layer = [*self._columns.sizes][-1]
-            return [p for name, p in zip(self._columns.names, self._columns.parameters) if name.startswith(layer)]
+            return [p for name, p in zip(self._columns.names, self._columns.parameters, strict=True) if name.startswith(layer)]
         if features is None:
             name = self.spec.name
             raise ValueError(f"{name} reads gradients at the features: backward(losses, features=what all heads read)")
@@ -632,3 +630,5 @@ class Balancer:
         self.passes = len(step.losses) if self._last[2] else 1
         self.steps += finite
         self._waits = (step.tasks, step.shares) if self._learns and finite else None
+        for observer in self.observers if finite and self._last[2] else ():
+            observer(self.gradients)  # type: ignore[arg-type]

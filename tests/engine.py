@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods
+from mtl_core.balancer import Balancer
 from mtl_core.conflict import ConflictScores, cosines
-from mtl_core.old_gradients import task_gradients
-from mtl_core.methods import CONVENTIONS, METHODS
+from mtl_core.methods import METHODS
 from mtl_core.models import MultiTaskModel, ResNet
 from mtl_core.tasks import Problem, Split, classification
 
@@ -106,11 +106,9 @@ def combined(name, gradients, convention="plain", offsets=None, dtype=torch.floa
     model = linear_model(K_sizes or [D], K, dtype)
     features = model.features(None)
     losses = linear_losses(model, features, rows, [1.0 + k for k in range(K)], offsets or [2.0 + k for k in range(K)])
-    found = task_gradients(losses, model, features)
     torch.manual_seed(0)
-    convention = CONVENTIONS[convention] if isinstance(convention, str) else convention
-    values = torch.stack(losses).detach()
-    methods.combine(method or fresh(name, K), METHODS[name], convention, found, values, model.heads)
+    balancer = Balancer(method or fresh(name, K), model, convention=convention, spec=METHODS[name])
+    balancer.backward(losses, features=features)
     shared = torch.cat([p.grad for p in model.trunk.parameters()])
     return shared.clone(), torch.cat([head.weight.grad for head in model.heads])
 

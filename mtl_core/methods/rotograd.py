@@ -72,6 +72,7 @@ class _FeatureRotation(nn.Module):
         self.convention = CONVENTIONS["plain"]
         self.observers: list[Callable[[TaskGradients], object]] = []
         self.losses, self.passes = torch.zeros(0), 0
+        self.gradients: TaskGradients | None = None
         self._forward: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,6 +161,9 @@ class _FeatureRotation(nn.Module):
             flat = torch.full_like(vector(parameters), torch.inf)
         for p, g in zip(parameters, views(flat.mul_(scale), parameters), strict=True):
             p.grad = g.to(p) if p.grad is None else p.grad.add_(g)
+        for observer in self.observers if self.gradients is not None else ():
+            observer(self.gradients)
+        self.gradients = None
 
     def _gradients(self, given, counts, z: Tensor, R: Tensor, rotated: Tensor, scale) -> tuple[list, Tensor]:
         """The parameters that the losses reach, and their gradients, one after the other: (D,)."""
@@ -183,8 +187,7 @@ class _FeatureRotation(nn.Module):
             for row, g in zip(columns.rows, back, strict=True):
                 write(row, gradients([z], trunk, [self._shaped(g, z).to(z)], True))
             J = _inputs.add_up(columns.matrix) if several else columns.matrix
-            for observer in self.observers:
-                observer(TaskGradients(J, columns.layers(J), names, [*given]))
+            self.gradients = TaskGradients(J, columns.layers(J), names, [*given])
         walked = gradients([z], trunk, [self._shaped(update, z).to(z) * scale], False)
         skew = [self.rotation.skew] if self.rotates else []
         turned = gradients([R], skew, [pull * scale], False)
