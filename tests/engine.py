@@ -136,6 +136,33 @@ def small_model(K, batch_norm=False):
     return MultiTaskModel(trunk, [nn.Linear(5, 3) for _ in range(K)]).double()
 
 
+def step_of(name, model, convention="plain", observed=False, method=None, **more):
+    """A balancer with a fresh method of that name; `observed`: J is computed whatever the method reads."""
+    balancer = Balancer(
+        method or fresh(name, len(model.heads)), model, convention=convention, spec=more.pop("spec", METHODS[name]), **more
+    )
+    balancer.observers += [lambda gradients: None] if observed else []
+    return balancer
+
+
+def take(balancer, model, tasks, batch):
+    """A step as a loop takes it, but for the optimizer: gradients of a batch in every `.grad`; the losses (K,)."""
+    inputs, targets = batch
+    model.zero_grad()
+    features = model.features(inputs)
+    outputs = model.outputs(features)
+    losses = {t.name: t.loss(o, y) for t, o, y in zip(tasks, outputs, targets, strict=True)}
+    balancer.backward(losses, features=features)
+    return balancer.losses
+
+
+def after(balancer, model, tasks, batch):
+    """What comes behind the optimizer's step: the losses of the same batch, for a method that learns from them."""
+    inputs, targets = batch
+    with torch.no_grad():
+        balancer.after_step({t.name: t.loss(o, y) for t, o, y in zip(tasks, model(inputs), targets, strict=True)})
+
+
 THRESHOLDS = (0.0, -0.02, -0.1, -0.15)
 
 

@@ -1,11 +1,11 @@
-"""`Balancer`: the same step as `steps.Step` and the same J as TorchJD, and what it promises beyond."""
+"""`Balancer`: the same J as TorchJD, and what it promises beyond."""
 
 import subprocess
 import sys
 
 import pytest
 import torch
-from balancer_networks import NAMES, Net, TwoEncoders, UNet, batch, gradients_of, joint, same, step
+from balancer_networks import Net, TwoEncoders, UNet, batch, gradients_of, joint, same, step
 from torch import nn
 from torchjd import aggregation
 from torchjd.autojac import backward as torchjd_backward
@@ -13,49 +13,8 @@ from torchjd.autojac import mtl_backward
 
 from mtl_core.balancer import Balancer
 from mtl_core.gradients import reached, uses
-from mtl_core.methods import CONVENTIONS, METHODS, make
-from mtl_core.models import MultiTaskModel
-from mtl_core.tasks import regression
-from mtl_core.training.step import Step
-from mtl_lab.probes.update_comparison import arguments
 
 torch.set_num_threads(1)
-
-
-def small(K=3):
-    torch.manual_seed(1)
-    trunk = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh())
-    return MultiTaskModel(
-        trunk, [nn.Sequential(nn.Linear(7, 4), nn.Tanh(), nn.Linear(4, 1)) for _ in range(K)]
-    ).double()
-
-
-@pytest.mark.parametrize("convention", CONVENTIONS)
-@pytest.mark.parametrize("name", NAMES)
-def test_the_same_step_as_the_one_of_fit(name, convention):
-    row, options = METHODS[name], arguments(METHODS[name], 3)
-    tasks, models = [regression(f"t{k}", "") for k in range(3)], [small(), small()]
-    old = Step(models[0], tasks, row, make(name, **options), CONVENTIONS[convention])
-    balancer = Balancer(name, models[1], convention=convention, **options)
-    optimizers = [torch.optim.SGD(model.parameters(), lr=0.05) for model in models]
-    for i in range(3):
-        generator = torch.Generator().manual_seed(i)
-        x = torch.randn(16, 6, generator=generator).double()
-        ys = torch.randn(3, 16, generator=generator).double() * torch.tensor([[1.0], [3.0], [0.1]])
-        torch.manual_seed(i)
-        old(x, ys)
-        optimizers[1].zero_grad()
-        torch.manual_seed(i)
-        z = models[1].features(x)
-        outputs = models[1].outputs(z)
-        losses = {t.name: t.loss(o, y) for t, o, y in zip(tasks, outputs, ys, strict=True)}
-        balancer.backward(losses, features=z)
-        for p, q in zip(*[model.parameters() for model in models], strict=True):
-            assert (p.grad - q.grad).abs().max() <= 1e-10 * p.grad.abs().max()
-        for optimizer in optimizers:
-            optimizer.step()
-        after = zip(tasks, models[1](x), ys, strict=True)
-        balancer.after_step({t.name: t.loss(o, y) for t, o, y in after})
 
 
 # --- J

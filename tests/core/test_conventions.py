@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from engine import combined, conflicting, fresh, linear_losses, linear_model, small_model, small_problem
+from engine import combined, conflicting, fresh, linear_losses, linear_model, small_model, small_problem, step_of, take
 from torch import nn
 from torchjd.aggregation import Aggregator
 
 from mtl_core import methods
-from mtl_core.old_gradients import task_gradients
+from mtl_core.balancer import Balancer
 from mtl_core.methods import CONVENTIONS, METHODS, Convention, Method
-from mtl_core.training.step import Step
 
 NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
 AGGREGATIONS = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
@@ -61,7 +60,7 @@ def test_conventions_by_name_and_their_errors():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", ["sum", "mean", "K times", "raw"])
-def test_combine_multiplies_by_the_factor_and_clips_the_shared_gradient(name, scale):
+def test_the_shared_gradient_is_multiplied_by_the_factor_and_clipped(name, scale):
     J = conflicting(3)
     raw, _ = combined(name, J, Convention("raw", scale="raw"))
     factor = Convention("x", scale=scale).factor(METHODS[name].native_scale, 3)
@@ -103,7 +102,7 @@ def test_weighted_heads_get_the_weight_of_their_task(name, arguments):
         assert (weights != 1).any()
 
 
-def test_combine_does_not_write_what_a_method_keeps():
+def test_what_a_method_keeps_is_not_written():
     """Scale and clip must not be multiplied into a vector that is the method's own state."""
 
     class Average(Aggregator):
@@ -126,14 +125,15 @@ def test_combine_does_not_write_what_a_method_keeps():
         METHODS.pop("average")
 
 
-def test_matrix_is_left_as_it_is():
-    for name in NAMES:
-        model = linear_model([12], 3, torch.float64)
-        features = model.features(None)
-        losses = linear_losses(model, features, conflicting(3), offsets=[5.0] * 3)
-        found = task_gradients(losses, model, features)
-        methods.combine(fresh(name, 3), METHODS[name], CONVENTIONS["samgs"], found, torch.stack(losses), model.heads)
-        assert torch.equal(found.matrix, conflicting(3)), name
+@pytest.mark.parametrize("name", NAMES)
+def test_the_matrix_that_is_read_is_that_of_the_step(name):
+    """Neither the method nor scale and clip write into J, which observers and loggers see."""
+    model = linear_model([12], 3, torch.float64)
+    balancer = Balancer(fresh(name, 3), model, convention="samgs", spec=METHODS[name])
+    balancer.observers.append(lambda gradients: None)
+    features = model.features(None)
+    balancer.backward(linear_losses(model, features, conflicting(3), offsets=[5.0] * 3), features=features)
+    assert torch.equal(balancer.gradients.matrix, conflicting(3))
 
 
 # --- published numbers (P3): g1 = (1, 0), g2 = (-0.5, 1), under Recon's convention
@@ -203,14 +203,13 @@ def test_static_and_log_sum_equal_a_backward_of_their_scalar():
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_both_ways_of_a_weighted_step_agree(name):
-    """steps.Step takes one backward pass of the scalar, unless it is observed: the same gradients."""
-    problem = small_problem(3)
-    gradients = []
+    """One backward pass of the weighted sum, or K where J is observed: the same gradients."""
+    problem, gradients = small_problem(3), []
     for observed in (False, True):
         model = small_model(3)
-        step = Step(model, problem.tasks, METHODS[name], fresh(name, 3), CONVENTIONS["plain"], observed)
-        assert step.backward_passes == (3 if observed else 1)
-        step(*problem.train.batch(slice(0, 16)))
+        balancer = step_of(name, model, observed=observed)
+        take(balancer, model, problem.tasks, problem.train.batch(slice(0, 16)))
+        assert balancer.passes == (3 if observed else 1)
         gradients.append([p.grad.clone() for p in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

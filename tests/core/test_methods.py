@@ -5,22 +5,20 @@ import inspect
 import engine
 import pytest
 import torch
-from engine import combined, conflicting, matrix_of, small_model, small_problem
+from engine import after, combined, conflicting, matrix_of, small_model, small_problem, step_of, take
 from torch.nn import functional as F
 from torchjd.aggregation import Aggregator
 
 from mtl_core import methods
 from mtl_core.conflict import cosines
-from mtl_core.methods import CONVENTIONS, METHODS, Method
+from mtl_core.methods import METHODS, Method
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
-from mtl_core.training.step import Step
 from mtl_lab.runs.conflict_log import ConflictLog
 
 NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
 AGGREGATIONS = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
 WEIGHTINGS = [n for n, row in METHODS.items() if row.kind == "loss weighting"]
-PLAIN = CONVENTIONS["plain"]
 
 
 def fresh(name, K=2, **more):
@@ -180,16 +178,17 @@ def test_defaults_are_arguments_and_are_the_classes_own():
 
 
 def trajectory(name, K=3, steps=10):
-    model, problem, method = small_model(K), small_problem(K), fresh(name, K)
-    step = Step(model, problem.tasks, METHODS[name], method, PLAIN, observed=True)
+    model, problem = small_model(K), small_problem(K)
+    balancer, batch = step_of(name, model, observed=True, method=fresh(name, K)), problem.train.batch(slice(0, 48))
     optimizer, points = torch.optim.SGD(model.parameters(), lr=0.1), []
     torch.manual_seed(2)
     for _ in range(steps):
-        step(*problem.train.batch(slice(0, 48)))
-        assert (cosines(step.gradients.matrix) < 0).any()  # tasks do conflict here
+        take(balancer, model, problem.tasks, batch)
+        assert (cosines(balancer.gradients.matrix) < 0).any()  # tasks do conflict here
         for n, p in model.named_parameters():
             assert p.grad is not None and p.grad.norm() > 1e-6, f"{name} leaves {n} without gradient"
         optimizer.step()
+        after(balancer, model, problem.tasks, batch)
         points.append(torch.cat([p.detach().flatten() for p in model.trunk.parameters()]))
     return torch.stack(points)
 
