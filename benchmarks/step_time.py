@@ -19,9 +19,8 @@ import torch
 from rounds import show, take_turns
 
 from mtl_core import methods, models
+from mtl_core.balancer import Balancer
 from mtl_core.tasks import classification
-from mtl_core.training.rotation_step import RotationStep
-from mtl_core.training.step import Step
 from mtl_lab.experiments import step_time
 from mtl_lab.probes.update_comparison import arguments
 
@@ -48,14 +47,25 @@ def seconds(call):
 
 
 def made(name, model, tasks, features, convention="plain", observed=False):
-    """A step of that method; a feature rotation gets a copy of the model, which it changes."""
-    row, convention = methods.find(name), methods.CONVENTIONS[convention]
+    """A step of that method, a function of inputs and targets; a rotation gets a copy of the model, which it changes."""
+    row = methods.find(name)
     given = arguments(row, len(tasks), features)
-    if row.kind != "feature rotation":
-        return Step(model, tasks, row, methods.make(name, **given), convention, observed)
-    model = copy.deepcopy(model)
-    method = methods.make(name, trunk=model.trunk, heads=model.heads, **given)
-    return RotationStep(model, tasks, row, method, convention, observed)
+    if row.kind == methods.ROTATION:
+        model = copy.deepcopy(model)
+        door = methods.make(name, trunk=model.trunk, heads=model.heads, **given).train()
+    else:
+        door = Balancer(name, model, convention=convention, **given)
+    if observed:
+        door.observers.append(lambda gradients: None)
+
+    def step(inputs, targets):
+        model.zero_grad()
+        features = None if row.kind == methods.ROTATION else model.features(inputs)
+        outputs = door(inputs) if features is None else model.outputs(features)
+        losses = {t.name: t.loss(output, y) for t, output, y in zip(tasks, outputs, targets, strict=True)}
+        door.backward(losses, features=features)
+
+    return step
 
 
 def all_steps(model, tasks, inputs, only=()):
@@ -88,15 +98,7 @@ def main():
     targets = tuple(torch.randint(10, (64,), generator=draw) for _ in tasks)
 
     rows = all_steps(model, tasks, inputs, [name for name in chosen.only.split(",") if name])
-    buffer = None  # one for all: at width 64 it holds 90 MB
-
-    def call(step):
-        nonlocal buffer
-        step.gradients = buffer
-        step(inputs, targets)
-        buffer = step.gradients
-
-    calls = {name: lambda s=s: call(s) for name, s in rows.items()}
+    calls = {name: lambda step=step: step(inputs, targets) for name, step in rows.items()}
     floors, ratios = take_turns(seconds, lambda: floor(model, tasks, inputs, targets), calls, chosen.rounds, 2)
     print(f"ResNet18 width {chosen.width}, 36 x 36, K = 2, batch 64, one thread, torch {torch.__version__}")
     print(f"floor: one forward and two trunk backward passes, median {1000 * statistics.median(floors):.1f} ms\n")

@@ -469,7 +469,11 @@ class Balancer:
             return []
         if self.spec.level == "last layer":
             layer = [*self._columns.sizes][-1]
-            return [p for name, p in zip(self._columns.names, self._columns.parameters, strict=True) if name.startswith(layer)]
+            return [
+                p
+                for name, p in zip(self._columns.names, self._columns.parameters, strict=True)
+                if name.startswith(layer)
+            ]
         if features is None:
             name = self.spec.name
             raise ValueError(f"{name} reads gradients at the features: backward(losses, features=what all heads read)")

@@ -36,6 +36,11 @@ class MultiTaskModel(nn.Module):
             raise ValueError(f"the trunk gave {len(features)} feature tensors for {len(self.heads)} heads")
         return [head(f) for head, f in zip(self.heads, features, strict=True)]
 
+    def layer_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """(name, parameter) pairs for a `Balancer`: layers of the trunk have the names that they have in the trunk."""
+        heads = [(f"heads.{name}", p) for name, p in self.heads.named_parameters()]
+        return [*self.trunk.named_parameters(), *heads]
+
     def forward(self, inputs: Tensor) -> list[Tensor]:
         return self.outputs(self.features(inputs))
 

@@ -196,9 +196,7 @@ class _Loop:
             method.convention, model.rotations = self.convention, method.rotation
             parameters = method.parameter_groups(schedule.learning_rate)
         else:
-            heads = [(f"heads.{name}", p) for name, p in model.heads.named_parameters()]
-            named = [*model.trunk.named_parameters(), *heads]  # layers have the trunk's names
-            self.door = Balancer(method, named, convention=convention, spec=spec)
+            self.door = Balancer(method, model.layer_parameters(), convention=convention, spec=spec)
         self.door.observers += [observer.update for observer in observers]
         self.optimizer, self.scheduler = schedule.make(parameters)
         self.order = torch_generator(seed, "batch order")

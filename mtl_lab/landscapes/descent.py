@@ -1,7 +1,7 @@
 """Paths of the registered methods on a landscape of two tasks and two parameters.
 
 All starts and all seeds of a study advance together, in float64. `trajectories` has a batched rule for the methods of
-`closed_forms`; any other method of the registry runs one path at a time through `training.step`, as a network would. A
+`closed_forms`; any other method of the registry runs one path at a time through `Balancer`, as a network would. A
 test compares the two step by step.
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods, seeds
+from mtl_core.balancer import Balancer
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods.conventions import CONVENTIONS, OPTIMIZERS, Convention
 from mtl_lab.landscapes import closed_forms
@@ -44,7 +45,7 @@ def trajectories(
 
     options     arguments of the method.
     steps, optimizer, learning_rate, convention  None takes the landscape's.
-    one_by_one  run every path by itself through `training.step`, as for a method without a batched rule. Path i then
+    one_by_one  run every path by itself through `Balancer`, as for a method without a batched rule. Path i then
                 uses the random stream `method` of seed i; batched paths share that of seed 0.
 
     ValueError: an unknown method, optimizer or convention, or a path that leaves the finite numbers.
@@ -163,35 +164,23 @@ def _update_rule(spec, options, convention: Convention):
     return update
 
 
-class _Point(nn.Module):
-    """A trunk whose output is its two parameters."""
-
-    def __init__(self, start):
-        super().__init__()
-        self.point = nn.Parameter(start.clone())
-
-    def forward(self, inputs):
-        return self.point.view(1, 2)
-
-
 def _one_path(landscape, start, spec, options, convention, training, kept, seed):
-    """The points (T, 2) of one path: a network of two parameters, trained as any network is."""
-    # Not at the top: reading the results of landscapes imports this module, and is to import no training code.
-    from mtl_core.models import MultiTaskModel
-    from mtl_core.tasks import Task
-    from mtl_core.training.step import Step
-
-    model = MultiTaskModel(_Point(start), [nn.Identity(), nn.Identity()])
-    tasks = [Task(f"L{k + 1}", 2, lambda output, target, k=k: landscape.losses(output[0])[k]) for k in range(2)]
-    optimizer = OPTIMIZERS[training["optimizer"]](model.trunk.parameters(), lr=training["learning_rate"])
-    points, steps_to_keep, inputs = [], set(kept), torch.empty(0)  # the trunk ignores its inputs
+    """The points (T, 2) of one path: two parameters, trained as any network is."""
+    point = nn.Parameter(start.clone())
+    optimizer = OPTIMIZERS[training["optimizer"]]([point], lr=training["learning_rate"])
+    points, steps_to_keep = [], set(kept)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.torch_seed(seed, "method"))
-        step = Step(model, tasks, spec, methods.make(spec.name, **options), convention)
+        method = methods.make(spec.name, **options)
+        balancer = Balancer(method, [("point", point)], convention=convention, spec=spec)
         for done in range(training["steps"] + 1):
             if done in steps_to_keep:
-                points.append(model.trunk.point.detach().clone())
+                points.append(point.detach().clone())
             if done < training["steps"]:
-                step(inputs, [None, None])
+                optimizer.zero_grad()
+                features = point * 1.0  # what the two losses are computed from
+                balancer.backward(list(landscape.losses(features)), features=features)
                 optimizer.step()
+                if balancer.waits:
+                    balancer.after_step(list(landscape.losses(point)))
     return torch.stack(points)

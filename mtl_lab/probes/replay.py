@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtl_core import methods
+from mtl_core.balancer import Balancer
 from mtl_core.gradients import TaskGradients
 from mtl_core.seeds import torch_generator
 from mtl_core.training.schedule import Schedule
-from mtl_core.training.step import Step
 from mtl_lab.runs import build
 from mtl_lab.runs.run import Run
 
@@ -37,15 +36,25 @@ def replay(run: Run, steps: int) -> Iterator[ObservedStep]:
     """
     problem = build.load_problem(run)
     model = build.build_model(run, problem).train()
-    schedule, spec = Schedule(**run.schedule), methods.find("equal")
+    schedule = Schedule(**run.schedule)
     optimizer, _ = schedule.make(model.parameters())
-    convention = methods.CONVENTIONS["plain"]
-    step = Step(model, problem.tasks, spec, methods.make("equal"), convention, observed=True)
+    balancer = Balancer("equal", model.layer_parameters())
+    balancer.observers.append(lambda gradients: None)  # so that it computes them
     for batch in _batches(len(problem.train), schedule.batch_size, run.seed, steps):
         inputs, targets = problem.train.batch(batch)
-        losses = step(inputs, targets)
+        optimizer.zero_grad()
+        balancer.backward(_losses(model, problem.tasks, inputs, targets))
         optimizer.step()
-        yield ObservedStep(losses.double(), step._probe(inputs, targets, None).double(), step.gradients)
+        kept = [buffer.clone() for buffer in model.buffers()]
+        with torch.no_grad():
+            after = torch.stack([*_losses(model, problem.tasks, inputs, targets).values()])
+            for buffer, value in zip(model.buffers(), kept, strict=True):
+                buffer.copy_(value)
+        yield ObservedStep(balancer.losses.double(), after.double(), balancer.gradients)
+
+
+def _losses(model, tasks, inputs, targets) -> dict[str, Tensor]:
+    return {t.name: t.loss(output, y) for t, output, y in zip(tasks, model(inputs), targets, strict=True)}
 
 
 def _batches(examples: int, size: int, seed: int, steps: int):

@@ -15,13 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods, seeds
-from mtl_core.old_gradients import task_gradients
-from mtl_core.methods import METHODS, Convention, Method, SolverError
+from mtl_core.gradients import reached, task_gradients
+from mtl_core.methods import METHODS, ROTATION, Convention, Method, SolverError
 from mtl_core.methods.conventions import CONVENTIONS
-from mtl_core.training.rotation_step import RotationStep, parameter_groups
 from mtl_lab.landscapes import descent
-
-ROTATION = "feature rotation"
 
 
 @dataclass(frozen=True)
@@ -204,34 +201,30 @@ def compare(
     convention = CONVENTIONS[convention] if isinstance(convention, str) else convention
     specs = [methods.find(name) for name in (METHODS if names is None else names)]
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    shadows, reasons, grams, gradients = {}, {}, [], None
+    trunk = [p for p in model.trunk.parameters() if p.requires_grad]
+    shadows, reasons, grams = {}, {}, []
     with torch.random.fork_rng(devices=[]):
         for inputs, targets in batches:
             random_state, updates = torch.get_rng_state(), {}
-            features = model.features(inputs)
-            losses = _losses(model.outputs(features), targets, tasks)
-            values = torch.stack(losses).detach()
-            gradients = task_gradients(losses, model, features, out=gradients)
-            if gradients.owners:
-                private = ", ".join(gradients.owners)
-                raise ValueError(f"expected a trunk that all tasks share; {private} belong to single tasks")
+            step = CommonStep.of(model, tasks, inputs, targets)
             for spec in specs:
                 if spec.name in reasons:
                     continue
                 try:
                     if spec.name not in shadows:
-                        shadows[spec.name] = ShadowMethod(spec, model, tasks, features, convention, learning_rate, seed)
-                    updates[spec.name] = shadows[spec.name].update(gradients, values, inputs, targets)
+                        shadows[spec.name] = ShadowMethod(spec, model, tasks, step, convention, learning_rate, seed)
+                    updates[spec.name] = shadows[spec.name].update(step, inputs, targets)
                 except (ValueError, TypeError, SolverError) as error:
                     reasons[spec.name] = str(error)
-            gradients.assign(gradients.matrix.sum(0))
+            optimizer.zero_grad()
+            torch.autograd.backward(step.losses, inputs=list(model.parameters()))
             optimizer.step()
             torch.set_rng_state(random_state)  # the same dropout masks as before the step
             with torch.no_grad():
                 after = torch.stack(_losses(model(inputs), targets, tasks))
             for name in updates:
                 shadows[name].follow(after)
-            matrix = torch.stack([*updates.values(), *gradients.matrix]).double()
+            matrix = torch.stack([*updates.values(), *step.read["parameters"]]).double()
             grams.append((list(updates), matrix @ matrix.T))
     names = [spec.name for spec in specs if spec.name not in reasons]
     if not grams or not names:
@@ -249,38 +242,75 @@ def _losses(outputs, targets, tasks) -> list[Tensor]:
     return [task.loss(output, target) for task, output, target in zip(tasks, outputs, targets, strict=True)]
 
 
+@dataclass(frozen=True)
+class CommonStep:
+    """What all methods read of a step.
+
+    losses  K scalars with their graph, values (K,) without; features: those of the trunk.
+    read    level of a method -> the gradients there, (K, ...): of the shared parameters, J; of the trunk's last layer;
+            of the features, where all tasks share them.
+    """
+
+    losses: list[Tensor]
+    values: Tensor
+    features: Tensor | Sequence[Tensor]
+    read: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model, tasks, inputs, targets) -> "CommonStep":
+        features = model.features(inputs)
+        losses = _losses(model.outputs(features), targets, tasks)
+        named, (leaves, _) = [(n, p) for n, p in model.trunk.named_parameters() if p.requires_grad], reached(losses)
+        if private := [name for name, p in named if (bits := leaves.get(p, 0)) and not bits & (bits - 1)]:
+            raise ValueError(f"expected a trunk that all tasks share; {', '.join(private)} belong to single tasks")
+        J = task_gradients(losses, [p for _, p in named])
+        layer = named[-1][0].rpartition(".")[0]
+        last = sum(p.numel() for name, p in named if name.rpartition(".")[0] == layer)
+        read = {"parameters": J, "last layer": J[:, -last:]}
+        if isinstance(features, Tensor):
+            read["features"] = task_gradients(losses, [features])
+        return cls(losses, torch.stack(losses).detach(), features, read)
+
+
 class ShadowMethod:
     """Applies one method to the task gradients of another training, with a state and a random stream of its own."""
 
-    def __init__(self, spec, model, tasks, features, convention, learning_rate, seed):
-        self.spec, self.convention, self.rotates = spec, convention, spec.kind == ROTATION
-        self.model = copy.deepcopy(model) if self.rotates else model
-        self.trunk = [p for p in self.model.trunk.parameters() if p.requires_grad]
-        self.heads = [nn.Identity() for _ in tasks]  # no method weighs the heads, so that their gradients do not matter
+    def __init__(self, spec, model, tasks, step: CommonStep, convention, learning_rate, seed):
+        self.spec, self.convention, self.rotates = spec, convention.of(spec.name), spec.kind == ROTATION
         torch.manual_seed(seeds.torch_seed(seed, "method"))
-        options = arguments(spec, len(tasks), features.shape[1] if isinstance(features, Tensor) else 0)
+        width = step.features.shape[1] if isinstance(step.features, Tensor) else 0
+        options = arguments(spec, len(tasks), width)
         if self.rotates:
-            self.trained = model
-            self.method = methods.make(spec.name, trunk=self.model.trunk, heads=self.model.heads, **options)
-            self.step = RotationStep(self.model, tasks, spec, self.method, convention.of(spec.name))
-            rotations = parameter_groups(self.method, learning_rate)[1:]
+            self.trained, self.model, self.tasks = model, copy.deepcopy(model), tasks
+            self.method = methods.make(spec.name, trunk=self.model.trunk, heads=self.model.heads, **options).train()
+            self.method.convention = self.convention
+            rotations = self.method.parameter_groups(learning_rate)[1:]
             self.optimizer = torch.optim.SGD(rotations, lr=learning_rate) if rotations else None
         else:
             self.method = methods.make(spec.name, **options)
         self.random = torch.get_rng_state()
 
-    def update(self, gradients, losses, inputs, targets) -> Tensor:
+    def update(self, step: CommonStep, inputs, targets) -> Tensor:
         """(D,): the method's update of the trunk at this step. The method's own parameters are trained."""
         torch.set_rng_state(self.random)
         if self.rotates:
             self._copy_weights()
-            self.step(inputs, targets)
+            self.method.zero_grad()
+            self.method.backward(_losses(self.method(inputs), targets, self.tasks))
             if self.optimizer is not None:
                 self.optimizer.step()
+            trunk = [p for p in self.model.trunk.parameters() if p.requires_grad]
+            update = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trunk])
         else:
-            methods.combine(self.method, self.spec, self.convention, gradients, losses, self.heads)
+            matrix = step.read["parameters"]
+            read = step.read.get("parameters" if self.spec.level == "losses" else self.spec.level)
+            if read is None:
+                raise ValueError(f"{self.spec.name} needs features that all tasks share")
+            update = methods.update(self.method, self.spec, matrix, step.values, read)
+            update = update * self.convention.factor(self.spec.native_scale, len(matrix))
+            update = update * self.convention.clip_factor(torch.linalg.vector_norm(update).item())
         self.random = torch.get_rng_state()
-        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self.trunk])
+        return update
 
     @torch.no_grad()
     def _copy_weights(self) -> None:
