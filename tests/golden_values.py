@@ -73,7 +73,7 @@ def fingerprint(run: Run) -> list:
     """Per step: the K losses, the K cosines between the shared update and the tasks' gradients, the update's length
     over the mean length of those.
 
-    Losses alone would not do: on these data PCGrad's differ from the plain sum's by 5e-5. Steps after a divergence are
+    Losses alone would not do, but for a single task: on these data PCGrad's differ from the plain sum's by 5e-5. Steps after a divergence are
     missing. Of SAM-GS three steps see one side of its gate and hardly its averages: `made_up_steps` follow.
     """
     problem = load_problem(run)
@@ -91,6 +91,8 @@ def fingerprint(run: Run) -> list:
         test=False,
     )
     losses = [list(epoch["train_loss"].values()) for epoch in history.epochs]
+    if len(problem.tasks) == 1:  # plain training: there is no J to observe
+        return losses
     found = [step + after for step, after in zip(losses, seen.steps, strict=False)]
     return found + ([made_up_steps(run.method_options)] if run.method == "sam_gs" else [])
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from mtl_core import methods
 from mtl_core.balancer import Balancer
 from mtl_core.gradients import NonFiniteGradientError
-from mtl_core.methods.rotograd import RotoGrad
 from mtl_core.random_state import random_state, set_random_state
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.tasks import Problem, Split, Task
@@ -189,7 +188,7 @@ class _Loop:
         self.convention, self.names = convention.of(spec.name), [task.name for task in problem.tasks]
         if (several := started()) > schedule.batch_size:
             raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {several} processes")
-        self.door: Balancer | RotoGrad
+        self.door: Balancer | nn.Module  # a feature rotation has a backward of its own
         parameters: Any = model.parameters()
         if spec.kind == methods.ROTATION:
             self.door = method.train()
@@ -269,8 +268,8 @@ class _Loop:
         model, door, random = self.model, self.door, random_state(self.device)
         self.optimizer.zero_grad()
         with self.autocast():
-            features = None if isinstance(door, RotoGrad) else model.features(inputs)
-            outputs = door(inputs) if isinstance(door, RotoGrad) else model.outputs(features)
+            features = model.features(inputs) if isinstance(door, Balancer) else None
+            outputs = door(inputs) if features is None else model.outputs(features)
         counts = dict.fromkeys(self.names, len(inputs))
         door.backward(self.losses(outputs, targets), features=features, counts=counts)
         self.optimizer.step()

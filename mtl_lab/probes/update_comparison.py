@@ -201,7 +201,6 @@ def compare(
     convention = CONVENTIONS[convention] if isinstance(convention, str) else convention
     specs = [methods.find(name) for name in (METHODS if names is None else names)]
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
-    trunk = [p for p in model.trunk.parameters() if p.requires_grad]
     shadows, reasons, grams = {}, {}, []
     with torch.random.fork_rng(devices=[]):
         for inputs, targets in batches:
