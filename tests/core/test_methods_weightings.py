@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
-from engine import small_model, small_problem
+from engine import after, small_model, small_problem, step_of, take
 from torch.nn import functional as F
 
 from mtl_core import methods
 from mtl_core.methods import CONVENTIONS, METHODS, Convention
 from mtl_core.methods._state import check_positive
 from mtl_core.methods.backward import task_weights
-from mtl_core.training.step import Step
 
 OWN = [n for n, row in METHODS.items() if row.learns]
 ADAPTIVE = [*OWN, "famo", "dwa"]
@@ -24,11 +23,12 @@ def make(name):
 
 def weights_in_training(name, convention=PLAIN, steps=10, observed=False):
     problem, model, method = small_problem(3), small_model(3), make(name)
-    step = Step(model, problem.tasks, METHODS[name], method, convention, observed)
+    balancer, batch = step_of(name, model, convention, observed, method), problem.train.batch(slice(0, 48))
     optimizer, found = torch.optim.SGD(model.parameters(), 0.1), []
     for _ in range(steps):
-        step(*problem.train.batch(slice(0, 48)))
+        take(balancer, model, problem.tasks, batch)
         optimizer.step()
+        after(balancer, model, problem.tasks, batch)
         if METHODS[name].learns:
             found.append(getattr(method, method.learned).detach().clone())
         elif name == "famo":
