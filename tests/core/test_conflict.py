@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from engine import THRESHOLDS, linear_losses, linear_model, matrix_of, random_iterations, scored
+from engine import THRESHOLDS, linear_losses, linear_model, matrix_of, random_iterations, scored, step_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_core.conflict import ConflictScores, cosines, magnitude_similarity, share_by_chance
-from mtl_core.old_gradients import NonFiniteGradientError, task_gradients
+from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.linalg import CHUNK, gram
 from mtl_core.seeds import numpy_generator
 
@@ -185,12 +185,14 @@ def test_weight_and_bias_of_a_module_are_one_vector():
     model.trunk.parts[0] = Layer()
     features = torch.cat([model.trunk.parts[0].weight, model.trunk.parts[0].bias])
     losses = linear_losses(model, features, [[1.0, 0.0, -3.0], [1.0, 0.0, 1.0]])
-    found = task_gradients(losses, model, features)
-    assert list(found.layers) == ["parts.0"]
-    assert torch.equal(found.layers["parts.0"], matrix_of([1.0, 0, -3], [1, 0, 1]))
-    scores = ConflictScores(["parts.0"], 2)
+    balancer = step_of("equal", model, observed=True)
+    balancer.backward(losses)
+    found = balancer.gradients
+    assert list(found.layers) == ["trunk.parts.0"]
+    assert torch.equal(found.layers["trunk.parts.0"], matrix_of([1.0, 0, -3], [1, 0, 1]))
+    scores = ConflictScores(["trunk.parts.0"], 2)
     scores.update(found)
-    assert scores.scores(0.0) == {"parts.0": 1}  # the bias decides; the weights alone agree
+    assert scores.scores(0.0) == {"trunk.parts.0": 1}  # the bias decides; the weights alone agree
 
 
 # --- blocks and the null
