@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mtl_core.balancer import Balancer
-from mtl_core.gradients import TaskGradients
+from mtl_core.gradients import TaskGradients, task_gradients
 from mtl_core.seeds import torch_generator
 from mtl_core.training.schedule import Schedule
 from mtl_lab.runs import build
@@ -19,11 +19,13 @@ class ObservedStep:
     """One step of the training.
 
     losses, after  (K,) float64, the losses of the step's batch before and after the step.
+    features       (K, B, d), their gradients at the trunk's output.
     gradients      task gradients of that batch before the step. The next step overwrites them: copy what you keep.
     """
 
     losses: Tensor
     after: Tensor
+    features: Tensor
     gradients: TaskGradients
 
 
@@ -43,18 +45,21 @@ def replay(run: Run, steps: int) -> Iterator[ObservedStep]:
     for batch in _batches(len(problem.train), schedule.batch_size, run.seed, steps):
         inputs, targets = problem.train.batch(batch)
         optimizer.zero_grad()
-        balancer.backward(_losses(model, problem.tasks, inputs, targets))
+        features = model.features(inputs)
+        losses = _losses(problem.tasks, model.outputs(features), targets)
+        at_features = task_gradients([*losses.values()], [features]).view(len(losses), *features.shape)
+        balancer.backward(losses)
         optimizer.step()
         kept = [buffer.clone() for buffer in model.buffers()]
         with torch.no_grad():
-            after = torch.stack([*_losses(model, problem.tasks, inputs, targets).values()])
+            after = torch.stack([*_losses(problem.tasks, model(inputs), targets).values()])
             for buffer, value in zip(model.buffers(), kept, strict=True):
                 buffer.copy_(value)
-        yield ObservedStep(balancer.losses.double(), after.double(), balancer.gradients)
+        yield ObservedStep(balancer.losses.double(), after.double(), at_features, balancer.gradients)
 
 
-def _losses(model, tasks, inputs, targets) -> dict[str, Tensor]:
-    return {t.name: t.loss(output, y) for t, output, y in zip(tasks, model(inputs), targets, strict=True)}
+def _losses(tasks, outputs, targets) -> dict[str, Tensor]:
+    return {t.name: t.loss(output, y) for t, output, y in zip(tasks, outputs, targets, strict=True)}
 
 
 def _batches(examples: int, size: int, seed: int, steps: int):
