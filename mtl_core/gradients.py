@@ -6,7 +6,7 @@ layers work as in ordinary training.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,12 @@ class Columns:
         if uses(self.update) > ALONE:
             self.update = vector(self.parameters)
         return self.update
+
+
+def add(total: dict, more: Mapping) -> None:
+    """Add tensors up by their key."""
+    for key, g in more.items():
+        total[key] = total[key] + g if key in total else g
 
 
 def write(places: list[Tensor], found: Sequence[Tensor | None]) -> None:

@@ -1,0 +1,76 @@
+"""What a balancer keeps from step to step: tasks, parameters, who reaches what, and the columns of J."""
+
+from collections.abc import Mapping
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from mtl_core import _inputs as inputs
+from mtl_core.gradients import Columns
+
+ALL = -1  # in place of a task: the sum over tasks
+
+
+class Layout:
+    """Tasks and parameters have numbers here; parameters are named by `net`.
+
+    by_task  gradients of what is no column of J are weighted by task, and kept apart.
+    like     device and data type of the losses.
+    reached  by parameter: bits of the tasks that have ever reached it.
+    at       the columns of J: numbers of parameters; columns: their names and the memory of J.
+    """
+
+    def __init__(self, net, shared, ignore, by_task: bool):
+        self.names, self.parameters = inputs.named_parameters(net)
+        first = self.parameters[0]
+        self.like = first.new_empty((), dtype=torch.promote_types(first.dtype, torch.float32))
+        self.index = {p: i for i, p in enumerate(self.parameters)}
+        self.ignored, self.shared = self._chosen(ignore), None if shared is None else self._chosen(shared)
+        if strange := [str(item) for item in (self.shared or set()) - set(self.index)]:
+            raise ValueError(f"shared is some of the balancer's parameters; not among them: {', '.join(strange)}")
+        self.by_task, self.tasks, self.reached = by_task, list[str](), [0] * len(self.parameters)
+        self.at, self.columns = list[int](), Columns([], [], 0)
+
+    def _chosen(self, given) -> set:
+        """The parameters that names, layers' names, tensors and modules stand for; names that are unknown so far."""
+        found: set = set()
+        for item in [given] if isinstance(given, (str, nn.Module, Tensor)) else given:
+            if isinstance(item, str):
+                found |= {p for p, i in self.index.items() if f"{self.names[i]}.".startswith(f"{item}.")} or {item}
+            else:
+                found |= set(item.parameters()) if isinstance(item, nn.Module) else {item}
+        return found
+
+    def known(self, leaves: Mapping[Tensor, int]) -> dict[int, int]:
+        """Number of a parameter -> bits, in order, without what is ignored. ValueError for what was not given."""
+        if strangers := [leaf for leaf in leaves if leaf not in self.index and leaf not in self.ignored]:
+            names = dict(zip(strangers, inputs.names_in_process(strangers), strict=True))
+            ignored = tuple(f"{item}." for item in self.ignored if isinstance(item, str))
+            self.ignored |= {leaf for leaf, name in names.items() if f"{name}.".startswith(ignored)}
+            if unknown := ", ".join([name for leaf, name in names.items() if leaf not in self.ignored][:6]):
+                raise ValueError(f"the losses reach {unknown}: give the module that holds all, or name it in ignore=")
+        return {i: leaves[p] for p, i in self.index.items() if p in leaves and p not in self.ignored}
+
+    def lay_out(self) -> dict[int, slice] | None:
+        """Make what two tasks have ever reached, or what is shared by order, the columns; the old places if they move.
+
+        What is not trained, or that no task has reached, is no column.
+        """
+        numbers = []
+        for i, (p, bits) in enumerate(zip(self.parameters, self.reached, strict=True)):
+            if bits and p.requires_grad and (bits & (bits - 1) if self.shared is None else p in self.shared):
+                numbers.append(i)
+        return self.set_columns(numbers)
+
+    def set_columns(self, numbers: list[int]) -> dict[int, slice] | None:
+        old, moves = self.places(), numbers != self.at
+        if moves or len(self.columns.rows) < len(self.tasks):
+            names, parameters = [self.names[i] for i in numbers], [self.parameters[i] for i in numbers]
+            self.at, self.columns = numbers, Columns(names, parameters, len(self.tasks))
+        return old if moves else None
+
+    def places(self) -> dict[int, slice]:
+        """Number of a parameter -> its columns."""
+        ends = [0, *accumulate(self.parameters[i].numel() for i in self.at)]
+        return {i: slice(*ends[n : n + 2]) for n, i in enumerate(self.at)}

@@ -1,0 +1,141 @@
+"""One step: its losses checked, who reaches what, and the backward passes, into J or in one sum."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mtl_core import _inputs as inputs
+from mtl_core.balancer.layout import ALL, Layout
+from mtl_core.gradients import add, gradients, reached, vector, views, write
+from mtl_core.random_state import random_state
+
+
+class Step:
+    """The losses of one call. Tasks and parameters have their numbers in `layout`.
+
+    losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined.
+    shares  where there are several processes: task -> this one's share of its examples.
+    scale   of a scaler: the backward passes start from it, and their gradients are divided by it.
+    random  where there are several processes: the random state that the method draws from in this one.
+    now     numbers of the parameters that the losses reach; alone: task -> those that are no columns of J.
+    moved   where the columns of J were before, if they are others now.
+    own     (task, or `ALL` unless they are weighted by task; parameter) -> gradient of what is no column of J.
+    """
+
+    def __init__(self, layout: Layout, losses, counts, scaler, draws: bool):
+        given, counts = inputs.by_name(losses), counts or {}
+        if bad := [n for n, x in counts.items() if n not in {*given, *layout.tasks} or not 0 <= x < float("inf")]:
+            raise ValueError(f"counts are finite numbers from 0, of tasks that have losses; not so: {bad}")
+        given = {name: loss for name, loss in given.items() if loss is not None and counts.get(name, 1) > 0}
+        scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        for name, loss in given.items():
+            inputs.check_loss(name, loss, scaler)
+        leaves, second = reached([*given.values()])
+        if second and layout.shared is None:
+            raise ValueError("a compiled or custom function hides what tasks share: name that in shared=")
+        now = layout.known(leaves)
+        of_mask = {mask: [name for k, name in enumerate(given) if mask >> k & 1] for mask in {*now.values()}}
+        names, shares, random = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None
+        values: dict = {name: loss.detach() for name, loss in given.items()}
+        if inputs.several():
+            mine = random_state(layout.like.device) if draws and not torch.distributed.get_rank() else None
+            values, shares, names, random = inputs.agree(given, counts, names, mine)
+        if not values:
+            raise ValueError("no task has a loss in this step: skip it, or give at least one")
+        layout.tasks += [name for name in values if name not in layout.tasks]
+        number = {name: k for k, name in enumerate(layout.tasks)}
+        for i, reaching in names.items():
+            for name in reaching:
+                layout.reached[i] |= 1 << number[name]
+        self.moved, self.layout, self.columns, self.random = layout.lay_out(), layout, layout.columns, random
+        self.losses = [(number[name], loss) for name, loss in given.items()]
+        self.tasks = sorted(number[name] for name in values)
+        in_order = [values[layout.tasks[k]] for k in self.tasks]
+        self.values = (layout.like.new_tensor(in_order) if shares else torch.stack(in_order)).to(layout.like)
+        self.shares = {number[name]: share for name, share in shares.items()}
+        self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
+        self.now, columns, self.own = {*names}, {*layout.at}, dict[tuple[int, int], Tensor]()
+        self.alone: dict[int, list[int]] = {k: [] for k in self.tasks}
+        for i, reaching in names.items():
+            if i not in columns:  # where it is two or more tasks, any may reach it
+                for k in [number[name] for name in reaching] if len(reaching) == 1 else self.tasks:
+                    self.alone[k].append(i)
+
+    def starts(self, weights: Mapping[int, Tensor] | None = None) -> list[Tensor | None]:
+        """What the backward passes start from: each loss's weight, times the scaler's scale, times our share."""
+        if weights is None and self.scale is None and not self.shares:
+            return [None] * len(self.losses)  # ones
+        weight_of = weights or dict.fromkeys(self.tasks, torch.ones_like(self.values[0]))
+        scale = 1.0 if self.scale is None else self.scale
+        return [(scale * weight_of[k] * self.shares.get(k, 1.0)).to(loss) for k, loss in self.losses]
+
+    def gradients(self, outputs, numbers: Sequence, starts, retain: bool) -> list[Tensor | None]:
+        """Gradients of parameters, by number, or of tensors, freed of the scale; None for what is not reached."""
+        tensors = [self.layout.parameters[p] if isinstance(p, int) else p for p in numbers]
+        found = [*gradients(outputs, tensors, starts, retain)]
+        for i, g in zip(numbers, found, strict=True):
+            if g is not None and g.layout != torch.strided:
+                raise ValueError(f"{self.layout.names[i]} has a sparse gradient: make it dense, or give ignore=")
+        return found if self.scale is None else [None if g is None else g / self.scale for g in found]
+
+    def each(self) -> Iterator[tuple[int, dict[int, Tensor]]]:
+        """(task, parameter -> gradient) of each loss, by a backward pass each."""
+        starts = self.starts()
+        for n, (k, loss) in enumerate(self.losses):
+            numbers = [*self.layout.at, *self.alone[k]]
+            found = self.gradients([loss], numbers, starts[n : n + 1], n + 1 < len(self.losses))
+            yield k, {i: g for i, g in zip(numbers, found, strict=True) if g is not None}
+            del found  # its memory is used again
+
+    def fill(self, aside: Mapping[int, tuple[Tensor, dict[int, Tensor]]]) -> Tensor:
+        """J (K, D) of this step and of what was added aside: task -> (loss, gradients)."""
+        values = dict(zip(self.tasks, self.values, strict=True))
+        add(values, {k: loss for k, (loss, _) in aside.items()})
+        self.tasks = sorted(values)
+        self.values = torch.stack([values[k] for k in self.tasks])
+        rows = dict(zip(self.tasks, self.columns.rows, strict=False))
+        for k, found in self.each():
+            add(found, aside[k][1] if k in aside else {})
+            self.keep(k, found, rows.pop(k))
+        for k, row in rows.items():  # tasks that this batch, or this process, has not
+            self.keep(k, aside[k][1] if k in aside else {}, row)
+        return self.columns.matrix[: len(self.tasks)]
+
+    def keep(self, k: int, found: dict[int, Tensor], places: list[Tensor] | None = None) -> None:
+        """Move gradients to their places in J, those of the other parameters to `own`."""
+        if places is not None:
+            write(places, [found.pop(i, None) for i in self.layout.at])
+        add(self.own, {(k if self.layout.by_task else ALL, i): g for i, g in found.items()})
+
+    def probe(self, streams: Sequence, gather: bool, own: bool) -> tuple[Tensor, Tensor]:
+        """(K, …): gradients of the losses at streams, of the whole batch and of this process's part; `own` ones, too.
+
+        streams  tensors, whose examples are gathered from the processes, or numbers of parameters.
+        """
+        like = [self.layout.parameters[p] if isinstance(p, int) else p for p in streams]
+        matrix, row = vector(like, len(self.tasks)), {k: n for n, k in enumerate(self.tasks)}
+        for n, (k, loss) in enumerate(self.losses):
+            numbers = self.alone[k] if own else []
+            found = self.gradients([loss], [*streams, *numbers], self.starts()[n : n + 1], True)
+            write(views(matrix[row[k]], like), found[: len(like)])
+            mine = zip(numbers, found[len(like) :], strict=True)
+            self.keep(k, {i: g for i, g in mine if g is not None})
+        if self.shares and gather:
+            return torch.cat([z.to(matrix) for z in inputs.gathered(matrix.cpu())], 1), matrix
+        return (inputs.add_up(matrix.clone()) if self.shares else matrix), matrix
+
+    def join(self, shared: Tensor) -> None:
+        """Add the processes up: what is shared, and the own gradients."""
+        if self.shares:
+            inputs.add_up(shared)
+            pairs = {(k if self.layout.by_task else ALL, i) for k, numbers in self.alone.items() for i in numbers}
+            slots = sorted(pairs | {*self.own})
+            like = [self.layout.parameters[i] for _, i in slots]
+            flat = vector(like)
+            for key, part in zip(slots, views(flat, like), strict=True):
+                self.own[key] = part.copy_(self.own.get(key, part))
+            inputs.add_up(flat)
+
+    def own_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([*self.own.values()])
