@@ -93,7 +93,7 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
             if hasattr(node, "variable"):
                 leaves[node.variable] = mask | bit
             if not mask & (mask - 1):  # else two losses have been here: all below is marked as shared
-                todo += node.next_functions
+                todo += node.next_functions  # type: ignore[arg-type]
     return leaves, any(len(set(outputs.values())) > 1 for outputs in used.values())
 
 
@@ -121,7 +121,7 @@ def vector(like: Sequence[Tensor], *rows: int) -> Tensor:
 class Columns:
     """The memory of J and of the update: `names` and `parameters` of the columns, K rows."""
 
-    def __init__(self, names: list[str], parameters: list[Tensor], K: int):
+    def __init__(self, names: list[str], parameters: Sequence[Tensor], K: int):
         self.names, self.parameters = names, parameters
         self.matrix, self.update = vector(parameters, K), vector(parameters)
         self.rows = [views(row, parameters) for row in self.matrix]
@@ -155,7 +155,7 @@ def write(places: list[Tensor], found: Sequence[Tensor | None]) -> None:
     """Copy gradients into `places`, zero where there is none."""
     given = [(place, g) for place, g in zip(places, found, strict=True) if g is not None]
     if given:
-        torch._foreach_copy_(*map(list, zip(*given, strict=True)))
+        torch._foreach_copy_([place for place, _ in given], [g for _, g in given])
     if len(given) < len(places):
         torch._foreach_zero_([place for place, g in zip(places, found, strict=True) if g is None])
 

@@ -14,7 +14,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from mtl_core import _inputs as inputs
+from mtl_core import _inputs
 from mtl_core.balancer.layout import ALL, Layout
 from mtl_core.balancer.rule import Rule
 from mtl_core.balancer.step import Step
@@ -120,14 +120,14 @@ class Balancer(Rule):
         if self._waits is None:
             return
         (tasks, shares), self._waits = self._waits, None
-        given, values = inputs.by_name(losses), self._layout.like.new_zeros(len(tasks))
+        given, values = _inputs.by_name(losses), self._layout.like.new_zeros(len(tasks))
         for n, k in enumerate(tasks):
             if share := shares.get(k, 1.0):
                 if (loss := given.get(self.tasks[k])) is None:
                     raise ValueError(f"after_step needs the losses of the step's tasks; missing: {self.tasks[k]}")
                 values[n] = share * loss.detach()
         if shares:
-            inputs.add_up(values)
+            _inputs.add_up(values)
         with selected(self.method, tasks, len(self.tasks)):
             self.method.update(values)  # type: ignore[operator]
 
@@ -201,7 +201,8 @@ class Balancer(Rule):
         """
         at, roots, K, weights = self._layout.at, [loss for _, loss in step.losses], len(step.tasks), None
         before = None if step.scale is None else copy.deepcopy(self.method)  # an overflow is seen only in the sum
-        streams, read, local = [], None, step.values
+        streams: Sequence = ()
+        read, local = None, step.values
         if not known:
             streams = self._streams(step, features)
             read, local = step.probe(streams, self.spec.level == "features", own=True)

@@ -6,7 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from mtl_core import _inputs as inputs
+from mtl_core import _inputs
 from mtl_core.gradients import Columns
 
 ALL = -1  # in place of a task: the sum over tasks
@@ -22,7 +22,7 @@ class Layout:
     """
 
     def __init__(self, net, shared, ignore, by_task: bool):
-        self.names, self.parameters = inputs.named_parameters(net)
+        self.names, self.parameters = _inputs.named_parameters(net)
         first = self.parameters[0]
         self.like = first.new_empty((), dtype=torch.promote_types(first.dtype, torch.float32))
         self.index = {p: i for i, p in enumerate(self.parameters)}
@@ -45,7 +45,7 @@ class Layout:
     def known(self, leaves: Mapping[Tensor, int]) -> dict[int, int]:
         """Number of a parameter -> bits, in order, without what is ignored. ValueError for what was not given."""
         if strangers := [leaf for leaf in leaves if leaf not in self.index and leaf not in self.ignored]:
-            names = dict(zip(strangers, inputs.names_in_process(strangers), strict=True))
+            names = dict(zip(strangers, _inputs.names_in_process(strangers), strict=True))
             ignored = tuple(f"{item}." for item in self.ignored if isinstance(item, str))
             self.ignored |= {leaf for leaf, name in names.items() if f"{name}.".startswith(ignored)}
             if unknown := ", ".join([name for leaf, name in names.items() if leaf not in self.ignored][:6]):

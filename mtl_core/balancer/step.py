@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtl_core import _inputs as inputs
+from mtl_core import _inputs
 from mtl_core.balancer.layout import ALL, Layout
 from mtl_core.gradients import add, gradients, reached, vector, views, write
 from mtl_core.random_state import random_state
@@ -24,13 +24,13 @@ class Step:
     """
 
     def __init__(self, layout: Layout, losses, counts, scaler, draws: bool):
-        given, counts = inputs.by_name(losses), counts or {}
+        given, counts = _inputs.by_name(losses), counts or {}
         if bad := [n for n, x in counts.items() if n not in {*given, *layout.tasks} or not 0 <= x < float("inf")]:
             raise ValueError(f"counts are finite numbers from 0, of tasks that have losses; not so: {bad}")
         given = {name: loss for name, loss in given.items() if loss is not None and counts.get(name, 1) > 0}
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         for name, loss in given.items():
-            inputs.check_loss(name, loss, scaler)
+            _inputs.check_loss(name, loss, scaler)
         leaves, second = reached([*given.values()])
         if second and layout.shared is None:
             raise ValueError("a compiled or custom function hides what tasks share: name that in shared=")
@@ -38,9 +38,9 @@ class Step:
         of_mask = {mask: [name for k, name in enumerate(given) if mask >> k & 1] for mask in {*now.values()}}
         names, shares, random = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None
         values: dict = {name: loss.detach() for name, loss in given.items()}
-        if inputs.several():
+        if _inputs.several():
             mine = random_state(layout.like.device) if draws and not torch.distributed.get_rank() else None
-            values, shares, names, random = inputs.agree(given, counts, names, mine)
+            values, shares, names, random = _inputs.agree(given, counts, names, mine)
         if not values:
             raise ValueError("no task has a loss in this step: skip it, or give at least one")
         layout.tasks += [name for name in values if name not in layout.tasks]
@@ -122,20 +122,20 @@ class Step:
             mine = zip(numbers, found[len(like) :], strict=True)
             self.keep(k, {i: g for i, g in mine if g is not None})
         if self.shares and gather:
-            return torch.cat([z.to(matrix) for z in inputs.gathered(matrix.cpu())], 1), matrix
-        return (inputs.add_up(matrix.clone()) if self.shares else matrix), matrix
+            return torch.cat([z.to(matrix) for z in _inputs.gathered(matrix.cpu())], 1), matrix
+        return (_inputs.add_up(matrix.clone()) if self.shares else matrix), matrix
 
     def join(self, shared: Tensor) -> None:
         """Add the processes up: what is shared, and the own gradients."""
         if self.shares:
-            inputs.add_up(shared)
+            _inputs.add_up(shared)
             pairs = {(k if self.layout.by_task else ALL, i) for k, numbers in self.alone.items() for i in numbers}
             slots = sorted(pairs | {*self.own})
             like = [self.layout.parameters[i] for _, i in slots]
             flat = vector(like)
             for key, part in zip(slots, views(flat, like), strict=True):
                 self.own[key] = part.copy_(self.own.get(key, part))
-            inputs.add_up(flat)
+            _inputs.add_up(flat)
 
     def own_norm(self) -> Tensor:
         return torch.nn.utils.get_total_norm([*self.own.values()])

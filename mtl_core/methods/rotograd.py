@@ -146,14 +146,14 @@ class _FeatureRotation(nn.Module):
             raise ValueError("backward() needs a forward pass in training mode before it, one for each")
         if len(given) != len(self.heads) or any(loss is None for loss in given.values()):
             raise ValueError(f"expected {len(self.heads)} losses, one per task, got {', '.join(given) or 'none'}")
-        forward, self._forward = self._forward, None
-        before = [buffer.clone() for buffer in self.buffers()]
+        forward, self._forward, self.gradients = self._forward, None, None
+        before = [buffer.clone() for buffer in self.buffers(recurse=False)]
         on = scaler is not None and scaler.is_enabled()
-        scale = scaler.scale(torch.ones((), device=self.steps.device)) if on else 1.0
+        scale = scaler.scale(torch.ones_like(self.initial_norms[0])) if on else torch.ones_like(self.initial_norms[0])
         try:
             parameters, flat = self._gradients(given, counts or {}, *forward, scale)
         except NonFiniteGradientError:
-            for buffer, value in zip(self.buffers(), before, strict=True):
+            for buffer, value in zip(self.buffers(recurse=False), before, strict=True):
                 buffer.copy_(value)
             if not on:
                 raise
@@ -163,7 +163,6 @@ class _FeatureRotation(nn.Module):
             p.grad = g.to(p) if p.grad is None else p.grad.add_(g)
         for observer in self.observers if self.gradients is not None else ():
             observer(self.gradients)
-        self.gradients = None
 
     def _gradients(self, given, counts, z: Tensor, R: Tensor, rotated: Tensor, scale) -> tuple[list, Tensor]:
         """The parameters that the losses reach, and their gradients, one after the other: (D,)."""
@@ -172,44 +171,67 @@ class _FeatureRotation(nn.Module):
         if several := _inputs.several():
             values, shares, _, _ = _inputs.agree(given, counts, {}, None)
             share, seen = next(iter(shares.values())), seen.new_tensor([*values.values()])
-        weights = self._loss_weights(seen).to(parts) if self.normalize_losses else 1.0  # L / L0
-        trunk = [p for p in self.trunk.parameters() if p.requires_grad and z.requires_grad]
+        weights = self._loss_weights(seen)  # also RotoGradNorm's L / L0
+        weights = weights if self.normalize_losses else torch.ones_like(weights)
         own = [p for p in self.heads.parameters() if p.requires_grad]
-        total = (share * scale * weights * parts).sum()
-        pulled, *found = gradients([total], [rotated, *own], None, False)
+        pulled, *found = gradients([parts], [rotated, *own], [(share * scale * weights).to(parts)], False)
         if pulled is None:
             raise ValueError("the losses do not depend on the outputs of the last forward pass")
         with torch.no_grad():
-            update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale, z, seen, several)
+            update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale.to(R), z, seen, several)
+        named = [(name, p) for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad]
+        names, trunk = [name for name, _ in named], [p for _, p in named]
         if self.observers:
-            names = [name for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad]
             columns = Columns(names, trunk, K)
             for row, g in zip(columns.rows, back, strict=True):
                 write(row, gradients([z], trunk, [self._shaped(g, z).to(z)], True))
             J = _inputs.add_up(columns.matrix) if several else columns.matrix
             self.gradients = TaskGradients(J, columns.layers(J), names, [*given])
-        walked = gradients([z], trunk, [self._shaped(update, z).to(z) * scale], False)
-        skew = [self.rotation.skew] if self.rotates else []
-        turned = gradients([R], skew, [pull * scale], False)
-        of_weights = [] if learned is None else [learned * share * scale]
-        pairs = [*zip(trunk, walked, strict=True), *zip(own, found, strict=True), *zip(skew, turned, strict=True)]
-        pairs += zip(self.weight_parameters(), of_weights, strict=True)
+        pairs = [*zip(trunk, gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False), strict=True)]
+        size = sum(p.numel() for p, g in pairs if g is not None)
+        pairs += zip(own, found, strict=True)
+        if self.rotates:
+            pairs += [(self.rotation.skew, *gradients([R], [self.rotation.skew], [pull * scale.to(R)], False))]
+        pairs += [(p, learned * (share * scale)) for p in self.weight_parameters()]
         reached = [(p, g) for p, g in pairs if g is not None]
-        parameters, size = (
-            [p for p, _ in reached],
-            sum(p.numel() for p, g in zip(trunk, walked, strict=True) if g is not None),
-        )
-        flat = torch.cat([g.flatten() for _, g in reached]) / scale
+        flat = torch.cat([(g / scale).to(R).flatten() for _, g in reached])
         flat = _inputs.add_up(flat) if several else flat
         if not flat.isfinite().all():
             raise NonFiniteGradientError("a gradient of the trunk or of a head is NaN or infinite: lower the rates")
-        # The trunk's gradient by the convention, s g \min(1, c / \|s g\|)
+        # The trunk's gradient under the convention:  s g \min(1, c / \|s g\|)
         factor = self.convention.factor("sum", K)
         norm = factor * torch.linalg.vector_norm(flat[:size]).item() if self.convention.clip else 0.0
         flat[:size] *= factor * self.convention.clip_factor(norm)
         self.steps += 1
         self.losses, self.passes = seen.to(parts), 1 + K * bool(self.observers)
-        return parameters, flat
+        return [p for p, _ in reached], flat
+
+    @torch.no_grad()
+    def fold_into_heads(self) -> None:
+        """Multiply each rotation into its head's first layer: trunk and heads alone then give what this module gave.
+
+        The rotations are the identity afterwards. ValueError, with nothing changed, where a head does not begin with a
+        linear or convolutional layer that reads the features.
+        """
+        R, m = self.rotation.matrices(), self.rotation.size
+        owners = [[layer for layer in head.modules() if [*layer.parameters(recurse=False)]] for head in self.heads]
+        old = [layers[0].weight.clone() if layers else None for layers in owners]
+        for k, (head, layers) in enumerate(zip(self.heads, owners, strict=True)):
+            first, fits = layers[0] if layers else head, len({id(one[0]) for one in owners if one}) == len(owners)
+            if fits := fits and isinstance(first, (nn.Linear, nn.Conv1d, nn.Conv2d)) and first.weight.shape[1] >= m:
+                z = torch.randn(2, first.weight.shape[1], *self.post_shape).to(first.weight)
+                mode, want = head.training, head.eval()(rotate(z, R, len(self.post_shape))[k].to(z))
+                first.weight[:, :m] = torch.einsum("oi...,ij->oj...", first.weight[:, :m], R[k].to(z))
+                found = head(z)
+                head.train(mode)
+                fits = torch.allclose(found, want, rtol=1e-3, atol=1e-4 * want.abs().max().item())
+            if not fits:
+                for one, weight in zip(owners, old, strict=True):
+                    if one:
+                        one[0].weight.copy_(weight)
+                kind = type(first).__name__
+                raise ValueError(f"head {k} must begin with a linear or convolutional layer of its own, not {kind}")
+        self.set_rotations(list(torch.eye(m).expand(len(R), m, m)))
 
     def _loss_weights(self, seen: Tensor) -> Tensor:
         """1/|L_k(t0)|, (K,); t0 is the first step with a loss that is not tiny, then the end of the burn-in."""
@@ -251,9 +273,8 @@ class _FeatureRotation(nn.Module):
         learned = self._weight_gradients(norms, weighted_norm / K, seen)
         # What the rotations get, the slope of equation 3:  -\partial/\partial R_k <R_k^\top \tilde G_k, V>
         # The code's \|R_k \bar v - \tilde g\|^2, \bar v = m V with m = \|\sum_k G_k\| / K, is 2 m times that
-        factor = (
-            2 * total_norm / K / (batch if self.post_shape else 1) if self.objective == "code" else norms.new_ones(())
-        )
+        code = self.objective == "code"
+        factor = 2 * total_norm / K / (batch if self.post_shape else 1) if code else torch.ones_like(batch)
         pull = -factor.to(V) * (flat[..., :m].mT @ V[:, :m])
         return update, pull, back, learned
 

@@ -188,7 +188,7 @@ class _Loop:
         self.convention, self.names = convention.of(spec.name), [task.name for task in problem.tasks]
         if (several := started()) > schedule.batch_size:
             raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {several} processes")
-        self.door: Balancer | nn.Module  # a feature rotation has a backward of its own
+        self.door: Any  # a Balancer, or a feature rotation, whose backward takes the same
         parameters: Any = model.parameters()
         if spec.kind == methods.ROTATION:
             self.door = method.train()
@@ -208,7 +208,7 @@ class _Loop:
 
     def run(self, test, checkpoint, after_epoch) -> History:
         if checkpoint is not None and checkpoint.exists():
-            state = checkpoints.read(checkpoint, self.device)
+            state = checkpoints.read(checkpoint, str(self.device))
             if state is not None:
                 was: dict = state.get("identity", self.identity)
                 if other := [
