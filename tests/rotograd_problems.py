@@ -31,5 +31,16 @@ def losses_of(model, x, y):
     return [F.mse_loss(o, t) for o, t in zip(model(x), y, strict=True)]
 
 
+def at_features(model, losses):
+    """G_k, the gradients of `losses(model)` at the shared features, one full backward pass each: (K, B, d, *post)."""
+    model.eval()
+    seen = []
+    hook = model.trunk.register_forward_hook(lambda module, inputs, z: seen.append(z))
+    found = losses(model)
+    hook.remove()
+    model.train()
+    return torch.stack([torch.autograd.grad(loss, seen[0], retain_graph=True)[0] for loss in found])
+
+
 def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

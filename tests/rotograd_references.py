@@ -86,6 +86,7 @@ def restated(kind, z, S, base, heads_gradient, state, t, burn_in, objective, alp
 def compared(kind, seed):
     """(what, found, expected) of every gradient in four steps of a random problem."""
     draw = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)  # the layers' weights come from torch's own generator
 
     def random(*shape):
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
@@ -134,7 +135,7 @@ def compared(kind, seed):
             options["normalize_losses"],
         )
         optimizer.zero_grad()
-        model.backward([F.mse_loss(o, target) for o, target in zip(model(x), y, strict=True)], retain_graph=True)
+        model.backward([F.mse_loss(o, target) for o, target in zip(model(x), y, strict=True)])
         yield "trunk", model.trunk.weight.grad, update.T @ x
         yield "trunk's bias", model.trunk.bias.grad, update.sum(0)
         if pulls is None:

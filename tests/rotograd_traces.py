@@ -46,7 +46,8 @@ def official_step(model, optimizer):
     outputs = model(tensor(SETUP["X"]))
     losses = [F.mse_loss(o, tensor(y)) for o, y in zip(outputs, SETUP["Y"], strict=True)]
     optimizer.zero_grad()
-    return model.backward(losses)
+    model.backward(losses)
+    return model.losses
 
 
 def followed(name):

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from rotograd_problems import FAMILY, gradients, losses_of, small
+from rotograd_problems import FAMILY, at_features, gradients, losses_of, small
 from torch import nn
 from torch.nn import functional as F
 
-from mtl_core.methods.rotograd import RotateOnly, RotoGrad, ScaleOnly, magnitudes
+from mtl_core.methods.rotograd import RotateOnly, RotoGrad, RotoGradNorm, ScaleOnly, magnitudes
 from mtl_core.models.rotations import MAPS, Rotations, orthogonal
 
 
 @pytest.mark.parametrize("make", FAMILY)
-def test_listed_and_stacked_losses_give_the_same(make):
+def test_losses_are_given_in_a_list_or_by_name_in_the_heads_order(make):
     found = []
-    for wrap in (list, torch.stack, tuple):
+    for wrap in (list, tuple, lambda losses: dict(zip("abc", losses, strict=True))):
         model, x, y = small(make, init="haar", generator=torch.Generator().manual_seed(1))
         model.backward(wrap(losses_of(model, x, y)))
         found.append(gradients(model))
@@ -21,6 +21,8 @@ def test_listed_and_stacked_losses_give_the_same(make):
     assert all(g.norm() > 1e-6 for name, g in found[0].items() if name != "log_weights")
     for other in found[1:]:
         assert found[0].keys() == other.keys() and all(torch.equal(found[0][n], other[n]) for n in other)
+    with pytest.raises(ValueError, match="got one tensor: take list"):
+        model.backward(torch.stack(losses_of(model, x, y)))
 
 
 def test_heads_get_their_own_plain_gradient_and_rotations_none_of_the_task_losses():
@@ -59,19 +61,42 @@ def test_gradients_add_up_like_any_backward():
 
 def test_scaling_sends_equally_long_gradients_of_the_weighted_mean_length():
     model, x, y = small(ScaleOnly, burn_in=0)
+
+    def losses(model):
+        return [(1 + 9 * k) * loss for k, loss in enumerate(losses_of(model, x, y))]
+
     for _ in range(2):  # at the second step the alphas differ
         model.zero_grad()
-        model.backward([(1 + 9 * k) * loss for k, loss in enumerate(losses_of(model, x, y))], retain_graph=True)
+        G = at_features(model, losses)
+        model.backward(losses(model))
         with torch.no_grad():
             for p in model.parameters():
                 p -= 0.02 * (p.grad if p.grad is not None else 0)
-    G = model.feature_gradients
     norms = G.flatten(1).norm(dim=1)
     shares, C = magnitudes(norms, model.initial_norms)
     assert shares.sum() == pytest.approx(1) and shares.std() > 1e-3
     assert C.item() == pytest.approx((shares * norms).sum().item())
     update = (C / norms)[:, None, None] * G
     torch.testing.assert_close(model.trunk[2].bias.grad, update.sum((0, 1)), rtol=1e-10, atol=1e-12)
+
+
+def test_the_weights_of_rotograd_norm_compare_losses_with_their_first_ones():
+    """At the first step no task is behind, however large its loss: all get one target."""
+    model, x, y = small(RotoGradNorm)
+
+    def losses(model):
+        return [loss + 20 * (k == 1) for k, loss in enumerate(losses_of(model, x, y))]
+
+    G = at_features(model, losses)
+    model.backward(losses(model))
+
+    def slope(ratios):
+        a = model.log_weights.detach().requires_grad_()
+        target = (G.sum(0) / 3).norm() * (ratios / ratios.mean()) ** 1.5
+        return torch.autograd.grad((3 * a.softmax(0) * G.flatten(1).norm(dim=1) - target).abs().sum(), a)[0]
+
+    assert not torch.allclose(slope(torch.ones(3)), slope(model.losses)), "the losses alone would say something else"
+    torch.testing.assert_close(model.log_weights.grad, slope(torch.ones(3)), rtol=1e-9, atol=1e-12)
 
 
 class Free(nn.Module):
@@ -97,9 +122,9 @@ def test_a_small_step_on_the_features_lowers_both_losses_of_two_tasks():
         def losses(model=model, y=y, factors=factors):
             return [f * F.mse_loss(o, t) for f, o, t in zip(factors, model(None), y, strict=True)]
 
-        before = model.backward(losses())
+        model.backward(losses())
         trunk.z.data -= 1e-4 * trunk.z.grad
-        assert (torch.stack(losses()) < before).all()
+        assert (torch.stack(losses()) < model.losses).all()
     model = ScaleOnly(Free(torch.ones(2, 3)), [nn.Identity()] * 2, 3)
     one, other = model(None)
     model.backward([one.square().sum(), -3 * other.square().sum()])
@@ -113,8 +138,8 @@ def test_training_rotations_brings_the_gradients_together(orthogonal_map):
     cosines = []
     for _ in range(60):
         optimizer.zero_grad()
-        model.backward(losses_of(model, x, y), retain_graph=True)
-        U = F.normalize(model.feature_gradients.flatten(1), dim=1)
+        model.backward(losses_of(model, x, y))
+        U = F.normalize(at_features(model, lambda model: losses_of(model, x, y)).flatten(1), dim=1)
         cosines.append(((U @ U.T).sum() - 3).item() / 6)
         optimizer.step()
     assert cosines[-1] > cosines[0] + 0.2
@@ -128,23 +153,27 @@ def test_feature_maps_rotate_their_channels():
     trunk, heads = nn.Conv2d(1, 6, 3).double(), [nn.Sequential(nn.Flatten(), nn.Linear(54, 1)).double() for _ in "ab"]
     model = RotoGrad(trunk, heads, 4, post_shape=(3, 3), init="haar")
     x = torch.randn(5, 1, 5, 5, dtype=torch.float64)
+
+    def losses(model):
+        return [o.square().mean() for o in model(x)]
+
     outputs = model(x)
     z = trunk(x)
     for k, R in enumerate(model.rotations):
         r = torch.cat([torch.einsum("ij,bjhw->bihw", R, z[:, :4]), z[:, 4:]], 1)
         torch.testing.assert_close(outputs[k], heads[k](r), rtol=1e-12, atol=1e-13)
-    results = {}
+    results, G = {}, at_features(model, losses)
     for objective in ("code", "paper"):
         model.objective = objective
         model.zero_grad()
-        model.backward([o.square().mean() for o in model(x)], retain_graph=True)
+        model.backward(losses(model))
         results[objective] = model.rotation.skew.grad.clone()
-    mean_norm = (model.feature_gradients.sum(0) / 2).norm()
+    mean_norm = (G.sum(0) / 2).norm()
     wanted = 2 * mean_norm / 5 * results["paper"]  # the package's mean over the batch where post_shape is given
     torch.testing.assert_close(results["code"], wanted, rtol=1e-9, atol=1e-14)
-    norms = model.feature_gradients.flatten(1).norm(dim=1)
+    norms = G.flatten(1).norm(dim=1)
     _, C = magnitudes(norms, model.initial_norms)
-    update = torch.tensordot(C / norms, model.feature_gradients, 1)
+    update = torch.tensordot(C / norms, G, 1)
     wanted = torch.autograd.grad(trunk(x), trunk.weight, update)[0]
     torch.testing.assert_close(trunk.weight.grad, wanted, rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match=r"do not end in post_shape \(9,\)"):
