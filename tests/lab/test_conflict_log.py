@@ -5,22 +5,31 @@ import pytest
 import torch
 from engine import THRESHOLDS, linear_losses, linear_model, random_iterations, scored
 
+from mtl_core.balancer import Balancer
 from mtl_core.conflict import ConflictScores, cosines, magnitude_similarity
-from mtl_core.old_gradients import task_gradients
 from mtl_lab.runs.conflict_log import ConflictLog
 
 # --- the log, fed by the engine, against scores fed by hand
 
 
+def observed(model):
+    """A balancer that always computes J; its layers have the trunk's names, as in `fit`."""
+    heads = [(f"heads.{name}", p) for name, p in model.heads.named_parameters()]
+    balancer = Balancer("equal", [*model.trunk.named_parameters(), *heads])
+    balancer.observers.append(lambda gradients: None)
+    return balancer
+
+
 def engine_steps(seed, count, K=3, sizes=(3, 5, 2)):
     """TaskGradients of a model whose gradients are drawn here, and the same as mappings."""
-    model, generator, found = linear_model(sizes, K), torch.Generator().manual_seed(seed), None
+    model, generator = linear_model(sizes, K), torch.Generator().manual_seed(seed)
+    balancer = observed(model)
     for _ in range(count):
         features = model.features(None)
         J = torch.randn(K, sum(sizes), generator=generator)
-        found = task_gradients(linear_losses(model, features, J), model, features, out=found)
+        balancer.backward(linear_losses(model, features, J))
         names = [f"parts.{i}" for i in range(len(sizes))]
-        yield found, dict(zip(names, J.split(list(sizes), dim=1), strict=True))
+        yield balancer.gradients, dict(zip(names, J.split(list(sizes), dim=1), strict=True))
 
 
 def test_log_agrees_with_scores_and_cosines_by_hand():
@@ -74,7 +83,9 @@ def test_bins_at_both_ends():
     log, model = ConflictLog(3), linear_model([2], 3)
     features = model.features(None)
     losses = linear_losses(model, features, [[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    log.update(task_gradients(losses, model, features))
+    balancer = observed(model)
+    balancer.backward(losses)
+    log.update(balancer.gradients)
     assert log.summary()["all"] == {"negative_share": 2 / 3, "histogram": {"0": 2, "1999": 1}}
 
 
