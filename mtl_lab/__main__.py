@@ -40,7 +40,7 @@ def results(
     ] = None,
 ) -> None:
     """Train the runs that the committed results of an experiment lack; write each record as soon as it is finished."""
-    from mtl_core.training.device import chosen_device  # commands that only read import no training code
+    from mtl_lab.runs.device import chosen_device  # commands that only read import no training code
 
     try:
         chosen_device()

@@ -1,7 +1,9 @@
-"""What published codes do silently around a method, as named fields."""
+"""What published codes do silently around a method, as named fields; conventions.toml holds one table a repository."""
 
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,66 +74,13 @@ class Convention:
         return 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))
 
 
-UNIT: dict[str, Any] = {"heads": "unit"}
+def _read(fields: dict[str, Any]) -> dict[str, Any]:
+    """A table of conventions.toml: TOML has no None, there it is false."""
+    return {name: _read(x) if isinstance(x, dict) else None if x is False else x for name, x in fields.items()}
 
-CONVENTIONS = {
-    c.name: c
-    for c in (
-        Convention("plain", source="this book's default"),
-        Convention("plain, clipped", clip=1.0, source="plain with the clipping of the SAM-GS code, as a control"),
-        Convention("recon", scale="sum", source="github.com/moukamisama/Recon: mean-type updates times K"),
-        Convention(
-            "samgs",
-            scale="K times",
-            clip=1.0,
-            own_optimizer=None,
-            exceptions={
-                **dict.fromkeys(("equal", "log_sum", "rlw", "uncertainty", "famo"), {"scale": "raw", "clip": None}),
-                **dict.fromkeys(
-                    ("imtl_g", "imtl_g_features", "nash_mtl"), {"heads": "weighted", "scale": "raw", "clip": None}
-                ),
-                "dwa": {"scale": "mean", "clip": None},
-                **dict.fromkeys(("mgda", "mgda_ub"), {"heads": "weighted", "clip": None}),
-                "pcgrad": {"scale": "raw"},
-            },
-            source="github.com/ThomBors/samgs, commit 7eee6a2: SAM-GS, CAGrad, GradDrop and Aligned-MTL times K, then "
-            "clip 1; PCGrad clipped alone; what hands the optimizer a weighted loss (Nash-MTL and IMTL-G too) is not "
-            "clipped, its clip stands before the backward pass; the log-variances of the uncertainty weights are in no "
-            "optimizer",
-        ),
-        Convention(
-            "nash-mtl",
-            heads="weighted",
-            scale="raw",
-            exceptions={
-                "nash_mtl": {"clip": 1.0},
-                "mgda": {"scale": "K times"},
-                "cagrad": UNIT | {"scale": "K times"},
-                "pcgrad": UNIT,
-                "dwa": {"scale": "mean"},
-            },
-            source="github.com/AvivNavon/nash-mtl, commit cce1840: heads minimise the weighted sum too; Nash-MTL alone "
-            "is clipped to 1; MGDA and CAGrad times K; PCGrad and CAGrad leave the heads the plain sum; DWA is a mean; "
-            "own parameters learn with Adam at 0.025",
-        ),
-        Convention(
-            "famo",
-            heads="weighted",
-            scale="raw",
-            probe="training",
-            exceptions={
-                "mgda": {"scale": "K times"},
-                "cagrad": UNIT | {"scale": "K times", "clip": 1.0},
-                "graddrop": UNIT | {"clip": 1.0},
-                "pcgrad": UNIT | {"clip": 1.0},
-                "dwa": {"scale": "mean"},
-            },
-            source="github.com/Cranial-XIX/FAMO, commit 0a6ad06: as nash-mtl, but PCGrad, CAGrad and GradDrop are "
-            "clipped to 1 and the others, whose clip stands before their backward pass, are not; FAMO's second forward "
-            "pass is one in training mode",
-        ),
-    )
-}
+
+TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+CONVENTIONS = {name: Convention(name, **_read(fields)) for name, fields in TABLES.items()}
 
 
 def named(convention: str | Convention) -> Convention:

@@ -97,10 +97,18 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
+def arguments_of(make: Callable) -> dict[str, inspect.Parameter]:
+    """Name -> parameter of what makes a method, with those that a class hands on to its base."""
+    known = dict(inspect.signature(make).parameters)
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        known = arguments_of(make.__base__) | known  # type: ignore[attr-defined]
+    return {name: p for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
+
+
 def make(name: str, **arguments: Any) -> nn.Module:
     """A fresh instance of the method, its defaults overridden by `arguments`. ValueError for unknown ones."""
     spec = find(name)
-    known = list(inspect.signature(spec.make).parameters)
+    known = arguments_of(spec.make)
     for argument in arguments:
         if argument not in known:
             suggestion = did_you_mean(argument, known) or "."

@@ -22,7 +22,7 @@ from mtl_core import _inputs
 from mtl_core.gradients import Columns, NonFiniteGradientError, TaskGradients, gradients, vector, views, write
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import ROTATION, Method, register
-from mtl_core.models.rotations import Rotations, rotate
+from mtl_core.models.rotations import Rotations, fold, rotate
 
 OBJECTIVES = ("code", "paper")
 TINY = 1e-8  # a loss below is too small to divide by
@@ -161,8 +161,9 @@ class _FeatureRotation(nn.Module):
             flat = torch.full_like(vector(parameters), torch.inf)
         for p, g in zip(parameters, views(flat.mul_(scale), parameters), strict=True):
             p.grad = g.to(p) if p.grad is None else p.grad.add_(g)
-        for observer in self.observers if self.gradients is not None else ():
-            observer(self.gradients)
+        if self.gradients is not None:
+            for observer in self.observers:
+                observer(self.gradients)
 
     def _gradients(self, given, counts, z: Tensor, R: Tensor, rotated: Tensor, scale) -> tuple[list, Tensor]:
         """The parameters that the losses reach, and their gradients, one after the other: (D,)."""
@@ -187,7 +188,9 @@ class _FeatureRotation(nn.Module):
                 write(row, gradients([z], trunk, [self._shaped(g, z).to(z)], True))
             J = _inputs.add_up(columns.matrix) if several else columns.matrix
             self.gradients = TaskGradients(J, columns.layers(J), names, [*given])
-        pairs = [*zip(trunk, gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False), strict=True)]
+        pairs: list[tuple[Tensor, Tensor | None]] = [
+            *zip(trunk, gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False), strict=True)
+        ]
         size = sum(p.numel() for p, g in pairs if g is not None)
         pairs += zip(own, found, strict=True)
         if self.rotates:
@@ -206,32 +209,13 @@ class _FeatureRotation(nn.Module):
         self.losses, self.passes = seen.to(parts), 1 + K * bool(self.observers)
         return [p for p, _ in reached], flat
 
-    @torch.no_grad()
     def fold_into_heads(self) -> None:
         """Multiply each rotation into its head's first layer: trunk and heads alone then give what this module gave.
 
         The rotations are the identity afterwards. ValueError, with nothing changed, where a head does not begin with a
-        linear or convolutional layer that reads the features.
+        linear or convolutional layer of its own that reads the features.
         """
-        R, m = self.rotation.matrices(), self.rotation.size
-        owners = [[layer for layer in head.modules() if [*layer.parameters(recurse=False)]] for head in self.heads]
-        old = [layers[0].weight.clone() if layers else None for layers in owners]
-        for k, (head, layers) in enumerate(zip(self.heads, owners, strict=True)):
-            first, fits = layers[0] if layers else head, len({id(one[0]) for one in owners if one}) == len(owners)
-            if fits := fits and isinstance(first, (nn.Linear, nn.Conv1d, nn.Conv2d)) and first.weight.shape[1] >= m:
-                z = torch.randn(2, first.weight.shape[1], *self.post_shape).to(first.weight)
-                mode, want = head.training, head.eval()(rotate(z, R, len(self.post_shape))[k].to(z))
-                first.weight[:, :m] = torch.einsum("oi...,ij->oj...", first.weight[:, :m], R[k].to(z))
-                found = head(z)
-                head.train(mode)
-                fits = torch.allclose(found, want, rtol=1e-3, atol=1e-4 * want.abs().max().item())
-            if not fits:
-                for one, weight in zip(owners, old, strict=True):
-                    if one:
-                        one[0].weight.copy_(weight)
-                kind = type(first).__name__
-                raise ValueError(f"head {k} must begin with a linear or convolutional layer of its own, not {kind}")
-        self.set_rotations(list(torch.eye(m).expand(len(R), m, m)))
+        fold(self.rotation, [*self.heads], self.post_shape)
 
     def _loss_weights(self, seen: Tensor) -> Tensor:
         """1/|L_k(t0)|, (K,); t0 is the first step with a loss that is not tiny, then the end of the burn-in."""
@@ -357,35 +341,8 @@ class RotoGradNorm(_FeatureRotation):
 
     scales = False
 
-    def __init__(
-        self,
-        trunk: nn.Module,
-        heads: Sequence[nn.Module],
-        rotation_size: int,
-        *,
-        alpha: float = 1.5,
-        post_shape: Sequence[int] = (),
-        burn_in: int = 20,
-        normalize_losses: bool = False,
-        objective: str = "code",
-        init: str = "identity",
-        orthogonal_map: str | None = None,
-        rotation_rate: float = 0.5,
-        generator: torch.Generator | None = None,
-    ):
-        super().__init__(
-            trunk,
-            heads,
-            rotation_size,
-            post_shape=post_shape,
-            burn_in=burn_in,
-            normalize_losses=normalize_losses,
-            objective=objective,
-            init=init,
-            orthogonal_map=orthogonal_map,
-            rotation_rate=rotation_rate,
-            generator=generator,
-        )
+    def __init__(self, trunk, heads, rotation_size: int, *, alpha: float = 1.5, **options: Any):
+        super().__init__(trunk, heads, rotation_size, **options)
         self.alpha = alpha
         self.log_weights = nn.Parameter(torch.ones_like(self.rotation.skew[:, 0, 0]))
 

@@ -162,3 +162,30 @@ def with_rotation_layers(model: MultiTaskModel, rotation_size: int, **options: A
     options = {"dtype": like.dtype, "device": like.device} | options
     heads = [nn.Sequential(RotationLayer(rotation_size, **options), head) for head in model.heads]
     return MultiTaskModel(model.trunk, heads)
+
+
+@torch.no_grad()
+def fold(rotations: Rotations, heads: Sequence[nn.Module], post_shape: Sequence[int] = ()) -> None:
+    """Multiply rotation k into the first layer of head k, $W_k \\leftarrow W_k R_k$; the rotations become the identity.
+
+    Each head is tried on random features. ValueError, with nothing changed, where one does not begin with a linear or
+    convolutional layer of its own that reads the features, or does not give what it gave with its rotation before.
+    """
+    R, m, done = rotations.matrices(), rotations.size, list[tuple[Tensor, Tensor]]()
+    for k, head in enumerate(heads):
+        layer: Any = next((x for x in head.modules() if [*x.parameters(recurse=False)]), head)
+        fits = isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d)) and layer.weight.shape[1] >= m
+        if fits := fits and all(layer.weight is not weight for weight, _ in done):
+            z = torch.randn(2, layer.weight.shape[1], *post_shape).to(layer.weight)
+            training, turned = head.training, rotate(z, R, len(post_shape))[k].to(z)
+            before = head.eval()(turned)
+            done.append((layer.weight, layer.weight.clone()))
+            layer.weight[:, :m] = torch.einsum("oi...,ij->oj...", layer.weight[:, :m], R[k].to(z))
+            fits = torch.allclose(head(z), before, rtol=1e-3, atol=1e-4 * before.abs().max().item())
+            head.train(training)
+        if not fits:
+            for weight, old in done:
+                weight.copy_(old)
+            kind = type(layer).__name__
+            raise ValueError(f"head {k} must begin with a linear or convolutional layer of its own, not {kind}")
+    rotations.set(list(torch.eye(m).expand(len(R), m, m)))

@@ -21,8 +21,7 @@ from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.tasks import Problem, Split, Task
 from mtl_core.training import checkpoints
 from mtl_core.training.checkpoints import save_atomically
-from mtl_core.training.device import own_device
-from mtl_core.training.distributed import average_buffers, rank, share, started
+from mtl_core.training.distributed import average_buffers, own_device, rank, share, started
 from mtl_core.training.schedule import Schedule
 
 

@@ -6,7 +6,6 @@ and coincidences follow from it. No method is named in the code, except in `IDEN
 """
 
 import copy
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from mtl_core import methods, seeds
 from mtl_core.gradients import reached, task_gradients
 from mtl_core.methods import METHODS, ROTATION, Convention, Method, SolverError
 from mtl_core.methods.conventions import CONVENTIONS
+from mtl_core.methods.registry import arguments_of
 from mtl_lab.landscapes import descent
 
 
@@ -62,7 +62,7 @@ IDENTITIES = (
 def arguments(spec: Method, tasks: int, features: int = 0) -> dict:
     """The arguments of `make` that have no default: static weights 1, 1.5, 2, … and, given the number of `features`,
     the rotation size."""
-    required = {name for name, p in inspect.signature(spec.make).parameters.items() if p.default is p.empty}
+    required = {name for name, p in arguments_of(spec.make).items() if p.default is p.empty}
     known = {"weights": [1 + k / 2 for k in range(tasks)], "rotation_size": features}
     return {name: value for name, value in known.items() if name in required - set(spec.defaults) and value}
 

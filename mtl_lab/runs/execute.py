@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from mtl_core import methods, models
 from mtl_core.training import Schedule, fit
-from mtl_core.training.device import chosen_device
+from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs import conflict_log
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.provenance import provenance
@@ -17,7 +17,7 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     """The record of `run`: from the store if it is finished, else trained, from its checkpoint if it has one.
 
     fresh   train it again, from the start.
-    device  for `training.device.chosen_device`.
+    device  for `runs.device.chosen_device`.
     A method registered from outside the package is trained again each time: the store does not see its source change.
     """
     store, device = store or Store(), chosen_device(device)

@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 import torch
 
-from mtl_core.training.device import chosen_device
+from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs.execute import execute
 from mtl_lab.runs.processes import worker_context
 from mtl_lab.runs.run import Run
@@ -32,7 +32,7 @@ def grid(
     workers   processes of one torch thread each; 1 trains in this process, one run after the other.
     fresh     train all of them again.
     client    a dask.distributed.Client: its cluster trains instead (all workers must see the store).
-    device    for `training.device.chosen_device`; the processes share one GPU.
+    device    for `runs.device.chosen_device`; the processes share one GPU.
     finished  function called with each record, first with those from the store.
 
     Stopping it (Ctrl-C) loses no finished run; an unfinished run continues from its last epoch next time.
