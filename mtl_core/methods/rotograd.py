@@ -194,7 +194,8 @@ class _FeatureRotation(nn.Module):
         size = sum(p.numel() for p, g in pairs if g is not None)
         pairs += zip(own, found, strict=True)
         if self.rotates:
-            pairs += [(self.rotation.skew, *gradients([R], [self.rotation.skew], [pull * scale.to(R)], False))]
+            (turned,) = gradients([R], [self.rotation.skew], [pull * scale.to(R)], False)
+            pairs.append((self.rotation.skew, turned))
         pairs += [(p, learned * (share * scale)) for p in self.weight_parameters()]
         reached = [(p, g) for p, g in pairs if g is not None]
         flat = torch.cat([(g / scale).to(R).flatten() for _, g in reached])

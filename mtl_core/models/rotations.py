@@ -186,6 +186,8 @@ def fold(rotations: Rotations, heads: Sequence[nn.Module], post_shape: Sequence[
         if not fits:
             for weight, old in done:
                 weight.copy_(old)
-            kind = type(layer).__name__
-            raise ValueError(f"head {k} must begin with a linear or convolutional layer of its own, not {kind}")
+            raise ValueError(
+                f"head {k} must begin with a linear or convolutional layer of its own that reads the features; its "
+                f"first layer with parameters is a {type(layer).__name__}. Put the rotation into the forward pass instead"
+            )
     rotations.set(list(torch.eye(m).expand(len(R), m, m)))

@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 from mtl_core import methods, models
 from mtl_core.training import Schedule, fit
-from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs import conflict_log
 from mtl_lab.runs.build import build_model, load_problem
+from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs.provenance import provenance
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
