@@ -285,7 +285,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 
 def test_a_cpu_run_wakes_no_gpu(monkeypatch):
     asked, fork = [], torch.random.fork_rng
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: asked.append(devices) or fork(devices=devices))
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices, **more: asked.append(devices) or fork(devices, **more))
     train(schedule=replace(SCHEDULE, epochs=1))
     assert asked and not any(asked)
 
