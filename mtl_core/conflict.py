@@ -9,14 +9,12 @@ tasks of cosines below a threshold $-1 < S \le 0$.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.special import betainc
 from torch import Tensor
 
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients
 from mtl_core.linalg import gram
-from mtl_core.seeds import numpy_generator
 
 
 def cosines(matrix: Tensor) -> Tensor:
@@ -66,7 +64,9 @@ class ConflictScores:
     layers      names of the shared layers, in registration order (ties keep it).
     num_tasks   K, at least 2 (ValueError).
     thresholds  S values, -1 < S <= 0 (ValueError). For each, both tails are counted: cos < S (the score) and
-                its mirror cos > -S, per layer, pair of tasks and block of `block` iterations.
+                its mirror cos > -S, per layer and pair of tasks.
+
+    counts      (tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 its mirror.
 
     A layer is one module with parameters; weight and bias form one vector. The comparison is strict;
     a zero gradient never counts. The counts stay on the gradients' device until they are read.
@@ -74,9 +74,7 @@ class ConflictScores:
     Source: Shi et al., ICLR 2023, arXiv 2302.11289, section 3.
     """
 
-    def __init__(
-        self, layers: Sequence[str], num_tasks: int, thresholds: Iterable[float] = (0.0, -0.1), block: int = 50
-    ):
+    def __init__(self, layers: Sequence[str], num_tasks: int, thresholds: Iterable[float] = (0.0, -0.1)):
         thresholds = tuple(thresholds)
         if num_tasks < 2:
             raise ValueError(f"conflict needs two tasks or more, got num_tasks={num_tasks}")
@@ -84,8 +82,9 @@ class ConflictScores:
             if not -1 < threshold <= 0:
                 raise ValueError(f"a threshold S lies in (-1, 0], got {threshold}")
         self.layers, self.num_tasks = list(layers), num_tasks
-        self.thresholds, self.block, self.iterations = thresholds, block, 0
-        self._blocks: list[Tensor] = []  # each (tail, threshold, layer, pair), int64
+        self.thresholds, self.iterations = thresholds, 0
+        pairs = num_tasks * (num_tasks - 1) // 2
+        self.counts = torch.zeros(2, len(thresholds), len(self.layers), pairs, dtype=torch.int64)
 
     def update(self, gradients: TaskGradients | Mapping[str, Tensor]) -> None:
         """Count one iteration: layer name -> (K, D_l) gradients, or a `TaskGradients`.
@@ -103,57 +102,32 @@ class ConflictScores:
         table = torch.stack([cosines(views[name]) for name in self.layers])
         if views is gradients and table.isnan().any():  # a TaskGradients has been checked by the engine
             raise NonFiniteGradientError("a layer's gradient holds NaN: check the gradients before scoring them")
-        if self.iterations % self.block == 0:
-            shape = (2, len(self.thresholds), *table.shape)
-            self._blocks.append(torch.zeros(shape, dtype=torch.int64, device=table.device))
         limits = torch.tensor(self.thresholds, dtype=table.dtype, device=table.device)[:, None, None]
         # One more where the cosine is below the threshold, and in the other tail:  cos < S;  cos > -S
-        self._blocks[-1] += torch.stack([table < limits, table > -limits])
+        self.counts = self.counts.to(table.device) + torch.stack([table < limits, table > -limits])
         self.iterations += 1
 
-    def counts(self) -> np.ndarray:
-        """(block, tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 its mirror cos > -S."""
-        if not self._blocks:
-            pairs = self.num_tasks * (self.num_tasks - 1) // 2
-            return np.zeros((0, 2, len(self.thresholds), len(self.layers), pairs), dtype=np.int64)
-        return torch.stack(self._blocks).cpu().numpy()
-
-    def _at(self, threshold: float) -> np.ndarray:
+    def _of(self, tail: int, threshold: float) -> dict[str, int]:
         if threshold not in self.thresholds:
             raise ValueError(f"threshold {threshold} was not counted; counted were {self.thresholds}")
-        return self.counts()[:, :, self.thresholds.index(threshold)]
+        totals = self.counts[tail, self.thresholds.index(threshold)].sum(1)
+        return dict(zip(self.layers, totals.tolist(), strict=True))
 
     def scores(self, threshold: float) -> dict[str, int]:
         """The S-conflict score of each layer: how many (iteration, pair) had cos < S."""
-        totals = self._at(threshold)[:, 0].sum(axis=(0, 2))
-        return dict(zip(self.layers, totals.tolist(), strict=True))
+        return self._of(0, threshold)
 
     def mirror(self, threshold: float) -> dict[str, int]:
         """The same for cos > -S: the expected score if the sign of a cosine were a matter of chance."""
-        totals = self._at(threshold)[:, 1].sum(axis=(0, 2))
-        return dict(zip(self.layers, totals.tolist(), strict=True))
+        return self._of(1, threshold)
 
     def ranking(self, threshold: float) -> list[str]:
         """Layers by falling score; ties keep registration order."""
         scores = self.scores(threshold)
         return sorted(self.layers, key=lambda layer: -scores[layer])
 
-    def null_scores(self, threshold: float, draws: int = 1000, seed: int = 0) -> np.ndarray:
-        """(draws, layer) scores under random signs: in each block one task's gradient is flipped or not.
-
-        A flip exchanges the two tails of every pair with that task. Blocks, not iterations, because
-        neighbouring iterations are alike.
-        """
-        counts = self._at(threshold)  # (block, tail, layer, pair)
-        i, j = np.triu_indices(self.num_tasks, 1)
-        signs = numpy_generator(seed, "null").integers(0, 2, (draws, len(counts), self.num_tasks)) * 2 - 1
-        flipped = signs[:, :, i] * signs[:, :, j] < 0  # (draw, block, pair)
-        low, high = counts[:, 0], counts[:, 1]
-        return low.sum(axis=(0, 2)) + np.einsum("dbp,blp->dl", flipped, high - low)
-
     def state_dict(self) -> dict[str, Any]:
-        return {"iterations": self.iterations, "blocks": [block.cpu() for block in self._blocks]}
+        return {"iterations": self.iterations, "counts": self.counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.iterations = state["iterations"]
-        self._blocks = [block.clone() for block in state["blocks"]]
+        self.iterations, self.counts = state["iterations"], state["counts"]

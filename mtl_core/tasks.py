@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ class Task:
     name     shown in every table.
     outputs  width of the head's last layer.
     loss     (predictions (B, outputs), targets (B, ...)) -> scalar mean over the batch.
+    labels   how many labels a batch of targets has, over which `loss` is a mean; by default its length. With 0 the
+             task is absent from a step.
     metrics  name -> function that makes a fresh torchmetrics metric; each metric states its own
              direction in `higher_is_better`.
     """
@@ -25,6 +28,7 @@ class Task:
     outputs: int
     loss: Callable[[Tensor, Tensor], Tensor]
     metrics: Mapping[str, Callable] = field(default_factory=dict)
+    labels: Callable[[Tensor], int | Tensor] = len
 
     def higher_is_better(self) -> dict[str, bool]:
         """Direction of each metric. ValueError where a metric does not state one."""
@@ -66,20 +70,21 @@ class Split:
 class Problem:
     """What a run trains on.
 
+    train, validation, test  a `Split`; or an iterable of batches, or one for each task (see `training.batches`).
     source  where the examples come from: name, origin, checksums, identity, `synthetic` (bool) and
             what a reader must know of how they were made. It is copied into every run record.
     """
 
     tasks: tuple[Task, ...]
-    train: Split
-    validation: Split
-    test: Split
+    train: Any
+    validation: Any
+    test: Any
     source: Mapping
 
     def __post_init__(self):
         for name in ("train", "validation", "test"):
             split = getattr(self, name)
-            if len(split.targets) != len(self.tasks):
+            if isinstance(split, Split) and len(split.targets) != len(self.tasks):
                 found = f"{name} has {len(split.targets)} target tensors"
                 raise ValueError(f"{len(self.tasks)} tasks, but {found}")
         if len({task.name for task in self.tasks}) < len(self.tasks):

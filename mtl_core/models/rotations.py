@@ -188,6 +188,6 @@ def fold(rotations: Rotations, heads: Sequence[nn.Module], post_shape: Sequence[
                 weight.copy_(old)
             raise ValueError(
                 f"head {k} must begin with a linear or convolutional layer of its own that reads the features; its "
-                f"first layer with parameters is a {type(layer).__name__}. Put the rotation into the forward pass instead"
+                f"first layer with parameters is a {type(layer).__name__}. Or rotate in the forward pass"
             )
     rotations.set(list(torch.eye(m).expand(len(R), m, m)))

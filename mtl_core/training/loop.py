@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods
+from mtl_core._inputs import add_up
 from mtl_core.balancer import Balancer
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.random_state import random_state, set_random_state
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.tasks import Problem, Split, Task
 from mtl_core.training import checkpoints
+from mtl_core.training.batches import Batch, batches, moved
 from mtl_core.training.checkpoints import save_atomically
 from mtl_core.training.distributed import average_buffers, own_device, rank, share, started
 from mtl_core.training.schedule import Schedule
@@ -46,26 +48,27 @@ class History:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, tasks: Sequence[Task], split: Split, batch_size: int = 500) -> dict:
-    """task -> {"loss": mean loss, metric: value} over all of `split`, in evaluation mode."""
-    training = model.training
+def evaluate(model: nn.Module, tasks: Sequence[Task], split, batch_size: int = 500) -> dict:
+    """task -> {"loss": mean over its labels, metric: value} over all of `split`, in evaluation mode.
+
+    split  as in `training.batches`; metrics see the targets as they are, so that a masked task needs masked metrics.
+    """
+    training, names = model.training, [task.name for task in tasks]
     model.eval()
     metrics = [{name: make() for name, make in task.metrics.items()} for task in tasks]
-    losses = torch.zeros(len(tasks), dtype=torch.float64)
-    for start in range(0, len(split), batch_size):
-        inputs, targets = split.batch(slice(start, start + batch_size))
-        for k, output in enumerate(model(inputs)):
-            losses[k] += tasks[k].loss(output, targets[k]).item() * len(inputs)
-            for metric in metrics[k].values():
-                metric.update(output.cpu(), targets[k].cpu())
+    losses, labels = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    for batch in batches(split, names, batch_size):
+        for inputs, targets in moved(batch, next(model.parameters()).device):
+            for task, output, of_task in zip(tasks, model(inputs), metrics, strict=True):
+                if task.name not in targets or not (count := int(task.labels(targets[task.name]))):
+                    continue
+                labels[task.name] += count
+                losses[task.name] += task.loss(output, targets[task.name]).item() * count
+                for metric in of_task.values():
+                    metric.update(output.cpu(), targets[task.name].cpu())
     model.train(training)
-    return {
-        task.name: {
-            "loss": losses[k].item() / len(split),
-            **{n: float(m.compute()) for n, m in metrics[k].items()},
-        }
-        for k, task in enumerate(tasks)
-    }
+    measured = [{name: float(metric.compute()) for name, metric in of_task.items()} for of_task in metrics]
+    return {n: {"loss": losses[n] / max(labels[n], 1), **values} for n, values in zip(names, measured, strict=True)}
 
 
 def validation_score(values: Mapping, tasks: Sequence[Task]) -> float:
@@ -129,7 +132,7 @@ def fit(
         convention = methods.CONVENTIONS[convention]
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is 'float32' or 'bfloat16', got {precision!r}")
-    if len(problem.train) < schedule.batch_size:
+    if isinstance(problem.train, Split) and len(problem.train) < schedule.batch_size:
         raise ValueError(f"a batch of {schedule.batch_size} needs as many examples; there are {len(problem.train)}")
     device = own_device(device)
     gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
@@ -182,8 +185,9 @@ class _Loop:
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
         self.identity: dict[str, str] = {}
         self.problem, self.device, self.precision = problem, torch.device(device), precision
-        self.train = problem.train.to(device)
-        self.validation = problem.validation.to(device)
+        self.train, self.validation, self.test = (
+            x.to(device) if isinstance(x, Split) else x for x in (problem.train, problem.validation, problem.test)
+        )
         self.convention, self.names = convention.of(spec.name), [task.name for task in problem.tasks]
         if (several := started()) > schedule.batch_size:
             raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {several} processes")
@@ -195,6 +199,7 @@ class _Loop:
             parameters = method.parameter_groups(schedule.learning_rate)
         else:
             self.door = Balancer(method, model.layer_parameters(), convention=convention, spec=spec)
+            self.door.tasks += self.names  # J's rows are in their order, whichever comes first
         self.door.observers += [observer.update for observer in observers]
         self.optimizer, self.scheduler = schedule.make(parameters)
         self.order = torch_generator(seed, "batch order")
@@ -234,15 +239,15 @@ class _Loop:
         clock, cpu = time.perf_counter(), time.process_time()
         history, size = self.history, self.schedule.batch_size
         self.model.train()
-        total = torch.zeros(len(self.problem.tasks), device=self.device)
-        permutation = torch.randperm(len(self.train), generator=self.order).to(self.device)
-        batches = [batch for batch in permutation.split(size) if len(batch) == size]
-        for number, batch in enumerate(batches):
+        total, labels = torch.zeros(2, len(self.names), dtype=torch.float64, device=self.device)
+        for number, batch in enumerate(batches(self.train, self.names, size, self.order)):
             try:
-                total += self.step(*self.train.batch(share(batch)))
+                losses, counts = self.step(moved(batch, self.device, share))
             except NonFiniteGradientError as error:
                 history.diverged = {"epoch": len(history.epochs), "step": number, "message": str(error)}
                 break
+            total[counts > 0] += losses * counts[counts > 0]
+            labels += counts
             history.steps += 1
             history.trunk_backward_passes += self.door.passes
         if history.diverged is None:
@@ -252,40 +257,50 @@ class _Loop:
             measured = [(f"{task}, {name}", value) for task, m in values.items() for name, value in m.items()]
             if wrong := [name for name, value in measured if not math.isfinite(value)]:
                 message = f"after the epoch, on validation data, not finite: {'; '.join(wrong)}"
-                history.diverged = {"epoch": len(history.epochs), "step": len(batches), "message": message}
+                history.diverged = {"epoch": len(history.epochs), "step": number + 1, "message": message}
         if history.diverged is None:
-            losses = dict(zip([t.name for t in self.problem.tasks], (total / len(batches)).tolist(), strict=True))
-            history.epochs.append({"train_loss": losses, "validation": values, "seconds": time.perf_counter() - clock})
+            means = dict(zip(self.names, (total / labels).tolist(), strict=True))
+            history.epochs.append({"train_loss": means, "validation": values, "seconds": time.perf_counter() - clock})
             self.last, score = self.weights(), validation_score(values, self.problem.tasks)
             if score > self.best["score"]:
                 self.best = {"score": score, "epoch": len(history.epochs), "model": self.last}
         history.seconds += time.perf_counter() - clock
         history.core_seconds += time.process_time() - cpu
 
-    def step(self, inputs, targets) -> Tensor:
-        """One optimisation step on a batch, of which this process has a part; the losses (K,) of all of it."""
-        model, door, random = self.model, self.door, random_state(self.device)
+    def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One optimisation step on a batch, of which this process has a part; losses and labels of all of it, (K,)."""
+        door, random = self.door, random_state(self.device)
         self.optimizer.zero_grad()
-        with self.autocast():
-            features = model.features(inputs) if isinstance(door, Balancer) else None
-            outputs = door(inputs) if features is None else model.outputs(features)
-        counts = dict.fromkeys(self.names, len(inputs))
-        door.backward(self.losses(outputs, targets), features=features, counts=counts)
+        losses, features = self.losses(batch)
+        counts = dict.fromkeys(self.names, 0) | {
+            task.name: int(task.labels(targets[task.name]))
+            for _, targets in batch
+            for task in self.problem.tasks
+            if task.name in targets
+        }
+        door.backward(losses, features=features, counts=counts)
         self.optimizer.step()
         if isinstance(door, Balancer) and door.waits:
-            door.after_step(self.probe(inputs, targets, random))
-        return door.losses
+            door.after_step(self.probe(batch, random))
+        labels = torch.tensor([float(counts[name]) for name in self.names], dtype=torch.float64, device=self.device)
+        return door.losses, add_up(labels) if started() > 1 else labels
 
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
-
-    def losses(self, outputs, targets) -> dict[str, Tensor]:
-        """Task -> loss of a batch, at least in float32."""
-        outputs = [o.float() if o.dtype == torch.bfloat16 else o for o in outputs]
-        return {t.name: t.loss(o, y) for t, o, y in zip(self.problem.tasks, outputs, targets, strict=True)}
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Any]:
+        """Task -> loss of a batch, at least in float32; and the features, where all tasks share them."""
+        losses, features, model = dict[str, Tensor](), None, self.model
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            for inputs, targets in batch:
+                rotates = not isinstance(self.door, Balancer) and torch.is_grad_enabled()
+                features = None if rotates else model.features(inputs)
+                outputs = self.door(inputs) if rotates else model.outputs(features)
+                for task, output in zip(self.problem.tasks, outputs, strict=True):
+                    if task.name in targets:
+                        output = output.float() if output.dtype == torch.bfloat16 else output
+                        losses[task.name] = task.loss(output, targets[task.name])
+        return losses, features if len(batch) == 1 else None
 
     @torch.no_grad()
-    def probe(self, inputs, targets, random) -> dict[str, Tensor]:
+    def probe(self, batch: Batch, random) -> dict[str, Tensor]:
         """The losses of the same batch after the step, as `convention.probe` says.
 
         random  torch's random state before the step: "frozen" draws the same masks again.
@@ -295,8 +310,7 @@ class _Loop:
         now, kept = random_state(self.device), [buffer.clone() for buffer in model.buffers()]
         if mode == "frozen":
             set_random_state(random, self.device)
-        with self.autocast():
-            losses = self.losses(model(inputs), targets)
+        losses, _ = self.losses(batch)
         if mode == "frozen":
             set_random_state(now, self.device)
             for buffer, value in zip(model.buffers(), kept, strict=True):
@@ -306,7 +320,7 @@ class _Loop:
 
     def finish(self, test) -> None:
         """Final and validation-best metrics. A diverged run is judged by its last finite epoch (0: as initialised)."""
-        splits = {"validation": self.validation} | ({"test": self.problem.test.to(self.device)} if test else {})
+        splits = {"validation": self.validation} | ({"test": self.test} if test else {})
 
         def measured(weights):
             self.model.load_state_dict(weights)
