@@ -136,11 +136,10 @@ def small_model(K, batch_norm=False):
     return MultiTaskModel(trunk, [nn.Linear(5, 3) for _ in range(K)]).double()
 
 
-def step_of(name, model, convention="plain", observed=False, method=None, **more):
+def step_of(name, model, convention="plain", observed=False, method=None, spec=None):
     """A balancer with a fresh method of that name; `observed`: J is computed whatever the method reads."""
-    balancer = Balancer(
-        method or fresh(name, len(model.heads)), model, convention=convention, spec=more.pop("spec", METHODS[name]), **more
-    )
+    method = method or fresh(name, len(model.heads))
+    balancer = Balancer(method, model, convention=convention, spec=spec or METHODS[name])
     balancer.observers += [lambda gradients: None] if observed else []
     return balancer
 

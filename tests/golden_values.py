@@ -73,8 +73,9 @@ def fingerprint(run: Run) -> list:
     """Per step: the K losses, the K cosines between the shared update and the tasks' gradients, the update's length
     over the mean length of those.
 
-    Losses alone would not do, but for a single task: on these data PCGrad's differ from the plain sum's by 5e-5. Steps after a divergence are
-    missing. Of SAM-GS three steps see one side of its gate and hardly its averages: `made_up_steps` follow.
+    Losses alone would not do, but for a single task: on these data PCGrad's differ from the plain sum's by 5e-5. Steps
+    after a divergence are missing. Of SAM-GS three steps see one side of its gate and hardly its averages:
+    `made_up_steps` follow.
     """
     problem = load_problem(run)
     model = network(run, problem)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from engine import small_model, small_problem
+from torch import nn
 
 from mtl_core import methods
-from mtl_core.tasks import Split
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 
@@ -18,25 +18,12 @@ SPECIAL = {"feature rotation": {"rotation_size": 4, "normalize_losses": True, "b
 
 
 def compare(folder, rank, world):
-    plain = small_problem(3, examples=70)
-    parts = []
-
-    class Counted(Split):
-        def batch(self, index):
-            if isinstance(index, torch.Tensor):
-                parts.append(len(index))
-            return super().batch(index)
-
-        def to(self, device):
-            return self
-
-    problem = type(plain)(
-        plain.tasks, Counted(plain.train.inputs, plain.train.targets), plain.validation, plain.test, plain.source
-    )
+    problem, parts = small_problem(3, examples=70), set()
     schedule = Schedule(epochs=2, batch_size=33, learning_rate=0.05)
     for name, row in methods.METHODS.items():
         parts.clear()
         model = small_model(3)
+        model.trunk.register_forward_pre_hook(lambda trunk, given: parts.add(len(given[0])) if trunk.training else None)
         start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
         history = loop.fit(
             model, problem, name, schedule, test=False, method_options=OPTIONS.get(name, SPECIAL.get(row.kind, {}))
@@ -46,8 +33,26 @@ def compare(folder, rank, world):
         )
         if rank == 0:
             losses = [x for e in history.epochs for x in e["train_loss"].values()]
-            found = {"model": model.state_dict(), "losses": losses, "parts": list(parts), "moved": moved.norm().item()}
+            found = {
+                "model": model.state_dict(),
+                "losses": losses,
+                "parts": sorted(parts),
+                "moved": moved.norm().item(),
+            }
             torch.save(found | {"diverged": history.diverged}, folder / f"{world}-{name}.pt")
+
+
+def draw(folder, rank):
+    """Methods that draw, on a network that draws as well: this process's masks and where its training ends."""
+    found = {}
+    for name in [name for name, row in methods.METHODS.items() if row.random]:
+        model, masks = small_model(3), []
+        model.trunk.append(nn.Dropout(0.5))
+        model.trunk[-1].register_forward_hook(lambda module, _, out, masks=masks: masks.append(out.detach() == 0))
+        schedule = Schedule(epochs=1, batch_size=33, learning_rate=0.05)
+        loop.fit(model, small_problem(3, examples=70), name, schedule, test=False)
+        found[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
+    torch.save({"weights": found, "masks": masks[:2]}, folder / f"drawn-{rank}.pt")
 
 
 def die(folder, rank):
@@ -60,4 +65,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     here, what = Path(sys.argv[1]), sys.argv[2]
     place, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    compare(here, place, size) if what == "compare" else die(here, place)
+    if what == "die":
+        die(here, place)
+    else:
+        compare(here, place, size)
+        if size > 1:
+            draw(here, place)

@@ -6,7 +6,7 @@ import pytest
 import references
 import torch
 from balancer_networks import Net, batch, step
-from engine import fresh, small_model, small_problem, step_of, take
+from engine import small_model, small_problem, step_of, take
 from torch import nn
 from torchjd.aggregation import WeightedAggregator, Weighting
 

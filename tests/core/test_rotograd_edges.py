@@ -241,7 +241,9 @@ def test_a_step_that_fails_moves_no_state(make):
     """The gradients at the features are finite, inside of the trunk one is not."""
     model, x, y = small(make, normalize_losses=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    hook = model.trunk[0].register_forward_hook(lambda module, given, z: z.register_hook(lambda g: g * math.inf) and None)
+    hook = model.trunk[0].register_forward_hook(
+        lambda module, given, z: z.register_hook(lambda g: g * math.inf) and None
+    )
     with pytest.raises(NonFiniteGradientError, match="of the trunk or of a head is NaN or infinite"):
         model.backward(losses_of(model, x, y))
     hook.remove()
