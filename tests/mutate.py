@@ -39,10 +39,23 @@ TARGETS = {
         ("cosines", "magnitude_similarity", "ConflictScores"),
         ["core/test_conflict.py", "lab/test_conflict_log.py"],
     ),
-    "mtl_core/gradients.py": (
-        None,
-        ["core/test_gradients.py", "core/test_gradients_errors.py", "core/test_rotograd_training.py"],
-    ),
+    "mtl_core/gradients.py": (None, ["core/test_gradients.py", "core/test_balancer.py"]),
+    **{
+        f"mtl_core/balancer/{file}.py": (
+            None,
+            [
+                "core/test_balancer.py",
+                "core/test_balancer_options.py",
+                "core/test_balancer_cases.py",
+                "core/test_balancer_cases_networks.py",
+                "core/test_gradients.py",
+                "core/test_conventions.py",
+                "core/test_methods_levels.py",
+                "core/test_methods_weightings.py",
+            ],
+        )
+        for file in ("balancer", "layout", "rule", "step")
+    },
     "mtl_core/recon.py": (None, ["core/test_recon.py", "core/test_recon_refusals.py"]),
     "mtl_core/methods/conventions.py": (None, ["core/test_conventions.py", "core/test_methods_levels.py"]),
     "mtl_core/methods/registry.py": (
@@ -93,24 +106,11 @@ TARGETS = {
         None,
         ["core/test_rotograd.py", "core/test_rotograd_edges.py", "core/test_rotograd_properties.py"],
     ),
-    "mtl_core/training/step.py": (
-        None,
-        [
-            "core/test_methods_levels.py",
-            "core/test_conventions.py",
-            "core/test_methods_weightings.py",
-            "core/test_methods_training.py",
-        ],
-    ),
 }
 DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
 
 # (file, first line of the statement) -> why no test can or need notice that it is gone
 EXPLAINED: dict[tuple[str, str], str] = {
-    ("mtl_core/gradients.py", "seen.add(node)"): "speed: without it shared parts of the graph are walked again",
-    ("mtl_core/gradients.py", "if torch.isfinite(torch.stack(probes)).all():"): "speed: without it all is searched",
-    ("mtl_core/gradients.py", "return"): "speed: the same",
-    ("mtl_core/gradients.py", "del gradients  # before the next pass: its memory is used again"): "memory and speed",
     ("mtl_core/methods/mgda.py", "continue"): "the loop goes on without it: nothing follows in its body",
     ("mtl_core/recon.py", "continue"): "without it the new graph returns twice; the second is never reached",
     ("mtl_core/recon.py", "graph.lint()"): "a guard: no test knows a trunk that makes an ill-formed graph",
