@@ -105,7 +105,7 @@ class Balancer(Rule):
         if self.spec.level == "features":
             raise ValueError(f"{self.spec.name} reads gradients at the features, which do not add up over batches")
         try:
-            step = self._read(losses, counts, scaler)
+            step = self._read(losses, counts, scaler, aside=True)
             values, new = dict(zip(step.tasks, step.values, strict=True)), dict(step.each())
             for k, loss in values.items():
                 before, found = self._aside.get(k, (torch.zeros_like(loss), dict[int, Tensor]()))
@@ -183,11 +183,13 @@ class Balancer(Rule):
 
     # --- a step, in one of two ways
 
-    def _read(self, losses, counts, scaler) -> Step:
+    def _read(self, losses, counts, scaler, aside=False) -> Step:
         if self._waits is not None:
             warnings.warn(f"{self.spec.name} waits for after_step(losses), and none came", stacklevel=3)
         self._waits, self._last, self.learns = None, ([], None, False), False
-        step = Step(self._layout, losses, counts, scaler, self.spec.random)
+        weighted = self.spec.level == "losses" and self.convention.clip is None and not self._layout.ignored
+        walk = aside or not weighted or bool(self._aside or self.observers)
+        step = Step(self._layout, losses, counts, scaler, self.spec.random, walk)
         if step.moved:  # an instance that comes with its state keeps it
             moves = [(step.moved[i], new) for i, new in self._layout.places().items() if i in step.moved]
             move_columns(self.method, moves, step.columns.matrix.shape[1])
@@ -215,7 +217,7 @@ class Balancer(Rule):
         joint = known and (one or self.by_task)  # what is not shared is weighted, too
         of_own: Mapping = {ALL: factor} if joint else self._of_own(step, weights, factor)
         if joint and step.scale is None and not step.shares and (one or self.convention.clip is None):
-            targets = [self._layout.parameters[i] for i in [*at, *numbers]]
+            targets = [self._layout.parameters[i] for i in [*at, *numbers]] if step.walked else None
             with explained():
                 torch.autograd.backward(roots, [start * factor for start in starts], inputs=targets)  # type: ignore
             return self._end(step, weights, True)

@@ -1,6 +1,6 @@
 """What a balancer keeps from step to step: tasks, parameters, who reaches what, and the columns of J."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 import torch
@@ -31,6 +31,7 @@ class Layout:
             raise ValueError(f"shared is some of the balancer's parameters; not among them: {', '.join(strange)}")
         self.by_task, self.tasks, self.reached = by_task, list[str](), [0] * len(self.parameters)
         self.at, self.columns = list[int](), Columns([], [], 0)
+        self.walked: set = set()  # tasks and trained parameters of the graphs that have been looked at
 
     def _chosen(self, given) -> set:
         """The parameters that names, layers' names, tensors and modules stand for; names that are unknown so far."""
@@ -52,23 +53,22 @@ class Layout:
                 raise ValueError(f"the losses reach {unknown}: give the module that holds all, or name it in ignore=")
         return {i: leaves[p] for p, i in self.index.items() if p in leaves and p not in self.ignored}
 
-    def lay_out(self) -> dict[int, slice] | None:
+    def lay_out(self, trained: Iterable[int]) -> dict[int, slice] | None:
         """Make what two tasks have ever reached, or what is shared by order, the columns; the old places if they move.
 
         What is not trained, or that no task has reached, is no column.
         """
-        numbers = []
-        for i, (p, bits) in enumerate(zip(self.parameters, self.reached, strict=True)):
-            if bits and p.requires_grad and (bits & (bits - 1) if self.shared is None else p in self.shared):
-                numbers.append(i)
-        return self.set_columns(numbers)
+        shared = self.shared
+        several = [i for i in trained if (bits := self.reached[i]) & (bits - 1) or shared is not None and bits]
+        return self.set_columns([i for i in several if shared is None or self.parameters[i] in shared])
 
     def set_columns(self, numbers: list[int]) -> dict[int, slice] | None:
-        old, moves = self.places(), numbers != self.at
+        moves = numbers != self.at
+        old = self.places() if moves else None
         if moves or len(self.columns.rows) < len(self.tasks):
             names, parameters = [self.names[i] for i in numbers], [self.parameters[i] for i in numbers]
             self.at, self.columns = numbers, Columns(names, parameters, len(self.tasks))
-        return old if moves else None
+        return old
 
     def places(self) -> dict[int, slice]:
         """Number of a parameter -> its columns."""

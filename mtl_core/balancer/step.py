@@ -14,6 +14,8 @@ from mtl_core.random_state import random_state
 class Step:
     """The losses of one call. Tasks and parameters have their numbers in `layout`.
 
+    With `walk` False the graphs of tasks and parameters that have been seen together are not walked again.
+
     losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined.
     shares  where there are several processes: task -> this one's share of its examples.
     scale   of a scaler: the backward passes start from it, and their gradients are divided by it.
@@ -23,7 +25,7 @@ class Step:
     own     (task, or `ALL` unless they are weighted by task; parameter) -> gradient of what is no column of J.
     """
 
-    def __init__(self, layout: Layout, losses, counts, scaler, draws: bool):
+    def __init__(self, layout: Layout, losses, counts, scaler, draws: bool, walk: bool = True):
         given, counts = _inputs.by_name(losses), counts or {}
         if bad := [n for n, x in counts.items() if n not in {*given, *layout.tasks} or not 0 <= x < float("inf")]:
             raise ValueError(f"counts are finite numbers from 0, of tasks that have losses; not so: {bad}")
@@ -31,14 +33,18 @@ class Step:
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         for name, loss in given.items():
             _inputs.check_loss(name, loss, scaler)
-        leaves, second = reached([*given.values()])
+        scaled, several = scaler is not None, _inputs.several()
+        trained = tuple(i for i, p in enumerate(layout.parameters) if p.requires_grad)
+        self.walked = walk or several or scaled or (*given, trained) not in layout.walked
+        layout.walked.add((*given, trained))
+        leaves, second = reached([*given.values()]) if self.walked else ({}, False)
         if second and layout.shared is None:
             raise ValueError("a compiled or custom function hides what tasks share: name that in shared=")
         now = layout.known(leaves)
         of_mask = {mask: [name for k, name in enumerate(given) if mask >> k & 1] for mask in {*now.values()}}
         names, shares, random = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None
         values: dict = {name: loss.detach() for name, loss in given.items()}
-        if _inputs.several():
+        if several:
             mine = random_state(layout.like.device) if draws and not torch.distributed.get_rank() else None
             values, shares, names, random = _inputs.agree(given, counts, names, mine)
         if not values:
@@ -48,7 +54,8 @@ class Step:
         for i, reaching in names.items():
             for name in reaching:
                 layout.reached[i] |= 1 << number[name]
-        self.moved, self.layout, self.columns, self.random = layout.lay_out(), layout, layout.columns, random
+        self.moved = layout.lay_out(trained) if self.walked else None
+        self.layout, self.columns, self.random = layout, layout.columns, random
         self.losses = [(number[name], loss) for name, loss in given.items()]
         self.tasks = sorted(number[name] for name in values)
         in_order = [values[layout.tasks[k]] for k in self.tasks]
@@ -56,7 +63,7 @@ class Step:
         self.shares = {number[name]: share for name, share in shares.items()}
         self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
         self.now, columns, self.own = {*names}, {*layout.at}, dict[tuple[int, int], Tensor]()
-        self.alone: dict[int, list[int]] = {k: [] for k in self.tasks}
+        self.plain, self.alone = self.starts(), {k: list[int]() for k in self.tasks}
         for i, reaching in names.items():
             if i not in columns:  # where it is two or more tasks, any may reach it
                 for k in [number[name] for name in reaching] if len(reaching) == 1 else self.tasks:
@@ -81,10 +88,9 @@ class Step:
 
     def each(self) -> Iterator[tuple[int, dict[int, Tensor]]]:
         """(task, parameter -> gradient) of each loss, by a backward pass each."""
-        starts = self.starts()
         for n, (k, loss) in enumerate(self.losses):
             numbers = [*self.layout.at, *self.alone[k]]
-            found = self.gradients([loss], numbers, starts[n : n + 1], n + 1 < len(self.losses))
+            found = self.gradients([loss], numbers, self.plain[n : n + 1], n + 1 < len(self.losses))
             yield k, {i: g for i, g in zip(numbers, found, strict=True) if g is not None}
             del found  # its memory is used again
 
@@ -117,7 +123,7 @@ class Step:
         matrix, row = vector(like, len(self.tasks)), {k: n for n, k in enumerate(self.tasks)}
         for n, (k, loss) in enumerate(self.losses):
             numbers = self.alone[k] if own else []
-            found = self.gradients([loss], [*streams, *numbers], self.starts()[n : n + 1], True)
+            found = self.gradients([loss], [*streams, *numbers], self.plain[n : n + 1], True)
             write(views(matrix[row[k]], like), found[: len(like)])
             mine = zip(numbers, found[len(like) :], strict=True)
             self.keep(k, {i: g for i, g in mine if g is not None})
