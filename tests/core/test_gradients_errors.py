@@ -6,11 +6,10 @@ from engine import Vector, linear_losses, linear_model, small_model, small_probl
 from networks import build, losses_of, run
 from torch import nn
 
-from mtl_core import methods
+from mtl_core import methods, recon
 from mtl_core.gradients import NonFiniteGradientError, task_gradients
 from mtl_core.methods import CONVENTIONS, METHODS
 from mtl_core.models import MultiTaskModel
-from mtl_core.recon import split_layers
 from mtl_core.training.step import Step
 
 # --- errors
@@ -163,7 +162,7 @@ def test_a_sum_that_overflows_with_finite_entries_is_no_error():
 def test_autocast_in_bfloat16(split):
     # not on ResNet: torch 2.15 reads unset memory in bfloat16 weight gradients of 3x3 convolutions from 2x2 to 1x1
     model, inputs, targets = build("batch norm", 2, torch.float32)
-    model = split_layers(model, split)
+    model = recon.split(model, split, len(model.heads))
     exact = run(model, inputs, targets)
     reference = exact.layers["4"].clone()
     with torch.autocast("cpu", torch.bfloat16):

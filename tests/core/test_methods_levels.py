@@ -11,10 +11,9 @@ from engine import fresh, small_model, small_problem
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks
 
-from mtl_core import methods
+from mtl_core import methods, recon
 from mtl_core.methods import CONVENTIONS, METHODS, Convention
 from mtl_core.methods.backward import feature_matrix
-from mtl_core.recon import split_layers
 from mtl_core.training.step import Step, _random_state, _set_random_state
 
 FEATURES = [n for n, row in METHODS.items() if row.level == "features" and row.kind == "gradient aggregation"]
@@ -144,7 +143,7 @@ def test_a_method_without_weights_is_refused_at_the_features(observed):
 
 @pytest.mark.parametrize("name", NEAR)
 def test_a_trunk_without_common_features_is_refused(name):
-    problem, model = small_problem(2), split_layers(small_model(2), ["2"], "copy")
+    problem, model = small_problem(2), recon.split(small_model(2), ["2"], 2, "copy")
     message = f"{name} needs features that all tasks share: choose a method of the level 'parameters'"
     for observed in (False, True):
         step = step_of(name, model, problem, observed=observed)
