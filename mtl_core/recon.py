@@ -61,9 +61,11 @@ def split(model: Any, layers: Iterable[str], tasks: Any, init: str = "copy", gen
     generator  source of the new draws; torch's own generator is not touched. None: a stream that follows from torch's
                initial seed, and is not the one that the model was drawn from.
 
-    `model` itself is left as it is; the new network is an instance of its class with another forward. Splitting nothing
-    returns a plain copy; splitting everything gives K independent trunks. A shared layer after a fork is applied K
-    times; a BatchNorm among them then mixes K streams in its running statistics, as in the released code.
+    `model` itself is left as it is; the new network is an instance of its class with another forward. A `features` of
+    your own in a subclass of `MultiTaskModel` must pass the trunk's K features on. What a layer does inside is not
+    looked at: one that writes into its input (`x *= w`) would do so K times. Splitting nothing returns a plain copy;
+    splitting everything gives K independent trunks. A shared layer after a fork is applied K times; a BatchNorm among
+    them then mixes K streams in its running statistics, as in the released code.
     SplitError: layers that cannot be split, each with the reason; a network that torch.fx cannot trace, naming the
     module; another number of tasks than the model has; a model with rotations; "reinitialise" for a layer whose
     parameters no `reset_parameters` draws.
@@ -217,8 +219,7 @@ def _graph(network: nn.Module, fixed: dict[str, Any]) -> fx.Graph:
     modes, whole = [(module, module.training) for module in network.modules()], set[str]()
     while True:
         tracer = _Tracer(autowrap_functions=_FACTORIES + _PACKING)
-        tracer._autowrap_search += [torch, nn.utils.rnn]
-        tracer.whole = whole
+        tracer.whole, tracer._autowrap_search = whole, [*tracer._autowrap_search, torch, nn.utils.rnn]
         try:
             return tracer.trace(network, fixed)
         except Exception as error:  # torch.fx raises many types
@@ -253,8 +254,7 @@ def _replace_by_copies(network: nn.Module, layers: Iterable[str], K: int, init: 
         if init == "reinitialise":
             torch.manual_seed(seed if generator is None else int(torch.randint(2**62, (), generator=generator)))
         for name in layers:
-            parent, _, leaf = name.rpartition(".")
-            module = network.get_submodule(parent)
+            module, leaf = network.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
             original = getattr(module, leaf)
             copies = [original, *(copy.deepcopy(original) for _ in range(K - 1))]
             for layer in copies[1:] if init == "reinitialise" else []:
@@ -287,6 +287,7 @@ def _forked_graph(old: fx.Graph, layers: set[str], names: Sequence[Any]) -> fx.G
         is_split = node.op in ("call_module", "get_attr") and node.target in layers
         for k, new in enumerate(values[node] if node in forked else []):
             new.target = f"{node.target}.{k}" if is_split else _OUT_OF_PLACE.get(node.target, node.target)
+            new.kwargs = {n: v for n, v in new.kwargs.items() if (n, node.op) != ("inplace", "call_function")}
     output, streams = old.output_node(), iter(range(K))
     value: Any = output.args[0]
     if isinstance(value, fx.Node):
@@ -304,5 +305,6 @@ def _in_place(node: Any) -> str | None:
     """The name of an operation that must not run K times, on a value that other tasks read."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     method = node.op in ("call_method", "call_function") and name.endswith("_") and not name.endswith("__")
-    again = node.target in _OUT_OF_PLACE and any(user > node for user in node.args[0].users)
-    return name if method or again or node.kwargs.get("inplace") or node.kwargs.get("out") else None
+    again = node.target in _OUT_OF_PLACE or node.op == "call_function" and node.kwargs.get("inplace")
+    again = again and any(user > node for user in node.all_input_nodes[0].users)
+    return name if method or again or node.kwargs.get("out") else None

@@ -52,7 +52,12 @@ class Shortcut(nn.Module):
         elif self.way == "add_":
             z.add_(out)
         elif self.way == "relu(inplace)":
-            return F.relu(z + out, inplace=True)
+            return F.relu(z + out, inplace=True) * F.relu(out)
+        elif self.way == "relu(inplace), read again":
+            w = z + out
+            return F.relu(w, inplace=True) + w
+        elif self.way == "out=":
+            return torch.add(z, out, out=torch.empty_like(z))
         elif self.way == "read again":
             w = z
             w += out
@@ -66,7 +71,7 @@ def shortcut(way):
 
 
 @pytest.mark.parametrize("names", [["second"], ["first"], ["first", "second"]], ids="+".join)
-@pytest.mark.parametrize("way", ["+=", "-=", "*=", "/="])
+@pytest.mark.parametrize("way", ["+=", "-=", "*=", "/=", "relu(inplace)"])
 def test_in_place_arithmetic_after_a_fork(way, names):
     """Run K times on a value that the tasks share, it would write that value K times."""
     model, x = shortcut(way), torch.randn(5, 4, dtype=torch.float64)
@@ -84,7 +89,8 @@ def test_in_place_arithmetic_after_a_fork(way, names):
     "way, message",
     [
         ("add_", r"after it the network changes values in place \(\['add_'\]"),
-        ("relu(inplace)", r"in place \(\['relu'\]"),
+        ("relu(inplace), read again", r"in place \(\['relu'\]"),
+        ("out=", r"in place \(\['add'\]"),
     ],
 )
 def test_other_in_place_operations_after_a_fork_are_refused(way, message):
