@@ -61,7 +61,7 @@ test: lint  ## lint, unit tests, nbval on the notebooks, the site and its checks
 	@$(VENV)/python .ci/browser.py
 	@$(MAKE) --no-print-directory book
 	@$(VENV)/pytest tests notebooks --ignore=$(ALONE) -n logical --maxprocesses=4 --dist=loadfile $(NBVAL)
-	@$(VENV)/pytest $(ALONE)
+	@$(VENV)/pytest $(ALONE) -n logical --maxprocesses=4
 
 nightly: setup  ## nbval from an empty store of runs, and a test for every statement of every method: hours
 	@store=$$(mktemp -d) && MTL_RUNS=$$store $(VENV)/pytest notebooks -n logical --maxprocesses=4 --dist=loadfile $(NBVAL); \

@@ -6,15 +6,17 @@ $s^{(l)} = \sum_t \#\{i<j : \cos\varphi_{ij}^{(l)}(t) < S\}$, the count over ite
 tasks of cosines below a threshold $-1 < S \le 0$.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.special import betainc
 from torch import Tensor
 
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients
 from mtl_core.linalg import gram
+from mtl_core.seeds import numpy_generator
 
 
 def cosines(matrix: Tensor) -> Tensor:
@@ -61,30 +63,31 @@ def share_by_chance(threshold: float, size: int) -> float:
 class ConflictScores:
     """Layer-wise conflict scores, counted over the iterations of a search run.
 
-    layers      names of the shared layers, in registration order (ties keep it).
-    num_tasks   K, at least 2 (ValueError).
+    layers      names of the shared layers, in registration order (ties keep it). None: those of the first update.
+                A name such as `recon.candidate_layers` gives for a module with others inside stands for all of these.
+    num_tasks   K, at least 2 (ValueError). None: the largest number of tasks seen; where a larger one comes, the
+                counts begin anew, since only iterations with all tasks compare the same pairs.
     thresholds  S values, -1 < S <= 0 (ValueError). For each, both tails are counted: cos < S (the score) and
-                its mirror cos > -S, per layer and pair of tasks.
-
-    counts      (tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 its mirror.
+                its mirror cos > -S, per layer, pair of tasks and block of `block` iterations.
 
     A layer is one module with parameters; weight and bias form one vector. The comparison is strict;
     a zero gradient never counts. The counts stay on the gradients' device until they are read.
+    `ConflictScores().attach(balancer)` counts each step of a training loop of your own. Steps in which a task is absent
+    are not counted, nor those before counting began anew: `skipped` says how many. Which task is absent is not known
+    here: until all have been seen in one step, the pairs may be of different tasks.
     Differs from the released code: there vectors shorter than 1e-12 have a damped cosine.
     Source: Shi et al., ICLR 2023, arXiv 2302.11289, section 3.
     """
 
-    def __init__(self, layers: Sequence[str], num_tasks: int, thresholds: Iterable[float] = (0.0, -0.1)):
-        thresholds = tuple(thresholds)
-        if num_tasks < 2:
+    def __init__(self, layers: Any = None, num_tasks: Any = None, thresholds: Any = (0.0, -0.1), block: int = 50):
+        self.thresholds, self.block, self.iterations, self.skipped = tuple(thresholds), block, 0, 0
+        if num_tasks is not None and num_tasks < 2:
             raise ValueError(f"conflict needs two tasks or more, got num_tasks={num_tasks}")
-        for threshold in thresholds:
-            if not -1 < threshold <= 0:
-                raise ValueError(f"a threshold S lies in (-1, 0], got {threshold}")
-        self.layers, self.num_tasks = list(layers), num_tasks
-        self.thresholds, self.iterations = thresholds, 0
-        pairs = num_tasks * (num_tasks - 1) // 2
-        self.counts = torch.zeros(2, len(thresholds), len(self.layers), pairs, dtype=torch.int64)
+        if wrong := [threshold for threshold in self.thresholds if not -1 < threshold <= 0]:
+            raise ValueError(f"a threshold S lies in (-1, 0], got {wrong[0]}")
+        self._given_layers: list[str] = list(layers or [])
+        self.layers, self.num_tasks, self._finds_tasks = self._given_layers, num_tasks or 0, num_tasks is None
+        self._blocks: list[Tensor] = []  # each (tail, threshold, layer, pair), int64
 
     def update(self, gradients: TaskGradients | Mapping[str, Tensor]) -> None:
         """Count one iteration: layer name -> (K, D_l) gradients, or a `TaskGradients`.
@@ -92,42 +95,83 @@ class ConflictScores:
         ValueError where a layer is missing or has another number of tasks; NonFiniteGradientError on NaN.
         """
         views = gradients.layers if isinstance(gradients, TaskGradients) else gradients
-        missing = [name for name in self.layers if name not in views]
-        if missing:
+        sizes = {len(view) for view in views.values()}
+        if self._finds_tasks and max(sizes, default=0) > self.num_tasks:
+            self.layers, self.num_tasks, self.skipped = self._given_layers, max(sizes), self.skipped + self.iterations
+            self.iterations, self._blocks = 0, []
+        self.layers = self.layers or list(views)
+        # A layer may be several modules, and a Balancer names those of a MultiTaskModel from the whole model
+        inside, starts = sorted(views.keys() - self.layers), [(f"{name}.", f"trunk.{name}.") for name in self.layers]
+        parts = [[n for n in (start[0][:-1], *inside) if n in views and f"{n}.".startswith(start)] for start in starts]
+        if missing := [name for name, found in zip(self.layers, parts, strict=True) if not found]:
             raise ValueError(f"no gradient for the layers {', '.join(missing)}; there are {', '.join(views)}")
-        sizes = {len(views[name]) for name in self.layers}
-        if sizes != {self.num_tasks}:
-            raise ValueError(f"{self.num_tasks} tasks need as many gradients of each layer, got {sorted(sizes)}")
+        if sizes != {self.num_tasks} or self.num_tasks < 2:
+            raise ValueError(f"{max(self.num_tasks, 2)} tasks need as many rows in each layer, got {sorted(sizes)}")
         # Cosines of all pairs of tasks in each layer, (layer, pair):  \cos\varphi_ij^(l)
-        table = torch.stack([cosines(views[name]) for name in self.layers])
+        table = torch.stack([cosines(torch.cat([views[n] for n in part], dim=1)) for part in parts])
         if views is gradients and table.isnan().any():  # a TaskGradients has been checked by the engine
             raise NonFiniteGradientError("a layer's gradient holds NaN: check the gradients before scoring them")
+        if self.iterations % self.block == 0:
+            self._blocks.append(table.new_zeros(2, len(self.thresholds), *table.shape, dtype=torch.int64))
         limits = torch.tensor(self.thresholds, dtype=table.dtype, device=table.device)[:, None, None]
         # One more where the cosine is below the threshold, and in the other tail:  cos < S;  cos > -S
-        self.counts = self.counts.to(table.device) + torch.stack([table < limits, table > -limits])
+        self._blocks[-1] += torch.stack([table < limits, table > -limits])
         self.iterations += 1
 
-    def _of(self, tail: int, threshold: float) -> dict[str, int]:
-        if threshold not in self.thresholds:
-            raise ValueError(f"threshold {threshold} was not counted; counted were {self.thresholds}")
-        totals = self.counts[tail, self.thresholds.index(threshold)].sum(1)
-        return dict(zip(self.layers, totals.tolist(), strict=True))
+    def attach(self, balancer: Any) -> "ConflictScores":
+        """Count each step of a `Balancer` from now on; returns itself."""
+        balancer.observers.append(self)
+        return self
+
+    def __call__(self, gradients: TaskGradients) -> None:
+        """As an observer of a `Balancer`: a step with fewer tasks than before, or with nothing shared, is skipped."""
+        if len(gradients.matrix) < max(self.num_tasks, 2) or not gradients.layers:
+            self.skipped += 1
+        else:
+            self.update(gradients)
+
+    def counts(self) -> np.ndarray:
+        """(block, tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 its mirror cos > -S."""
+        if not self._blocks:
+            pairs = self.num_tasks * (self.num_tasks - 1) // 2
+            return np.zeros((0, 2, len(self.thresholds), len(self.layers), pairs), dtype=np.int64)
+        return torch.stack(self._blocks).cpu().numpy()
+
+    def _at(self, threshold: float) -> np.ndarray:
+        if threshold not in self.thresholds or not self.layers:
+            raise ValueError(
+                f"{threshold} was not counted; counted were {self.thresholds} in {len(self.layers)} layers"
+            )
+        return self.counts()[:, :, self.thresholds.index(threshold)]
 
     def scores(self, threshold: float) -> dict[str, int]:
         """The S-conflict score of each layer: how many (iteration, pair) had cos < S."""
-        return self._of(0, threshold)
+        return dict(zip(self.layers, self._at(threshold)[:, 0].sum(axis=(0, 2)).tolist(), strict=True))
 
     def mirror(self, threshold: float) -> dict[str, int]:
         """The same for cos > -S: the expected score if the sign of a cosine were a matter of chance."""
-        return self._of(1, threshold)
+        return dict(zip(self.layers, self._at(threshold)[:, 1].sum(axis=(0, 2)).tolist(), strict=True))
 
     def ranking(self, threshold: float) -> list[str]:
         """Layers by falling score; ties keep registration order."""
-        scores = self.scores(threshold)
-        return sorted(self.layers, key=lambda layer: -scores[layer])
+        return sorted(self.layers, key=self.scores(threshold).__getitem__, reverse=True)
+
+    def null_scores(self, threshold: float, draws: int = 1000, seed: int = 0) -> np.ndarray:
+        """(draws, layer) scores under random signs: in each block one task's gradient is flipped or not.
+
+        A flip exchanges the two tails of every pair with that task. Blocks, not iterations, because
+        neighbouring iterations are alike.
+        """
+        counts = self._at(threshold)  # (block, tail, layer, pair)
+        i, j = np.triu_indices(self.num_tasks, 1)
+        signs = numpy_generator(seed, "null").integers(0, 2, (draws, len(counts), self.num_tasks)) * 2 - 1
+        flipped = signs[:, :, i] * signs[:, :, j] < 0  # (draw, block, pair)
+        low, high = counts[:, 0], counts[:, 1]
+        return low.sum(axis=(0, 2)) + np.einsum("dbp,blp->dl", flipped, high - low)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"iterations": self.iterations, "counts": self.counts}
+        return {"found": (self.layers, self.num_tasks, self.iterations), "blocks": [b.cpu() for b in self._blocks]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.iterations, self.counts = state["iterations"], state["counts"]
+        self.layers, self.num_tasks, self.iterations = state["found"]
+        self._blocks = [block.clone() for block in state["blocks"]]

@@ -13,6 +13,7 @@ import argparse
 import concurrent.futures
 import json
 import logging
+import multiprocessing
 import os
 import pathlib
 import signal
@@ -66,8 +67,20 @@ def _kernel_environment():
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def execute(notebook, given, parameters, mark, timeout=None):
-    """Execute one page and put it into book/notebooks/ in one step. Returns seconds. PageError on failure."""
+def _kernels(warm):
+    """How Papermill starts a kernel: as Jupyter does, or as a fork of a process that has the heavy imports."""
+    if not warm or "forkserver" not in multiprocessing.get_all_start_methods():
+        return {}
+    from warm import WarmKernelManager
+
+    return {"kernel_manager_class": WarmKernelManager}
+
+
+def execute(notebook, given, parameters, mark, timeout=None, warm=False):
+    """Execute one page and put it into book/notebooks/ in one step. Returns seconds. PageError on failure.
+
+    warm  fork its kernel from a process that has the heavy imports: worth it from the second page on.
+    """
     import nbformat
     import papermill  # two seconds to import
     from papermill.exceptions import PapermillExecutionError
@@ -88,6 +101,7 @@ def execute(notebook, given, parameters, mark, timeout=None):
             progress_bar=False,
             execution_timeout=timeout,
             start_timeout=120,
+            **_kernels(warm),
         )
     except PapermillExecutionError as error:
         first = next((line for line in error.source.splitlines() if line.strip()), "")[:60]
@@ -135,9 +149,9 @@ def plan(arguments, pages):
     return jobs
 
 
-def _one(job, timeout):
+def _one(job, timeout, warm=False):
     try:
-        return execute(*job, timeout=timeout), None
+        return execute(*job, timeout=timeout, warm=warm), None
     except PageError as error:
         return 0.0, str(error)
 
@@ -148,7 +162,7 @@ def run(jobs, workers, timeout):
         outcomes = ((job, _one(job, timeout)) for job in jobs)
         return _report(outcomes)
     with concurrent.futures.ProcessPoolExecutor(workers) as pool:
-        futures = {pool.submit(_one, job, timeout): job for job in jobs}
+        futures = {pool.submit(_one, job, timeout, warm=True): job for job in jobs}
         try:
             done = concurrent.futures.as_completed(futures)
             return _report((futures[future], future.result()) for future in done)

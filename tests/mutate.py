@@ -56,7 +56,7 @@ TARGETS = {
         )
         for file in ("balancer", "layout", "rule", "step")
     },
-    "mtl_core/recon.py": (None, ["core/test_recon.py", "core/test_recon_refusals.py"]),
+    "mtl_core/recon.py": (None, ["core/test_recon.py", "core/test_recon_networks.py", "core/test_recon_refusals.py"]),
     "mtl_core/methods/conventions.py": (None, ["core/test_conventions.py", "core/test_methods_levels.py"]),
     "mtl_core/methods/registry.py": (
         None,
@@ -112,8 +112,6 @@ DEFAULT = ("mtl_core/methods/sam_gs.py", "mtl_core/conflict.py")
 # (file, first line of the statement) -> why no test can or need notice that it is gone
 EXPLAINED: dict[tuple[str, str], str] = {
     ("mtl_core/methods/mgda.py", "continue"): "the loop goes on without it: nothing follows in its body",
-    ("mtl_core/recon.py", "continue"): "without it the new graph returns twice; the second is never reached",
-    ("mtl_core/recon.py", "graph.lint()"): "a guard: no test knows a trunk that makes an ill-formed graph",
     ("mtl_core/methods/upgrad.py", "X = (X - step * (X @ C + Q)).clip(0)"): "speed: the guess decides rounds alone",
     ("mtl_core/methods/upgrad.py", "for _ in range(8):"): "speed: it saves a round",
 }

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mtl_core import recon
 from mtl_core.balancer import Balancer
 from mtl_core.models import MultiTaskModel, ResNet, lenet, mlp
-from mtl_core.recon import candidate_layers, split_layers
+from mtl_core.recon import candidate_layers
 
 torch.set_num_threads(1)
 
@@ -52,8 +53,9 @@ def build(name, K, dtype=torch.float64, split=None):
     torch.manual_seed(0)
     model = MODELS[name](K).to(dtype)
     if split is not None:
-        model = split_layers(model, [n for n in candidate_layers(model) if SPLITS[split](n)], "reinitialise")
-        assert candidate_layers(model)
+        names = [n for n in candidate_layers(model) if SPLITS[split](n)]
+        assert names
+        model = recon.split(model, names, K, "reinitialise")
     side = 16 if name in ("lenet", "resnet") else 8
     inputs = torch.randn(6, 1, side, side, dtype=dtype)
     targets = torch.randint(3, (K, 6))

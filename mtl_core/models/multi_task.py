@@ -52,11 +52,26 @@ def initialise(module: nn.Module) -> None:
     Convolutions: He normal, fan-out, bias zero (the rule of torchvision's ResNet). Other modules:
     their own `reset_parameters`. A module that owns parameters and has neither is a TypeError.
     """
-    if isinstance(module, nn.Conv2d):
+    if getattr(type(module), "reset_parameters", None) is nn.Conv2d.reset_parameters and isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif (reset := getattr(module, "reset_parameters", None)) is not None:
+    elif (reset := getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))) is not None:
         reset()
     elif next(module.parameters(recurse=False), None) is not None:
         raise TypeError(f"{type(module).__name__} owns parameters and has no reset_parameters()")
+
+
+@torch.no_grad()
+def reinitialise(layer: nn.Module | nn.Parameter, name: str) -> None:
+    """Draw every parameter of a layer anew, the modules in it first. ValueError: `initialise` does not draw all."""
+    parameters = dict(layer.named_parameters()) if isinstance(layer, nn.Module) else {name: layer}
+    try:
+        for p in parameters.values():
+            p.fill_(float("nan"))  # marks what is still to be drawn
+        for module in reversed(list(layer.modules()) if isinstance(layer, nn.Module) else []):
+            initialise(module)
+        if left := [n for n, p in parameters.items() if p.isnan().any()]:
+            raise TypeError(f"no reset_parameters() draws {left[0]!r}")
+    except Exception as error:  # whatever a reset_parameters of somebody's raises
+        raise ValueError(f"layer {name!r} cannot be reinitialised: {error}; take init='copy'") from error

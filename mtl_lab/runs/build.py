@@ -43,4 +43,4 @@ def build_model(run, problem: Problem) -> models.MultiTaskModel:
     model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
     if not run.split:
         return model
-    return recon.split_layers(model, run.split, run.split_init, torch_generator(run.seed, "split"))
+    return recon.split(model, run.split, len(problem.tasks), run.split_init, torch_generator(run.seed, "split"))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_core.conflict import ConflictScores, cosines, magnitude_similarity, share_by_chance
-from mtl_core.gradients import NonFiniteGradientError
+from mtl_core.gradients import NonFiniteGradientError, TaskGradients, task_gradients
 from mtl_core.linalg import CHUNK, gram
 from mtl_core.seeds import numpy_generator
 
@@ -279,6 +279,76 @@ def test_nan_in_a_mapping_raises_and_counts_nothing():
             )
         )
     assert scores.iterations == 2 and np.array_equal(scores.counts(), before)
+
+
+# --- in a training loop of one's own
+
+
+class Balancer:
+    """What `attach` needs of a Balancer."""
+
+    def __init__(self):
+        self.observers = []
+
+    def step(self, layers):
+        names = [f"{name}.weight" for name in layers]
+        matrix = torch.cat(list(layers.values()), dim=1) if layers else torch.zeros(3, 0)
+        for observer in self.observers:
+            observer(TaskGradients(matrix, layers, names, {}))
+
+
+def test_attached_it_finds_layers_and_tasks():
+    balancer, iterations = Balancer(), random_iterations(3, 4)
+    scores = ConflictScores(thresholds=THRESHOLDS).attach(balancer)
+    assert isinstance(scores, ConflictScores) and balancer.observers == [scores]
+    with pytest.raises(ValueError, match=r"0.0 was not counted; counted were .* in 0 layers"):
+        scores.ranking(0.0)
+    for gradients in iterations:
+        balancer.step(gradients)
+    expected = scored(iterations)
+    assert (scores.layers, scores.num_tasks, scores.iterations, scores.skipped) == (expected.layers, 3, 4, 0)
+    assert np.array_equal(scores.counts(), expected.counts())
+    fresh = ConflictScores(thresholds=THRESHOLDS)
+    fresh.load_state_dict(scores.state_dict())
+    assert fresh.ranking(-0.1) == scores.ranking(-0.1)
+    fresh.update(iterations[0])
+    assert fresh.iterations == 5 and scores.iterations == 4
+
+
+def test_steps_without_all_tasks_are_not_counted():
+    iterations = random_iterations(4, 5)
+    two = [{name: J[:2] for name, J in gradients.items()} for gradients in iterations]
+    one = {name: J[:1] for name, J in iterations[0].items()}
+    balancer, given = Balancer(), Balancer()
+    scores = ConflictScores(thresholds=THRESHOLDS).attach(balancer)
+    known = ConflictScores(list(iterations[0]), 3, THRESHOLDS).attach(given)
+    for gradients in (one, two[0], two[1], iterations[0], two[2], {}, iterations[1]):
+        balancer.step(gradients)
+        given.step(gradients)
+    expected = scored(iterations[:2])
+    for found in (scores, known):
+        assert (found.iterations, found.skipped, found.num_tasks) == (2, 5, 3)
+        assert np.array_equal(found.counts(), expected.counts())
+    with pytest.raises(ValueError, match=r"3 tasks need as many rows in each layer, got \[4\]"):
+        given.step({name: torch.cat([J, J[:1]]) for name, J in iterations[0].items()})
+    for wrong, message in ((one, r"2 tasks .*got \[1\]"), ({}, r"2 tasks .*got \[\]")):
+        with pytest.raises(ValueError, match=message):
+            ConflictScores().update(wrong)
+
+
+def test_a_layer_of_several_modules_is_one_vector():
+    """Names as in `recon.candidate_layers`: attention owns some parameters, and a module in it owns others."""
+    parts = dict(zip(["block.attention", "block.attention.out", "block", "blocks.0"], [2, 3, 4, 5], strict=True))
+    gradients = random_iterations(5, 1, sizes=tuple(parts.values()))[0]
+    gradients = dict(zip(parts, gradients.values(), strict=True))
+    whole = torch.cat([gradients["block.attention"], gradients["block.attention.out"]], dim=1)
+    scores = ConflictScores(["block.attention", "blocks.0"], thresholds=THRESHOLDS)
+    scores.update(gradients)
+    expected = scored([{"block.attention": whole, "blocks.0": gradients["blocks.0"]}])
+    assert np.array_equal(scores.counts(), expected.counts())
+    of_model = ConflictScores(["block.attention", "blocks.0"], 3, THRESHOLDS)
+    of_model.update({f"trunk.{name}": J for name, J in gradients.items()})
+    assert np.array_equal(of_model.counts(), expected.counts())
 
 
 def test_long_gradients_are_summed_exactly():

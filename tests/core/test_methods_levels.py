@@ -10,12 +10,11 @@ from engine import small_model, small_problem, step_of, take
 from torch import nn
 from torchjd.aggregation import WeightedAggregator, Weighting
 
-from mtl_core import methods
+from mtl_core import methods, recon
 from mtl_core.balancer import Balancer
 from mtl_core.methods import CONVENTIONS, METHODS, Convention
 from mtl_core.methods.famo import FAMO
 from mtl_core.random_state import random_state, set_random_state
-from mtl_core.recon import split_layers
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 
@@ -143,7 +142,7 @@ def test_a_method_without_weights_is_refused_at_the_features(observed):
 @pytest.mark.parametrize("observed", [False, True])
 @pytest.mark.parametrize("name", FEATURES)
 def test_a_trunk_without_common_features_is_refused(name, observed):
-    problem, model = small_problem(2), split_layers(small_model(2), ["2"], "copy")
+    problem, model = small_problem(2), recon.split(small_model(2), ["2"], 2, "copy")
     message = f"{name} needs features of the same examples, through which all .* or take a method of the level 'param"
     with pytest.raises(ValueError, match=message):
         take(step_of(name, model, observed=observed), model, problem.tasks, problem.train.batch(slice(0, 16)))

@@ -8,8 +8,9 @@ import torch
 from engine import close, narrow_resnet, step_of
 from torch.nn import functional as F
 
+from mtl_core import recon
 from mtl_core.models import lenet, mlp
-from mtl_core.recon import candidate_layers, split_layers
+from mtl_core.recon import candidate_layers
 
 K = 3
 
@@ -51,7 +52,7 @@ INSIDE_A_BLOCK = [
 @pytest.mark.parametrize("subset", random_subsets(40), ids=lambda s: f"{len(s)} layers")
 def test_evaluation_outputs_are_unchanged_for_random_subsets(plain, inputs, subset):
     names = [layers_of(plain)[i] for i in subset]
-    split = split_layers(plain, names)
+    split = recon.split(plain, names, K)
     assert not split.training
     with torch.no_grad():
         close(split(inputs), plain(inputs))
@@ -59,14 +60,14 @@ def test_evaluation_outputs_are_unchanged_for_random_subsets(plain, inputs, subs
 
 @pytest.mark.parametrize("names", INSIDE_A_BLOCK, ids="+".join)
 def test_forks_inside_a_block(plain, inputs, names):
-    split = split_layers(plain, names)
+    split = recon.split(plain, names, K)
     with torch.no_grad():
         close(split(inputs), plain(inputs))
         features = split.features(inputs)
         assert isinstance(features, tuple) and len(features) == K
         close(features, [plain.features(inputs)] * K)
     # in training, batch statistics: the same function again, and each task really has its own copy
-    training_plain, training_split = copy.deepcopy(plain).train(), split_layers(copy.deepcopy(plain).train(), names)
+    training_plain, training_split = copy.deepcopy(plain).train(), recon.split(copy.deepcopy(plain).train(), names, K)
     assert training_split.training
     with torch.no_grad():
         close(training_split(inputs), training_plain(inputs))
@@ -81,14 +82,14 @@ def test_forks_inside_a_block(plain, inputs, names):
 
 def test_order_and_repetition_of_the_names_do_not_matter(plain):
     names = ["layer1.0.conv2", "conv1", "layer1.0.conv2"]
-    one, other = split_layers(plain, names), split_layers(plain, names[1::-1])
+    one, other = recon.split(plain, names, K), recon.split(plain, names[1::-1], K)
     assert candidate_layers(one) == candidate_layers(other)
 
 
 def test_the_model_itself_is_left_alone(plain, inputs):
     before = {n: v.clone() for n, v in plain.state_dict().items()}
     with torch.no_grad():
-        split = split_layers(plain, ["conv1", "layer1.0.bn2"], "reinitialise")
+        split = recon.split(plain, ["conv1", "layer1.0.bn2"], K, "reinitialise")
         for p in split.parameters():
             p.add_(1)
     assert {n for n in plain.state_dict()} == set(before)
@@ -99,7 +100,7 @@ def test_the_model_itself_is_left_alone(plain, inputs):
 
 
 def test_splitting_nothing_is_the_plain_network(plain, inputs):
-    split = split_layers(plain, [])
+    split = recon.split(plain, [], K)
     assert split is not plain and candidate_layers(split) == candidate_layers(plain)
     assert isinstance(split.features(inputs), torch.Tensor)
     with torch.no_grad():
@@ -109,7 +110,7 @@ def test_splitting_nothing_is_the_plain_network(plain, inputs):
 @pytest.mark.parametrize("init", ["copy", "reinitialise"])
 def test_splitting_everything_is_K_independent_trunks(plain, inputs, init):
     base = copy.deepcopy(plain).train()
-    split = split_layers(base, layers_of(base), init)
+    split = recon.split(base, layers_of(base), K, init)
     parameters = sum(p.numel() for p in plain.trunk.parameters())
     assert sum(p.numel() for p in split.trunk.parameters()) == K * parameters
     targets = torch.tensor([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0], [1, 1, 1, 2, 0]])
@@ -146,7 +147,7 @@ def split_copy(split, base, name, k):
 
 @pytest.mark.parametrize("names", [["layer2.0.conv2"], ["layer3.0.downsample.1", "layer4.0.bn1"], ["fc"]], ids="+".join)
 def test_modules_before_the_first_split_run_once(plain, inputs, names):
-    split = split_layers(plain, names)
+    split = recon.split(plain, names, K)
     calls = {}
     for name, module in split.trunk.named_modules():
         if next(module.parameters(recurse=False), None) is not None:
@@ -169,7 +170,7 @@ def test_modules_before_the_first_split_run_once(plain, inputs, names):
 def test_copies_of_other_tasks_get_no_gradient(plain, inputs):
     names = ["conv1", "layer1.0.conv2", "layer2.0.downsample.1", "fc"]
     for k in range(K):
-        split = split_layers(plain, names)
+        split = recon.split(plain, names, K)
         split(inputs)[k].square().sum().backward()
         for name in names:
             for task in range(K):
@@ -179,7 +180,7 @@ def test_copies_of_other_tasks_get_no_gradient(plain, inputs):
 
 
 def test_a_step_on_one_loss_moves_that_tasks_copies_only(plain, inputs):
-    split = split_layers(plain, ["layer1.0.conv2", "layer4.0.bn2"])
+    split = recon.split(plain, ["layer1.0.conv2", "layer4.0.bn2"], K)
     before = {n: p.detach().clone() for n, p in split.named_parameters()}
     optimizer = torch.optim.SGD(split.parameters(), lr=0.1)
     split(inputs)[1].square().sum().backward()
@@ -201,7 +202,7 @@ def copies(model, name):
 
 
 def test_copied_weights_are_equal_and_not_shared(plain):
-    split = split_layers(plain, ["conv1", "bn1"])
+    split = recon.split(plain, ["conv1", "bn1"], K)
     for name in ("conv1", "bn1"):
         first, *others = copies(split, name)
         for other in others:
@@ -214,7 +215,7 @@ def test_reinitialised_copies_differ_and_repeat_by_generator(plain):
     names, state = ["conv1", "layer1.0.conv2", "fc", "bn1"], torch.get_rng_state()
 
     def draw(seed):
-        return split_layers(plain, names, "reinitialise", torch.Generator().manual_seed(seed))
+        return recon.split(plain, names, K, "reinitialise", torch.Generator().manual_seed(seed))
 
     one, same, other = draw(1), draw(1), draw(2)
     assert torch.equal(torch.get_rng_state(), state)
@@ -231,22 +232,22 @@ def test_reinitialised_copies_differ_and_repeat_by_generator(plain):
     assert 0.17 < conv.weight.std() < 0.30
     # a generator goes on: a second split draws other numbers
     generator = torch.Generator().manual_seed(1)
-    first, second = (split_layers(plain, names, "reinitialise", generator) for _ in range(2))
+    first, second = (recon.split(plain, names, K, "reinitialise", generator) for _ in range(2))
     assert not torch.equal(copies(first, "conv1")[1].weight, copies(second, "conv1")[1].weight)
 
 
 def test_reinitialise_without_generator_repeats_by_the_global_seed_and_leaves_it_alone(plain):
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    one = split_layers(plain, ["conv1"], "reinitialise")
+    one = recon.split(plain, ["conv1"], K, "reinitialise")
     assert torch.equal(torch.get_rng_state(), state)
     for init in ("copy", "reinitialise"):  # drawn from the same seed, the model's first layer is another draw
         torch.manual_seed(7)
-        first, second = copies(split_layers(mlp([2, 2], inputs=4, width=8), ["0"], init), "0")
+        first, second = copies(recon.split(mlp([2, 2], inputs=4, width=8), ["0"], 2, init), "0")
         assert torch.equal(first.weight, second.weight) is (init == "copy")
     for seed, same in ((7, True), (8, False)):
         torch.manual_seed(seed)
-        other = split_layers(plain, ["conv1"], "reinitialise")
+        other = recon.split(plain, ["conv1"], K, "reinitialise")
         assert torch.equal(copies(one, "conv1")[1].weight, copies(other, "conv1")[1].weight) == same
 
 
@@ -255,9 +256,9 @@ def test_reinitialise_without_generator_repeats_by_the_global_seed_and_leaves_it
 
 def test_state_and_deepcopy_and_layers_of_a_split_network(plain, inputs, tmp_path):
     names = ["conv1", "layer1.0.bn2", "layer3.0.downsample.0"]
-    split = split_layers(plain, names, "reinitialise", torch.Generator().manual_seed(0))
+    split = recon.split(plain, names, K, "reinitialise", torch.Generator().manual_seed(0))
     torch.save(split.state_dict(), tmp_path / "state.pt")
-    fresh = split_layers(plain, names)
+    fresh = recon.split(plain, names, K)
     with torch.no_grad():
         twin, expected = copy.deepcopy(split), split(inputs)
         fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
@@ -266,8 +267,9 @@ def test_state_and_deepcopy_and_layers_of_a_split_network(plain, inputs, tmp_pat
         for p in split.parameters():
             p.zero_()
         assert all(torch.equal(a, b) for a, b in zip(twin(inputs), expected, strict=True))
-    order = candidate_layers(twin)
-    assert order[:3] == ["conv1.0", "conv1.1", "conv1.2"] and len(order) == 41 + 2 * 3
+    # what each task has for itself cannot be split again
+    assert candidate_layers(twin) == [name for name in candidate_layers(plain) if name not in names]
+    assert list(twin.state_dict()) == list(split.state_dict()) and type(twin.trunk).__mro__[1] is type(plain.trunk)
     assert twin.train().trunk.bn1.training and not twin.eval().trunk.bn1.training
 
 
@@ -277,7 +279,7 @@ def test_networks_without_normalisation():
     assert candidate_layers(model) == ["0", "3", "7"]
     for names in (["0"], ["3"], ["7"], ["0", "7"]):
         with torch.no_grad():
-            torch.testing.assert_close(split_layers(model, names)(x), model(x))
+            torch.testing.assert_close(recon.split(model, names, 2)(x), model(x))
     model.trunk[0].requires_grad_(False)
     assert candidate_layers(model) == ["3", "7"]
     model.trunk[3].weight.requires_grad_(False)

@@ -1,6 +1,7 @@
 """What Recon's split must refuse by name, and in-place operations, which it must not run K times on one value."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from engine import close, narrow_resnet
 from torch import nn
 from torch.nn import functional as F
 
+from mtl_core import recon
 from mtl_core.models import MultiTaskModel
-from mtl_core.recon import SplitError, split_layers
+from mtl_core.recon import SplitError
 
 K = 3
 
@@ -23,7 +25,7 @@ def test_a_model_with_rotations_is_refused(plain):
     model = copy.deepcopy(plain)
     model.rotations = nn.ModuleList(nn.Identity() for _ in range(K))
     with pytest.raises(SplitError, match="expected a model without rotations"):
-        split_layers(model, ["conv1"])
+        recon.split(model, ["conv1"], len(model.heads))
 
 
 # --- in-place operations
@@ -50,7 +52,12 @@ class Shortcut(nn.Module):
         elif self.way == "add_":
             z.add_(out)
         elif self.way == "relu(inplace)":
-            return F.relu(z + out, inplace=True)
+            return F.relu(z + out, inplace=True) * F.relu(out)
+        elif self.way == "relu(inplace), read again":
+            w = z + out
+            return F.relu(w, inplace=True) + w
+        elif self.way == "out=":
+            return torch.add(z, out, out=torch.empty_like(z))
         elif self.way == "read again":
             w = z
             w += out
@@ -64,13 +71,13 @@ def shortcut(way):
 
 
 @pytest.mark.parametrize("names", [["second"], ["first"], ["first", "second"]], ids="+".join)
-@pytest.mark.parametrize("way", ["+=", "-=", "*=", "/="])
+@pytest.mark.parametrize("way", ["+=", "-=", "*=", "/=", "relu(inplace)"])
 def test_in_place_arithmetic_after_a_fork(way, names):
     """Run K times on a value that the tasks share, it would write that value K times."""
     model, x = shortcut(way), torch.randn(5, 4, dtype=torch.float64)
     with torch.no_grad():
-        close(split_layers(model, names)(x), model(x))
-        split = split_layers(model, names, "reinitialise")
+        close(recon.split(model, names, len(model.heads))(x), model(x))
+        split = recon.split(model, names, len(model.heads), "reinitialise")
         for k in range(K):  # each task alone
             alone = copy.deepcopy(model)
             for name in names:
@@ -80,35 +87,41 @@ def test_in_place_arithmetic_after_a_fork(way, names):
 
 @pytest.mark.parametrize(
     "way, message",
-    [("add_", "in-place method 'add_' after a fork"), ("relu(inplace)", "calls relu in place after a fork")],
+    [
+        ("add_", r"after it the network changes values in place \(\['add_'\]"),
+        ("relu(inplace), read again", r"in place \(\['relu'\]"),
+        ("out=", r"in place \(\['add'\]"),
+    ],
 )
 def test_other_in_place_operations_after_a_fork_are_refused(way, message):
     with pytest.raises(SplitError, match=message):
-        split_layers(shortcut(way), ["second"])
+        recon.split(shortcut(way), ["second"], K)
 
 
 def test_a_value_that_is_read_after_it_was_written_in_place():
-    with pytest.raises(SplitError, match="reads again under another name"):
-        split_layers(shortcut("read again"), ["second"])
+    with pytest.raises(SplitError, match=r"in place \(\['iadd'\]\) that others read"):
+        recon.split(shortcut("read again"), ["second"], K)
     # before the fork it runs as it did
     model, x = shortcut("read again"), torch.randn(5, 4, dtype=torch.float64)
     model.trunk = nn.Sequential(model.trunk, nn.Linear(4, 4).double())
     with torch.no_grad():
-        close(split_layers(model, ["1"])(x), model(x))
+        close(recon.split(model, ["1"], len(model.heads))(x), model(x))
 
 
 # --- errors
 
 
 def test_unknown_layers_and_arguments(plain):
-    with pytest.raises(SplitError, match="no layer 'layer1.0.conv3'; did you mean 'layer1.0.conv2'\\?"):
-        split_layers(plain, ["conv1", "layer1.0.conv3"])
-    with pytest.raises(SplitError, match="no layer 'layer1'"):
-        split_layers(plain, ["layer1"])  # a container owns no parameters
-    with pytest.raises(SplitError, match="no layer 'zzz'; its layers are conv1, bn1"):
-        split_layers(plain, ["zzz"])
+    with pytest.raises(SplitError, match="'layer1.0.conv3' cannot be split: .* did you mean 'layer1.0.conv2'\\?"):
+        recon.split(plain, ["conv1", "layer1.0.conv3"], K)
+    with pytest.raises(
+        SplitError, match="'layer1' .* no layer of that name; what can be split there is .'layer1.0.conv1'"
+    ):
+        recon.split(plain, ["layer1"], K)  # a container owns no parameters
+    with pytest.raises(SplitError, match="'zzz' .* no layer of that name; there are .'conv1', 'bn1'"):
+        recon.split(plain, ["zzz"], K)
     with pytest.raises(ValueError, match="init is 'copy' or 'reinitialise', got 'random'"):
-        split_layers(plain, ["conv1"], "random")
+        recon.split(plain, ["conv1"], K, "random")
 
 
 class Branching(nn.Module):
@@ -127,23 +140,28 @@ class Outside(nn.Module):
         return F.linear(self.a(x), self.b.weight)
 
 
-def test_what_cannot_be_traced_is_named():
-    trunk = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4), Branching()))
-    model = MultiTaskModel(trunk, [nn.Linear(4, 2) for _ in range(2)])
-    with pytest.raises(SplitError, match="cannot trace '1.1' of the trunk"):
-        split_layers(model, ["0"])
+def test_what_cannot_be_traced_stays_whole():
+    inner = nn.Sequential(nn.Linear(4, 4), Branching())
+    model, x = (
+        MultiTaskModel(nn.Sequential(nn.Linear(4, 4), inner), [nn.Linear(4, 2) for _ in range(2)]),
+        torch.ones(3, 4),
+    )
+    assert recon.candidate_layers(model) == ["0", "1.0"]
+    with torch.no_grad():
+        for sign in (1, -1):  # the branch is taken when the network runs
+            close(recon.split(model, ["0", "1.0"], 2)(sign * x), model(sign * x))
     outside = MultiTaskModel(Outside(), [nn.Linear(4, 2) for _ in range(2)])
-    with pytest.raises(SplitError, match="layer 'b' is not called as a module"):
-        split_layers(outside, ["b"])
+    with pytest.raises(SplitError, match="'b' is never called in forward"):
+        recon.split(outside, ["b"], 2)
 
-    # a module with parameters is kept whole, whatever it does inside
+    # a module that owns its parameters is kept whole, whatever it does inside
     class Whole(Branching):
         def __init__(self):
             super().__init__()
             self.scale = nn.Parameter(torch.ones(1))
 
     whole = MultiTaskModel(nn.Sequential(nn.Linear(4, 4), Whole()), [nn.Linear(4, 2) for _ in range(2)])
-    assert len(split_layers(whole, ["1"]).features(torch.ones(3, 4))) == 2
+    assert len(recon.split(whole, ["1"], 2).features(x)) == 2
 
 
 class AtTheTop(nn.Sequential):
@@ -154,9 +172,9 @@ class AtTheTop(nn.Sequential):
 def test_the_module_that_fails_is_named_not_the_one_before():
     trunk = AtTheTop(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
     model = MultiTaskModel(trunk, [nn.Linear(4, 2) for _ in range(2)])
-    with pytest.raises(SplitError, match="cannot trace 'AtTheTop' of the trunk"):
-        split_layers(model, ["0.0"])
-    copied = split_layers(model, [])  # nothing to split, nothing to trace
+    with pytest.raises(SplitError, match="cannot trace 'AtTheTop': .* control flow"):
+        recon.split(model, ["0.0"], len(model.heads))
+    copied = recon.split(model, [], len(model.heads))  # nothing to split, nothing to trace
     assert type(copied.trunk) is AtTheTop and copied is not model
 
 
@@ -168,33 +186,47 @@ def test_parameters_read_inside_and_outside_of_a_layer_cannot_fork():
             return F.linear(self.b(self.a(x)), self.b.weight)
 
     model = MultiTaskModel(Tied(), [nn.Linear(4, 2) for _ in range(2)])
-    with pytest.raises(SplitError, match="reads parameters of 'b' outside"):
-        split_layers(model, ["b"])
+    with pytest.raises(SplitError, match="'b' cannot be split: the network reads .'b.weight'. outside"):
+        recon.split(model, ["b"], len(model.heads))
 
 
-def test_a_trunk_with_K_streams_is_refused(plain):
-    split = split_layers(plain, ["fc"])
-    with pytest.raises(SplitError, match="only a trunk with one output"):
-        split_layers(split, ["conv1"])
+def test_a_split_network_can_be_split_again(plain):
+    split, x = recon.split(plain, ["fc"], K), torch.randn(2, 1, 32, 32, dtype=torch.float64)
+    with pytest.raises(SplitError, match="'fc.1' cannot be split: 1 outputs depend on it"):
+        recon.split(split, ["fc.1"], K)
+    again = recon.split(split, ["layer4.1.conv2"], K)
+    with torch.no_grad():
+        close(again(x), plain(x))
+        for p in again.trunk.get_submodule("layer4.1.conv2.1").parameters():
+            p.add_(1)
+        changed = [not torch.equal(a, b) for a, b in zip(again(x), split(x), strict=True)]
+    assert changed == [False, True, False]
 
 
-def test_a_mode_read_in_forward_is_not_frozen_silently():
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return F.dropout(self.a(x), 0.5, self.training)
+
+
+def test_a_mode_read_in_forward_is_not_frozen():
     """torch.fx turns self.training into a constant; a split network must still tell training from evaluation."""
+    x = torch.ones(50, 4)
+    for trunk in (Dropping(), nn.Sequential(Dropping(), nn.Tanh()), nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))):
+        model = MultiTaskModel(trunk, [nn.Linear(4, 2) for _ in range(2)])
+        for training in (True, False):
+            split = recon.split(model.train(training), recon.candidate_layers(model), 2)
+            assert model.training == split.training == training
+            for twin in (split, copy.deepcopy(split), pickle.loads(pickle.dumps(split))):
+                assert not torch.equal(*(twin.train().features(x)[1] for _ in range(2)))
+                assert torch.equal(*(twin.eval().features(x)[1] for _ in range(2)))
 
-    class Dropping(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a = nn.Linear(4, 4)
-
+    class Branch(Dropping):
         def forward(self, x):
-            return F.dropout(self.a(x), 0.5, self.training)
+            return self.a(x) if self.training else x
 
-    model = MultiTaskModel(Dropping(), [nn.Linear(4, 2) for _ in range(2)]).train()
-    for training in (True, False):
-        with pytest.raises(SplitError, match="reads self.training"):
-            split_layers(model.train(training), ["a"])
-        assert model.training == training
-    # as a module it keeps its mode
-    model = MultiTaskModel(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)), [nn.Linear(4, 2) for _ in range(2)])
-    split, x = split_layers(model, ["0"]), torch.ones(50, 4)
-    assert (split.features(x)[0] == 0).any() and not (split.eval().features(x)[0] == 0).any()
+    with pytest.raises(SplitError, match="cannot trace 'Branch': .* control flow"):
+        recon.split(MultiTaskModel(Branch(), [nn.Linear(4, 2)]), ["a"], 1)

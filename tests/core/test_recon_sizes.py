@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from mtl_core import recon
 from mtl_core.models import resnet18
-from mtl_core.recon import candidate_layers, split_layers
+from mtl_core.recon import candidate_layers
 
 # --- sizes at the paper's width; on the meta device nothing is allocated
 
@@ -38,7 +39,7 @@ def test_extra_parameters_of_the_published_sets(paper):
     batch_norm = [n for n in order if "bn" in n or "downsample.1" in n]
     top25 = [*batch_norm, "conv1", *(f"layer1.{block}.conv{i}" for block in (0, 1) for i in (1, 2))]
     for names, extra in ((batch_norm, 9_600), (top25, 160_192), ([], 0), (order, 11_221_540)):
-        split = split_layers(model, names)
+        split = recon.split(model, names, 2)
         assert total(split) - total(model) == extra, len(names)
     assert round((total(model) + 160_192) * 4 / 2**20, 2) == 43.43
 
@@ -64,7 +65,7 @@ def test_sizes_of_the_random_sets(paper, kind, seed):
         assert sum("bn" in n or "downsample.1" in n for n in names) == (11, 10, 12)[seed]
     else:
         assert len(names) == (9, 4, 6)[seed]
-    assert round(total(split_layers(model, names)) * 4 / 2**20, 2) == PUBLISHED[kind][seed]
+    assert round(total(recon.split(model, names, 2)) * 4 / 2**20, 2) == PUBLISHED[kind][seed]
 
 
 def test_members_of_the_random_sets(paper):
@@ -81,6 +82,6 @@ def test_members_of_the_random_sets(paper):
 
 def test_sizes_of_the_first_and_last_25_layers(paper):
     model, order, _ = paper
-    assert round(total(split_layers(model, order[:25])) * 4 / 2**20, 2) == 48.90
-    assert round(total(split_layers(model, order[-25:])) * 4 / 2**20, 2) == 84.17
+    assert round(total(recon.split(model, order[:25], 2)) * 4 / 2**20, 2) == 48.90
+    assert round(total(recon.split(model, order[-25:], 2)) * 4 / 2**20, 2) == 84.17
     assert order[-25] == "layer2.1.conv1"

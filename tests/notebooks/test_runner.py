@@ -75,7 +75,7 @@ def test_ill_written_parameter_cells(tmp_path, line):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
-    for name in ("run.py", "page.py", "parameters.py", ".ipython"):
+    for name in ("run.py", "page.py", "parameters.py", "warm.py", ".ipython"):
         source = SOURCES / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         (root / "notebooks").mkdir(exist_ok=True)
@@ -91,10 +91,12 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runner(project):
-    before = dict(os.environ)
+    before, path = dict(os.environ), list(sys.path)
+    sys.path.insert(0, str(project / "notebooks"))
     yield load(project / "notebooks" / "run.py", "notebook_runner")
     os.environ.clear()
     os.environ.update(before)
+    sys.path[:] = path
 
 
 def written(project):
@@ -122,6 +124,19 @@ def test_the_runner_makes_a_page_and_keeps_it(project, runner, capsys):
     assert runner.main([]) == 0
     assert "executed anew, because it was made with {'seeds': 3}" in capsys.readouterr().out
     assert written(project)["cells"] == book["cells"], "the same run gives the same page"
+
+
+def test_a_forked_kernel_makes_the_same_page_and_ends(project, runner, monkeypatch):
+    import warm
+
+    forks, pages = [], []
+    monkeypatch.setattr(warm, "Fork", lambda *a, make=warm.Fork: forks.append(make(*a)) or forks[-1])
+    for warmed in (False, True):
+        assert runner.execute(project / "notebooks/part/chapter.ipynb", {}, {}, "", warm=warmed) > 0
+        pages.append(written(project)["cells"])
+    assert pages[0] == pages[1]
+    (fork,) = forks
+    assert fork.wait() == 0, "its process has ended by itself"
 
 
 def test_a_failure_keeps_the_page_and_names_the_cell(project, runner, capsys):
