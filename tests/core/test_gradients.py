@@ -8,7 +8,7 @@ from torch import nn
 
 from mtl_core.gradients import NonFiniteGradientError, reached, task_gradients
 from mtl_core.models import MultiTaskModel
-from mtl_core.recon import split_layers
+from mtl_core import recon
 
 
 def compare(model, found, expected):
@@ -315,7 +315,7 @@ def test_a_backward_pass_that_fails_fails_with_its_own_words():
 def test_own_layers_under_autocast():
     # not on ResNet: torch 2.15 reads unset memory in bfloat16 weight gradients of 3x3 convolutions from 2x2 to 1x1
     model, inputs, targets = build("batch norm", 2, torch.float32)
-    model = split_layers(model, ["1"])
+    model = recon.split(model, ["1"], 2, "copy")
     exact = run(model, inputs, targets).layers["trunk.4"].clone()
     model.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
