@@ -35,7 +35,7 @@ def test_the_batch_is_the_module_step_by_step(method, name, optimizer, objective
         torch.testing.assert_close(losses, result.losses[t][index], rtol=1e-6, atol=1e-7)
         network.zero_grad()
         rotations.zero_grad()
-        model.backward(losses)
+        model.backward(list(losses))
         network.step()
         rotations.step()
         decay.step()
