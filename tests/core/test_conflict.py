@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtl_core.conflict import ConflictScores, cosines, magnitude_similarity, share_by_chance
-from mtl_core.gradients import NonFiniteGradientError, TaskGradients, task_gradients
+from mtl_core.gradients import NonFiniteGradientError, TaskGradients
 from mtl_core.linalg import CHUNK, gram
 from mtl_core.seeds import numpy_generator
 

@@ -6,9 +6,9 @@ from engine import Vector, linear_losses, linear_model, step_of
 from networks import MODELS, SPLITS, build, direct, losses_of, run
 from torch import nn
 
+from mtl_core import recon
 from mtl_core.gradients import NonFiniteGradientError, reached, task_gradients
 from mtl_core.models import MultiTaskModel
-from mtl_core import recon
 
 
 def compare(model, found, expected):
