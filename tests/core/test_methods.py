@@ -12,6 +12,7 @@ from torchjd.aggregation import Aggregator
 from mtl_core import methods
 from mtl_core.conflict import cosines
 from mtl_core.methods import METHODS, Method
+from mtl_core.methods.registry import arguments_of
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 from mtl_lab.runs.conflict_log import ConflictLog
@@ -168,7 +169,7 @@ def test_what_rows_say_of_needs_and_cost():
 def test_defaults_are_arguments_and_are_the_classes_own():
     """A default of the registry that the class does not share would make the class's own a trap."""
     for name, row in METHODS.items():
-        own = inspect.signature(row.make).parameters
+        own = arguments_of(row.make)
         for argument, (value, _) in row.defaults.items():
             assert argument in own, (name, argument)
             assert own[argument].default in (inspect.Parameter.empty, value), (name, argument)
