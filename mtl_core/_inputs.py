@@ -11,7 +11,9 @@ WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel
 
 
 def named_parameters(given) -> tuple[list[str], list[Tensor]]:
-    """Names and parameters of a module, of (name, parameter) pairs, or of parameters, which are named by position."""
+    """Names and parameters of a module, of (name, parameter) pairs, or of parameters, which are named by position.
+
+    Those of a layer come together."""
     if isinstance(given, nn.Module):
         for name, module in given.named_modules():
             kinds = {kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.")}
@@ -28,7 +30,9 @@ def named_parameters(given) -> tuple[list[str], list[Tensor]]:
         found.setdefault(p, name)
     if not found:
         raise ValueError("there are no parameters: give a module, its named_parameters() or parameters")
-    return list(found.values()), list(found)
+    layers = [name.rpartition(".")[0] or name for name in found.values()]
+    together = sorted(zip(map(layers.index, layers), found.values(), found, strict=True), key=lambda entry: entry[0])
+    return [name for _, name, _ in together], [p for _, _, p in together]
 
 
 def names_in_process(leaves: Iterable[Tensor]) -> list[str]:

@@ -72,13 +72,16 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
             shared, and nothing in the graph tells whether they are.
     """
     masks, leaves, used = dict[Any, int](), dict[Tensor, int](), dict[Any, dict[int, int]]()
-    ends = {get_gradient_edge(tensor).node: tensor for tensor in stop}
+    ends = {tuple(get_gradient_edge(tensor)[:2]): tensor for tensor in stop}
     for k, loss in enumerate(losses):
         edge, bit = get_gradient_edge(loss), 1 << k
         todo = [(edge.node, edge.output_nr)]
         while todo:
             node, number = todo.pop()
             if node is None:
+                continue
+            if (end := ends.get((node, number))) is not None:
+                leaves[end] = leaves.get(end, 0) | bit
                 continue
             if isinstance(node, BackwardCFunction):
                 outputs = used.setdefault(node, {})
@@ -87,9 +90,6 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
             if mask & bit:
                 continue
             masks[node] = mask | bit
-            if node in ends:
-                leaves[ends[node]] = mask | bit
-                continue
             if hasattr(node, "variable"):
                 leaves[node.variable] = mask | bit
             if not mask & (mask - 1):  # else two losses have been here: all below is marked as shared
@@ -118,8 +118,13 @@ def vector(like: Sequence[Tensor], *rows: int) -> Tensor:
     return torch.zeros(*rows, sum(t.numel() for t in like), dtype=dtype, device=like[0].device if like else None)
 
 
+def layer_of(name: str) -> str:
+    """The module that owns a parameter; the name of a parameter that stands alone."""
+    return name.rpartition(".")[0] or name
+
+
 class Columns:
-    """The memory of J and of the update: `names` and `parameters` of the columns, K rows."""
+    """The memory of J and of the update: `names` and `parameters` of the columns, those of a layer together, K rows."""
 
     def __init__(self, names: list[str], parameters: Sequence[Tensor], K: int):
         self.names, self.parameters = names, parameters
@@ -127,8 +132,7 @@ class Columns:
         self.rows = [views(row, parameters) for row in self.matrix]
         self.sizes: dict[str, int] = {}
         for name, p in zip(names, parameters, strict=True):
-            layer = name.rpartition(".")[0] or name
-            self.sizes[layer] = self.sizes.get(layer, 0) + p.numel()
+            self.sizes[layer_of(name)] = self.sizes.get(layer_of(name), 0) + p.numel()
 
     def layers(self, matrix: Tensor) -> dict[str, Tensor]:
         """Layer -> (K, D_l) views of J."""

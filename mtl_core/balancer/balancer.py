@@ -19,7 +19,7 @@ from mtl_core.balancer.layout import ALL, Layout
 from mtl_core.balancer.rule import Rule
 from mtl_core.balancer.step import Step
 from mtl_core.conflict import cosines
-from mtl_core.gradients import NonFiniteGradientError, TaskGradients, add, explained, reached, views, write
+from mtl_core.gradients import NonFiniteGradientError, TaskGradients, add, explained, layer_of, reached, views, write
 from mtl_core.methods.task_state import move_columns, selected
 
 
@@ -273,7 +273,7 @@ class Balancer(Rule):
             return []
         if self.spec.level == "last layer":
             layer = [*columns.sizes][-1]
-            return [i for i, name in zip(self._layout.at, columns.names, strict=True) if name.startswith(layer)]
+            return [i for i, name in zip(self._layout.at, columns.names, strict=True) if layer_of(name) == layer]
         if features is None:
             name = self.spec.name
             raise ValueError(f"{name} reads gradients at the features: backward(losses, features=what all heads read)")

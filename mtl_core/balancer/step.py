@@ -55,7 +55,8 @@ class Step:
             for name in reaching:
                 layout.reached[i] |= 1 << number[name]
         self.moved = layout.lay_out(trained) if self.walked else None
-        self.layout, self.columns, self.random = layout, layout.columns, random
+        self.layout, self.columns = layout, layout.columns
+        self.random = random if several and torch.distributed.get_rank() else None
         self.losses = [(number[name], loss) for name, loss in given.items()]
         self.tasks = sorted(number[name] for name in values)
         in_order = [values[layout.tasks[k]] for k in self.tasks]

@@ -152,10 +152,10 @@ class _FeatureRotation(nn.Module):
         scale = scaler.scale(torch.ones_like(self.initial_norms[0])) if on else torch.ones_like(self.initial_norms[0])
         try:
             parameters, flat = self._gradients(given, counts or {}, *forward, scale)
-        except NonFiniteGradientError:
+        except (NonFiniteGradientError, ValueError) as error:
             for buffer, value in zip(self.buffers(recurse=False), before, strict=True):
                 buffer.copy_(value)
-            if not on:
+            if not on or isinstance(error, ValueError):
                 raise
             parameters = [p for p in self.parameters() if p.requires_grad]
             flat = torch.full_like(vector(parameters), torch.inf)
@@ -309,7 +309,7 @@ class RotoGrad(_FeatureRotation):
     ValueError: an unknown objective, start or map; a rotation_rate that is not positive; a rotation_size below 1.
     Differs from the released package: the start is the identity unless asked; a loss or gradient that is zero gives
     a defined step, a tiny loss is not divided by at the end of the burn-in, and losses are divided by their
-    absolute value; stacked losses give the same as listed ones.
+    absolute value; losses are given by task or in a list, not stacked.
     """
 
 

@@ -194,6 +194,10 @@ class _Loop:
         self.door: Any  # a Balancer, or a feature rotation, whose backward takes the same
         parameters: Any = model.parameters()
         if spec.kind == methods.ROTATION:
+            if method.trunk is not model.trunk or [*method.heads] != [*model.heads]:
+                raise ValueError(
+                    "a feature rotation must be made with the trunk and heads of the model that is trained"
+                )
             self.door = method.train()
             method.convention, model.rotations = self.convention, method.rotation
             parameters = method.parameter_groups(schedule.learning_rate)

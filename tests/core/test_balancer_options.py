@@ -253,7 +253,6 @@ def test_names_of_bare_parameters_and_pairs():
         assert layer in balancer.gradients.layers
 
 
-@pytest.mark.xfail(strict=True, reason="Columns.layers cuts J as if the parameters of a layer stood side by side")
 def test_layers_of_pairs_in_another_order():
     """A user may give weights first, then biases: a layer is still its own columns."""
     net, (x, ys) = Net(2, nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8))), batch()

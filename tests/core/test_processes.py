@@ -62,12 +62,7 @@ def trained(tmp_path_factory):
     }
 
 
-SAME_NUMBERS = "drawing_from puts the first process's state back as well: its random numbers are the same in all steps"
-
-
-@pytest.mark.parametrize(
-    "draws", [False, pytest.param(True, marks=pytest.mark.xfail(strict=True, reason=SAME_NUMBERS))]
-)
+@pytest.mark.parametrize("draws", [False, True])
 def test_two_processes_end_where_one_ends_for_every_method(trained, draws):
     assert set(trained[1]) == set(trained[2]) == set(METHODS)
     far = {}

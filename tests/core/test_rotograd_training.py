@@ -136,9 +136,6 @@ def test_conventions_apply_to_the_trunk_alone():
     assert clipped.norm().item() == pytest.approx(clip, rel=1e-4) and torch.equal(same, rest)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="fit trains the instance's own network and measures the model, which stands still"
-)
 def test_an_instance_around_another_model_is_refused():
     other = new_model()
     method = methods.make("rotograd", trunk=other.trunk, heads=other.heads, rotation_size=8)
