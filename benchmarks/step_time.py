@@ -49,13 +49,13 @@ def seconds(call):
 
 def made(name, model, tasks, features, convention="plain", observed=False):
     """A step of that method; a feature rotation gets a copy of the model, which it changes."""
-    row, convention = methods.find(name), methods.CONVENTIONS[convention]
-    given = arguments(row, len(tasks), features)
-    if row.kind != "feature rotation":
-        return Step(model, tasks, row, methods.make(name, **given), convention, observed)
+    spec, convention = methods.find(name), methods.CONVENTIONS[convention]
+    given = arguments(spec, len(tasks), features)
+    if spec.kind != "feature rotation":
+        return Step(model, tasks, spec, methods.make(name, **given), convention, observed)
     model = copy.deepcopy(model)
     method = methods.make(name, trunk=model.trunk, heads=model.heads, **given)
-    return RotationStep(model, tasks, row, method, convention, observed)
+    return RotationStep(model, tasks, spec, method, convention, observed)
 
 
 def all_steps(model, tasks, inputs, only=()):

@@ -34,12 +34,12 @@ def compare(folder, rank, world):
         plain.tasks, Counted(plain.train.inputs, plain.train.targets), plain.validation, plain.test, plain.source
     )
     schedule = Schedule(epochs=2, batch_size=33, learning_rate=0.05)
-    for name, row in methods.METHODS.items():
+    for name, spec in methods.METHODS.items():
         parts.clear()
         model = small_model(3)
         start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
         history = loop.fit(
-            model, problem, name, schedule, test=False, method_options=OPTIONS.get(name, SPECIAL.get(row.kind, {}))
+            model, problem, name, schedule, test=False, method_options=OPTIONS.get(name, SPECIAL.get(spec.kind, {}))
         )
         moved = (
             torch.cat([p.detach().flatten() for p in [*model.trunk.parameters(), *model.heads.parameters()]]) - start

@@ -17,7 +17,7 @@ from mtl_core.methods.backward import feature_matrix
 from mtl_core.recon import split_layers
 from mtl_core.training.step import Step, _random_state, _set_random_state
 
-FEATURES = [n for n, row in METHODS.items() if row.level == "features" and row.kind == "gradient aggregation"]
+FEATURES = [n for n, spec in METHODS.items() if spec.level == "features" and spec.kind == "gradient aggregation"]
 NEAR = {**{n: "features" for n in FEATURES}, "gradnorm": "last layer"}
 PLAIN = CONVENTIONS["plain"]
 
@@ -136,8 +136,8 @@ def test_gradnorm_reads_the_last_layer():
 def test_a_method_without_weights_is_refused_at_the_features(observed):
     """GradDrop decides number by number: there is no weight to send through the trunk."""
     problem, model = small_problem(2), small_model(2)
-    row = replace(METHODS["graddrop"], level="features")
-    step = Step(model, problem.tasks, row, fresh("graddrop", 2), PLAIN, observed)
+    spec = replace(METHODS["graddrop"], level="features")
+    step = Step(model, problem.tasks, spec, fresh("graddrop", 2), PLAIN, observed)
     with pytest.raises(ValueError, match="expected a WeightedAggregator of torchjd, got GradDrop; register it at"):
         step(*problem.train.batch(slice(0, 16)))
 

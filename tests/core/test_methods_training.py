@@ -15,7 +15,7 @@ from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 from mtl_core.training.step import Step
 
-NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
+NAMES = [n for n, spec in METHODS.items() if spec.kind != "feature rotation"]
 AGGREGATIONS = [n for n in NAMES if METHODS[n].kind == "gradient aggregation"]
 
 
@@ -129,9 +129,9 @@ def spoilt(bad, where):
 def test_what_is_not_finite_is_an_error_that_names_the_task(name, bad, where):
     tasks, train = spoilt(bad, where)
     for observed in (False, True):
-        row, model = METHODS[name], small_model(3)
-        step = Step(model, tasks, row, fresh(name, 3), CONVENTIONS["plain"], observed)
-        if where == "gradient" and row.level == "losses" and not observed:
+        spec, model = METHODS[name], small_model(3)
+        step = Step(model, tasks, spec, fresh(name, 3), CONVENTIONS["plain"], observed)
+        if where == "gradient" and spec.level == "losses" and not observed:
             continue  # a backward pass of one scalar does not see the tasks: the next step's loss reports it
         with pytest.raises(NonFiniteGradientError, match="spoilt|task 1"):
             step(*train.batch(slice(0, 16)))

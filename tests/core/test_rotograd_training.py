@@ -12,7 +12,7 @@ from mtl_core.training import loop
 from mtl_core.training.rotation_step import RotationStep, parameter_groups
 from mtl_core.training.schedule import Schedule
 
-FAMILY = [name for name, row in METHODS.items() if row.kind == "feature rotation"]
+FAMILY = [name for name, spec in METHODS.items() if spec.kind == "feature rotation"]
 SIZE = {"rotation_size": 8}
 
 

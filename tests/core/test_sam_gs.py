@@ -61,7 +61,7 @@ def test_aggregator_agrees_with_the_official_class(path):
 def test_whole_pipeline_agrees_with_the_official_class(path):
     """Losses -> J -> SAM-GS -> times K, clip 1 -> the .grad that an optimizer sees; heads raw."""
     trace = load(path)
-    K, row = trace["K"], methods.METHODS["sam_gs"]
+    K, spec = trace["K"], methods.METHODS["sam_gs"]
     convention = methods.CONVENTIONS["samgs"]
     assert convention.clip == 1.0 and convention.scale == "K times" and convention.heads == "unit"
     if trace["max_norm"] <= 0:
@@ -74,7 +74,7 @@ def test_whole_pipeline_agrees_with_the_official_class(path):
         losses = linear_losses(model, features, step["task_grads"], coefficients=[1.0, 2.0, 3.0][:K])
         found = task_gradients(losses, model, features, out=found)
         agrees(found.matrix, step["task_grads"])
-        methods.combine(method, row, convention, found, torch.stack(losses).detach(), model.heads)
+        methods.combine(method, spec, convention, found, torch.stack(losses).detach(), model.heads)
         gradient = torch.cat([p.grad for p in model.trunk.parameters()])
         agrees(gradient, step["final_grad"])
         if trace["max_norm"] <= 0:
@@ -112,8 +112,8 @@ def test_restatement_in_float64(K, gamma):
 def test_defaults_are_those_of_algorithm_1():
     method = SAMGS()
     assert (method.gamma, method.beta1, method.beta2, method.epsilon) == (0.1, 0.9, 0.99, 1e-8)
-    row = methods.METHODS["sam_gs"]
-    assert {k: v for k, (v, _) in row.defaults.items()} == {"gamma": 0.1, "beta1": 0.9, "beta2": 0.99}
+    spec = methods.METHODS["sam_gs"]
+    assert {k: v for k, (v, _) in spec.defaults.items()} == {"gamma": 0.1, "beta1": 0.9, "beta2": 0.99}
 
 
 def test_gate_is_strict_and_h_moves_in_both_branches():
