@@ -60,9 +60,9 @@ def losses_at(step: int, K: int) -> torch.Tensor:
 
 def variants(name: str) -> dict[str, dict]:
     """name -> options of a method: its defaults, its presets where they differ, `FURTHER`."""
-    row = METHODS[name]
-    defaults, found = {key: value for key, (value, _) in row.defaults.items()}, {"default": {}}
-    for preset, options in {**row.presets, **FURTHER.get(name, {})}.items():
+    spec = METHODS[name]
+    defaults, found = {key: value for key, (value, _) in spec.defaults.items()}, {"default": {}}
+    for preset, options in {**spec.presets, **FURTHER.get(name, {})}.items():
         if {**defaults, **options} not in [{**defaults, **other} for other in found.values()]:
             found[preset] = dict(options)
     return found
@@ -75,11 +75,11 @@ def make(name: str, K: int, options: Mapping) -> nn.Module:
 
 def three_updates(name: str, K: int, kind: str, options: Mapping) -> list:
     """The updates of three steps of one instance."""
-    row, method, found = METHODS[name], make(name, K, options), []
+    spec, method, found = METHODS[name], make(name, K, options), []
     torch.manual_seed(0)
     for step, J in enumerate(matrices(K, kind)):
-        found.append(methods.update(method, row, J, losses_at(step, K)).tolist())
-        if "losses after the step" in row.needs:
+        found.append(methods.update(method, spec, J, losses_at(step, K)).tolist())
+        if "losses after the step" in spec.needs:
             method.update(losses_at(step + 1, K))
     return found
 

@@ -73,11 +73,11 @@ def steps_of(K, seed=0):
 
 def ours(name, steps, method=None, **options):
     """The updates of the registered method, or of an instance of it, before any convention, for the same steps."""
-    row, K, found = METHODS[name], len(steps[0][0]), []
+    spec, K, found = METHODS[name], len(steps[0][0]), []
     method = method or fresh(name, K, **({"window": 2} if name == "dwa" else {}), **options)
     for J, L, after in (map(torch.from_numpy, step) for step in steps):
-        found.append(methods.update(method, row, J, L))
-        if "losses after the step" in row.needs:
+        found.append(methods.update(method, spec, J, L))
+        if "losses after the step" in spec.needs:
             method.update(after)
     return [update.numpy() for update in found]
 
@@ -116,19 +116,19 @@ def rows() -> list[dict]:
     """One entry for each method, and one for each named option that is a solver or rule of its own."""
     found = []
     for name, options in [*((name, {}) for name in METHODS), *OPTIONS]:
-        row = METHODS[name]
+        spec = METHODS[name]
         reference, reason = NOTES.get(name, (RESTATED, ""))
-        if row.kind == "feature rotation":
-            largest, source = _of_rotation(row.make), "mtl_core"
+        if spec.kind == "feature rotation":
+            largest, source = _of_rotation(spec.make), "mtl_core"
         else:
             largest, source = max(difference(name, K, **options) for K in TASKS), supplier(name, **options)
         found.append(
             {
                 "method": name,
                 "options": options,
-                "title": row.title,
-                "kind": row.kind,
-                "paper": row.paper,
+                "title": spec.title,
+                "kind": spec.kind,
+                "paper": spec.paper,
                 "supplier": source,
                 "reference": reference,
                 "difference": largest,

@@ -20,13 +20,13 @@ SPECIAL = {"feature rotation": {"rotation_size": 4, "normalize_losses": True, "b
 def compare(folder, rank, world):
     problem, parts = small_problem(3, examples=70), set()
     schedule = Schedule(epochs=2, batch_size=33, learning_rate=0.05)
-    for name, row in methods.METHODS.items():
+    for name, spec in methods.METHODS.items():
         parts.clear()
         model = small_model(3)
         model.trunk.register_forward_pre_hook(lambda trunk, given: parts.add(len(given[0])) if trunk.training else None)
         start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
         history = loop.fit(
-            model, problem, name, schedule, test=False, method_options=OPTIONS.get(name, SPECIAL.get(row.kind, {}))
+            model, problem, name, schedule, test=False, method_options=OPTIONS.get(name, SPECIAL.get(spec.kind, {}))
         )
         moved = (
             torch.cat([p.detach().flatten() for p in [*model.trunk.parameters(), *model.heads.parameters()]]) - start

@@ -12,9 +12,9 @@ from mtl_core import methods
 from mtl_core.balancer import Balancer
 from mtl_core.methods import CONVENTIONS, METHODS, Convention, Method
 
-NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
-AGGREGATIONS = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
-WEIGHTINGS = [n for n, row in METHODS.items() if row.kind == "loss weighting"]
+NAMES = [n for n, spec in METHODS.items() if spec.kind != "feature rotation"]
+AGGREGATIONS = [n for n, spec in METHODS.items() if spec.kind == "gradient aggregation"]
+WEIGHTINGS = [n for n, spec in METHODS.items() if spec.kind == "loss weighting"]
 
 
 # --- conventions

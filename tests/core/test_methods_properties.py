@@ -13,7 +13,7 @@ from mtl_core.methods._gramian import ByGram, unit_gram
 from mtl_core.methods.backward import task_weights
 from mtl_core.methods.moco import onto_simplex
 
-NAMES = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
+NAMES = [n for n, spec in METHODS.items() if spec.kind == "gradient aggregation"]
 GRAM = [n for n in NAMES if METHODS[n].needs == ("Gram matrix",)]
 SYMMETRIC = [n for n in NAMES if n != "broken" and not METHODS[n].random]
 PROMISE = ["mgda_ub", "nash_mtl", "fairgrad", "upgrad", "exact mgda"]  # no task is harmed

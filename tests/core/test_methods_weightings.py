@@ -12,7 +12,7 @@ from mtl_core.methods import CONVENTIONS, METHODS, Convention
 from mtl_core.methods._state import check_positive
 from mtl_core.methods.backward import task_weights
 
-OWN = [n for n, row in METHODS.items() if row.learns]
+OWN = [n for n, spec in METHODS.items() if spec.learns]
 ADAPTIVE = [*OWN, "famo", "dwa"]
 PLAIN = CONVENTIONS["plain"]
 

@@ -14,7 +14,7 @@ from parity_table import LIMIT, NOTES, OPTIONS, TASKS, difference, ours, steps_o
 from mtl_core import methods
 from mtl_core.methods import METHODS
 
-MATRIX = [name for name, row in METHODS.items() if row.kind != "feature rotation"]
+MATRIX = [name for name, spec in METHODS.items() if spec.kind != "feature rotation"]
 SAME_RULE = [{"imtl_g", "imtl_g_features"}, {"aligned_mtl", "aligned_mtl_ub"}]  # of another matrix
 NAMES = [n for n in MATRIX if n != "mgda"]
 

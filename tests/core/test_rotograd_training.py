@@ -11,7 +11,7 @@ from mtl_core.models.rotations import RotationLayer, with_rotation_layers
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 
-FAMILY = [name for name, row in METHODS.items() if row.kind == "feature rotation"]
+FAMILY = [name for name, spec in METHODS.items() if spec.kind == "feature rotation"]
 SIZE = {"rotation_size": 8}
 
 

@@ -29,7 +29,7 @@ def conflicting_problem(K=2, examples=96, seed=0):
 PROBLEM = conflicting_problem()
 SCHEDULE = Schedule(epochs=3, batch_size=32, learning_rate=0.05, decay="cosine")
 OPTIONS = {"static": {"weights": [0.3, 0.7]}}
-OPTIONS |= {name: {"rotation_size": 8} for name, row in methods.METHODS.items() if row.kind == "feature rotation"}
+OPTIONS |= {name: {"rotation_size": 8} for name, spec in methods.METHODS.items() if spec.kind == "feature rotation"}
 
 
 def new_model(seed=0):

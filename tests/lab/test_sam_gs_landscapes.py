@@ -117,10 +117,10 @@ def test_who_has_no_row_has_a_reason_that_holds():
     from mtl_core import methods
 
     reasons = sam_gs_landscapes.without_a_row()
-    by_title = {row.title: row for row in methods.METHODS.values()}
+    by_title = {spec.title: spec for spec in methods.METHODS.values()}
     named = [by_title[title] for titles in reasons.values() for title in titles]
     rows = {name for name, _ in sam_gs_landscapes.ROWS.values()}
-    assert {row.name for row in named} | rows == set(methods.METHODS) and not {row.name for row in named} & rows
+    assert {spec.name for spec in named} | rows == set(methods.METHODS) and not {spec.name for spec in named} & rows
     negative = LANDSCAPES["samgs_1"].losses(torch.tensor(LANDSCAPES["samgs_1"].optima[0], dtype=torch.float64))
     assert (negative < 0).all()
     (refusing,) = (titles for reason, titles in reasons.items() if reason.startswith("need positive"))

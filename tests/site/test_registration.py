@@ -26,8 +26,8 @@ class Thirds(nn.Module):
 
 @pytest.fixture
 def registered(monkeypatch):
-    row = Method("thirds", TITLE, "gradient aggregation", Thirds, "mean", "this test")
-    monkeypatch.setitem(METHODS, row.name, row)
+    spec = Method("thirds", TITLE, "gradient aggregation", Thirds, "mean", "this test")
+    monkeypatch.setitem(METHODS, spec.name, spec)
 
 
 @pytest.fixture
