@@ -48,9 +48,9 @@ def seconds(call):
 
 def made(name, model, tasks, features, convention="plain", observed=False):
     """A step of that method, a function of inputs and targets; a rotation gets a copy of the model, which it changes."""
-    row = methods.find(name)
-    given = arguments(row, len(tasks), features)
-    if row.kind == methods.ROTATION:
+    spec = methods.find(name)
+    given = arguments(spec, len(tasks), features)
+    if spec.kind == methods.ROTATION:
         model = copy.deepcopy(model)
         door = methods.make(name, trunk=model.trunk, heads=model.heads, **given).train()
     else:
@@ -60,7 +60,7 @@ def made(name, model, tasks, features, convention="plain", observed=False):
 
     def step(inputs, targets):
         model.zero_grad()
-        features = None if row.kind == methods.ROTATION else model.features(inputs)
+        features = None if spec.kind == methods.ROTATION else model.features(inputs)
         outputs = door(inputs) if features is None else model.outputs(features)
         losses = {t.name: t.loss(output, y) for t, output, y in zip(tasks, outputs, targets, strict=True)}
         door.backward(losses, features=features)

@@ -6,7 +6,7 @@ from torch import nn
 from mtl_core.methods import METHODS
 
 torch.set_num_threads(1)
-NAMES = [name for name, row in METHODS.items() if row.kind != "feature rotation"]
+NAMES = [name for name, spec in METHODS.items() if spec.kind != "feature rotation"]
 AGGREGATIONS = [name for name in NAMES if METHODS[name].kind == "gradient aggregation"]
 
 

@@ -45,7 +45,7 @@ def compare(folder, rank, world):
 def draw(folder, rank):
     """Methods that draw, on a network that draws as well: this process's masks and where its training ends."""
     found = {}
-    for name in [name for name, row in methods.METHODS.items() if row.random]:
+    for name in [name for name, spec in methods.METHODS.items() if spec.random]:
         model, masks = small_model(3), []
         model.trunk.append(nn.Dropout(0.5))
         model.trunk[-1].register_forward_hook(lambda module, _, out, masks=masks: masks.append(out.detach() == 0))

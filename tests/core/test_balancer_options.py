@@ -145,11 +145,11 @@ def test_weights_of_an_earlier_step(name, convention):
         weights = list(balancer.weights.values())
         kept.append(weights)
         assert weights == kept[0]
-        factor = rule.factor(row.native_scale, 3)
+        factor = rule.factor(spec.native_scale, 3)
         want = factor * torch.tensor(weights, dtype=torch.float64) @ rows
         want *= rule.clip_factor(want.norm().item())
         assert torch.allclose(torch.cat([p.grad.flatten() for p in net.trunk.parameters()]), want, rtol=1e-6)
-        weighted = row.kind == "loss weighting" or rule.heads == "weighted"
+        weighted = spec.kind == "loss weighting" or rule.heads == "weighted"
         for k, head in enumerate(net.heads):
             assert torch.allclose(head.weight.grad, (factor * weights[k] if weighted else 1.0) * own[k], rtol=1e-6)
 

@@ -17,9 +17,9 @@ from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 from mtl_lab.runs.conflict_log import ConflictLog
 
-NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
-AGGREGATIONS = [n for n, row in METHODS.items() if row.kind == "gradient aggregation"]
-WEIGHTINGS = [n for n, row in METHODS.items() if row.kind == "loss weighting"]
+NAMES = [n for n, spec in METHODS.items() if spec.kind != "feature rotation"]
+AGGREGATIONS = [n for n, spec in METHODS.items() if spec.kind == "gradient aggregation"]
+WEIGHTINGS = [n for n, spec in METHODS.items() if spec.kind == "loss weighting"]
 
 
 def fresh(name, K=2, **more):
@@ -36,10 +36,10 @@ def update_of(name, J, losses=None, method=None):
 
 
 def test_rows_say_what_they_are():
-    for name, row in METHODS.items():
-        assert row.name == name and row.title and row.paper
-        assert row.kind in methods.KINDS and row.native_scale in ("sum", "mean")
-        assert all(len(default) == 2 and default[1] for default in row.defaults.values())
+    for name, spec in METHODS.items():
+        assert spec.name == name and spec.title and spec.paper
+        assert spec.kind in methods.KINDS and spec.native_scale in ("sum", "mean")
+        assert all(len(default) == 2 and default[1] for default in spec.defaults.values())
     issue = {"equal", "mgda", "pcgrad", "graddrop", "cagrad", "sam_gs", "static", "log_sum", "norm_equalised", "broken"}
     assert issue <= set(METHODS)
 
@@ -119,9 +119,9 @@ def test_make_applies_defaults_and_arguments():
     assert methods.make("sam_gs").gamma == 0.1 and methods.make("sam_gs", gamma=0.7).gamma == 0.7
     one, other = methods.make("mgda"), methods.make("mgda")
     assert one is not other
-    for row in METHODS.values():
-        for preset in row.presets.values():
-            methods.make(row.name, **preset)
+    for spec in METHODS.values():
+        for preset in spec.presets.values():
+            methods.make(spec.name, **preset)
 
 
 def test_register_and_replace():
@@ -129,11 +129,11 @@ def test_register_and_replace():
         def forward(self, matrix, /):
             return 2 * matrix.sum(0)
 
-    row = Method("twice", "Twice", "gradient aggregation", Twice, "sum", "this test")
+    spec = Method("twice", "Twice", "gradient aggregation", Twice, "sum", "this test")
     try:
-        assert methods.register(row) is row and methods.find("twice") is row
+        assert methods.register(spec) is spec and methods.find("twice") is spec
         with pytest.raises(ValueError, match="there is a method 'twice' already; pass replace=True"):
-            methods.register(row)
+            methods.register(spec)
         other = Method("twice", "Other", "gradient aggregation", Twice, "sum", "this test")
         assert methods.register(other, replace=True) is METHODS["twice"] is other
         shared, _ = combined("twice", conflicting(2))
@@ -168,9 +168,9 @@ def test_what_rows_say_of_needs_and_cost():
 
 def test_defaults_are_arguments_and_are_the_classes_own():
     """A default of the registry that the class does not share would make the class's own a trap."""
-    for name, row in METHODS.items():
-        own = arguments_of(row.make)
-        for argument, (value, _) in row.defaults.items():
+    for name, spec in METHODS.items():
+        own = arguments_of(spec.make)
+        for argument, (value, _) in spec.defaults.items():
             assert argument in own, (name, argument)
             assert own[argument].default in (inspect.Parameter.empty, value), (name, argument)
 

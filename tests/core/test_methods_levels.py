@@ -18,7 +18,7 @@ from mtl_core.random_state import random_state, set_random_state
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 
-FEATURES = [n for n, row in METHODS.items() if row.level == "features" and row.kind == "gradient aggregation"]
+FEATURES = [n for n, spec in METHODS.items() if spec.level == "features" and spec.kind == "gradient aggregation"]
 NEAR = {**{n: "features" for n in FEATURES}, "gradnorm": "last layer"}
 PLAIN = CONVENTIONS["plain"]
 
@@ -133,7 +133,7 @@ def test_gradnorm_reads_the_last_layer():
 def test_a_method_without_weights_is_refused_at_the_features(observed):
     """GradDrop decides number by number: there is no weight to send through the trunk."""
     problem, model = small_problem(2), small_model(2)
-    row = replace(METHODS["graddrop"], level="features")
+    spec = replace(METHODS["graddrop"], level="features")
     balancer = step_of("graddrop", model, observed=observed, spec=row)
     with pytest.raises(ValueError, match="expected a WeightedAggregator of torchjd, got GradDrop; register it at"):
         take(balancer, model, problem.tasks, problem.train.batch(slice(0, 16)))

@@ -14,7 +14,7 @@ from mtl_core.tasks import Problem, Split, Task
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 
-NAMES = [n for n, row in METHODS.items() if row.kind != "feature rotation"]
+NAMES = [n for n, spec in METHODS.items() if spec.kind != "feature rotation"]
 AGGREGATIONS = [n for n in NAMES if METHODS[n].kind == "gradient aggregation"]
 
 

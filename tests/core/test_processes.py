@@ -66,7 +66,7 @@ def trained(tmp_path_factory):
 def test_two_processes_end_where_one_ends_for_every_method(trained, draws):
     assert set(trained[1]) == set(trained[2]) == set(METHODS)
     far = {}
-    for name in [name for name, row in METHODS.items() if row.random == draws]:
+    for name in [name for name, spec in METHODS.items() if spec.random == draws]:
         one, two = trained[1][name], trained[2][name]
         assert (one["parts"], two["parts"]) == ([33], [17]), "each trains on its part of an uneven batch"
         error = max((one["model"][key] - value).abs().max().item() for key, value in two["model"].items())
@@ -142,7 +142,7 @@ def test_each_process_takes_the_gpu_of_its_own_number(monkeypatch):
 def test_what_the_forward_pass_draws_leaves_the_methods_numbers_alone(trained):
     """Parts of other sizes need other amounts of dropout; a method must draw the same in all processes."""
     first, second = (drawn for _, drawn in sorted(trained["drawn"].items()))
-    assert set(first["weights"]) == {name for name, row in METHODS.items() if row.random}
+    assert set(first["weights"]) == {name for name, spec in METHODS.items() if spec.random}
     for name, weights in first["weights"].items():
         assert torch.equal(weights, second["weights"][name]), f"{name}: the processes train different networks"
     masks, other = first["masks"], second["masks"]

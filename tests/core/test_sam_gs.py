@@ -112,8 +112,8 @@ def test_restatement_in_float64(K, gamma):
 def test_defaults_are_those_of_algorithm_1():
     method = SAMGS()
     assert (method.gamma, method.beta1, method.beta2, method.epsilon) == (0.1, 0.9, 0.99, 1e-8)
-    row = methods.METHODS["sam_gs"]
-    assert {k: v for k, (v, _) in row.defaults.items()} == {"gamma": 0.1, "beta1": 0.9, "beta2": 0.99}
+    spec = methods.METHODS["sam_gs"]
+    assert {k: v for k, (v, _) in spec.defaults.items()} == {"gamma": 0.1, "beta1": 0.9, "beta2": 0.99}
 
 
 def test_gate_is_strict_and_h_moves_in_both_branches():
