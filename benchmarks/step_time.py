@@ -47,7 +47,7 @@ def seconds(call):
 
 
 def made(name, model, tasks, features, convention="plain", observed=False):
-    """A step of that method, a function of inputs and targets; a rotation gets a copy of the model, which it changes."""
+    """A step of that method, a function of inputs and targets; a rotation gets a copy of the model."""
     spec = methods.find(name)
     given = arguments(spec, len(tasks), features)
     if spec.kind == methods.ROTATION:

@@ -125,7 +125,7 @@ def test_weights_of_an_earlier_step(name, convention):
     """Between, the update is the sum of this step's gradients with the last weights, under the convention."""
     net, (x, ys) = Net(3), batch(3)
     balancer = Balancer(name, net, every=3, convention=convention)
-    row, rule, kept = find(name), CONVENTIONS[convention].of(name), []
+    spec, rule, kept = find(name), CONVENTIONS[convention].of(name), []
     for i in range(3):
         net.zero_grad()
         losses = [(o - y).pow(2).mean() for o, y in zip(net(x + i)[1], ys, strict=True)]

@@ -134,7 +134,7 @@ def test_a_method_without_weights_is_refused_at_the_features(observed):
     """GradDrop decides number by number: there is no weight to send through the trunk."""
     problem, model = small_problem(2), small_model(2)
     spec = replace(METHODS["graddrop"], level="features")
-    balancer = step_of("graddrop", model, observed=observed, spec=row)
+    balancer = step_of("graddrop", model, observed=observed, spec=spec)
     with pytest.raises(ValueError, match="expected a WeightedAggregator of torchjd, got GradDrop; register it at"):
         take(balancer, model, problem.tasks, problem.train.batch(slice(0, 16)))
 
