@@ -24,6 +24,7 @@ export OMP_NUM_THREADS ?= 1
 # Where this is set, every one of hundreds of processes compiles torch's Python again: 9.5 s instead of 4.0 s.
 unexport PYTHONDONTWRITEBYTECODE
 # Files of tests go to all cores, four at most; what times pages in the browser has the machine to itself.
+SPREAD := -n logical --maxprocesses=4 --dist=loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 ALONE := tests/site/test_site_browser.py
 # Page, parameters, … reach the programs through the environment, so that quotes in P survive.
@@ -57,14 +58,17 @@ pdf: pages  ## the whole book in one file, printed by Chromium
 	@$(SITE) --all --builder singlehtml >/dev/null
 	@$(VENV)/python tests/browser.py _build/singlehtml/index.html _build/conflicting_gradients.pdf
 
-test: lint  ## lint, unit tests, nbval on the notebooks, the site and its checks
+# lint and site use one core each: they run beside what uses all.
+test: setup  ## lint, unit tests, nbval on the notebooks, the site and its checks
 	@$(VENV)/python .ci/browser.py
-	@$(MAKE) --no-print-directory book
-	@$(VENV)/pytest tests notebooks --ignore=$(ALONE) -n logical --maxprocesses=4 --dist=loadfile $(NBVAL)
+	@$(MAKE) --no-print-directory lint & lint=$$!; $(MAKE) --no-print-directory pages && wait $$lint
+	@$(MAKE) --no-print-directory site & site=$$!; $(VENV)/pytest tests/core tests/lab $(SPREAD); status=$$?; \
+	wait $$site && exit $$status
+	@$(VENV)/pytest tests/site tests/notebooks notebooks --ignore=$(ALONE) $(SPREAD) $(NBVAL)
 	@$(VENV)/pytest $(ALONE) -n logical --maxprocesses=4
 
 nightly: setup  ## nbval from an empty store of runs, and a test for every statement of every method: hours
-	@store=$$(mktemp -d) && MTL_RUNS=$$store $(VENV)/pytest notebooks -n logical --maxprocesses=4 --dist=loadfile $(NBVAL); \
+	@store=$$(mktemp -d) && MTL_RUNS=$$store $(VENV)/pytest notebooks $(SPREAD) $(NBVAL); \
 	status=$$?; rm -rf "$$store"; exit $$status
 	@$(VENV)/python tests/mutate.py
 

@@ -248,15 +248,29 @@ def test_make_hands_on_what_it_is_given(given, expected, tmp_path):
     assert found.stdout == f"-m|{expected}\n"
 
 
-def test_pages_come_before_the_site_under_j(tmp_path):
-    """With -j both would begin at once, and older pages would be published under a fresh stamp."""
-    for name, slow in (("python", "sleep 0.3; "), ("jupyter-book", "")):
-        stub = tmp_path / name
-        stub.write_text(f'#!/bin/sh\n{slow}echo "{name} $1" >> log\n')
+def with_stubs(target, folder, broken=""):
+    """(`make -j4 target` with programs that only write their name and first argument to a log, that log)."""
+    for name in ("python", "jupyter-book", "pytest", "ruff", "mypy", "lint-imports"):
+        stub = folder / name
+        slow = "sleep 0.3; " if name in ("python", "mypy") else ""
+        stub.write_text(f'#!/bin/sh\n{slow}echo "{name} $1" >> log\nexit {int(name == broken)}\n')
         stub.chmod(0o755)
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    subprocess.run(["make", "-j4", "BOOT=true", f"VENV={tmp_path}", "book"], cwd=tmp_path, check=True)
-    assert (tmp_path / "log").read_text().splitlines()[:2] == ["python notebooks/run.py", "jupyter-book --version"]
+    shutil.copy(ROOT / "Makefile", folder)
+    command = ["make", "-j4", "BOOT=true", f"VENV={folder}", target]
+    return subprocess.run(command, cwd=folder, capture_output=True), (folder / "log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("target", ["book", "test"])
+def test_pages_come_before_the_site_under_j(target, tmp_path):
+    """With -j both would begin at once, and older pages would be published under a fresh stamp."""
+    made, log = with_stubs(target, tmp_path)
+    assert made.returncode == 0 and log.index("python notebooks/run.py") < log.index("jupyter-book --version")
+
+
+@pytest.mark.parametrize("broken", ["python", "jupyter-book", "pytest", "ruff", "mypy", "lint-imports"])
+def test_make_test_fails_where_one_of_its_steps_does(broken, tmp_path):
+    """Lint and the site run beside others."""
+    assert with_stubs("test", tmp_path, broken)[0].returncode != 0
 
 
 def test_ci_runs_make_test():
