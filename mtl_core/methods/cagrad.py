@@ -29,8 +29,8 @@ class CAGrad(ByGram):
     def __init__(self, c: float = 0.4, rescale: bool = False):
         if not 0 <= c < float("inf"):
             raise ValueError(f"c is a radius, a finite number from 0, got {c}")
-        self.c, self.factor = c, 1 / (1 + c**2) if rescale else 1.0
-        super().__init__(lambda gramian: self.factor * (1 / len(gramian) + shift(gramian, c)))
+        factor = 1 / (1 + c**2) if rescale else 1.0
+        super().__init__(lambda gramian: factor * (1 / len(gramian) + shift(gramian, c)))
 
 
 def shift(gramian: Tensor, c: float) -> Tensor:
