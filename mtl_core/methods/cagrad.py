@@ -1,5 +1,7 @@
 r"""CAGrad: near the mean gradient, the direction along which the task that gains least gains most."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from scipy.optimize import nnls
@@ -29,8 +31,17 @@ class CAGrad(ByGram):
     def __init__(self, c: float = 0.4, rescale: bool = False):
         if not 0 <= c < float("inf"):
             raise ValueError(f"c is a radius, a finite number from 0, got {c}")
-        factor = 1 / (1 + c**2) if rescale else 1.0
-        super().__init__(lambda gramian: factor * (1 / len(gramian) + shift(gramian, c)))
+        super().__init__(_Weights(c, 1 / (1 + c**2) if rescale else 1.0))
+
+
+@dataclass
+class _Weights:
+    c: float
+    factor: float
+
+    def __call__(self, gramian: Tensor) -> Tensor:
+        # The weights of \Delta, and the published codes' factor:  1/K + v_k;  1 / (1 + c^2)
+        return self.factor * (1 / len(gramian) + shift(gramian, self.c))
 
 
 def shift(gramian: Tensor, c: float) -> Tensor:
