@@ -285,8 +285,10 @@ def _cagrad(method):
         offset = torch.sign(s) * torch.where(inside, distance, torch.inf)
         worst = _mix(torch.where(a > 0, middle + offset, 0.5).clamp(0, 1), J)
         length = vector_norm(worst, dim=-1)
-        step = mean + (reach / length.masked_fill(length == 0, 1))[:, None] * worst
-        return weighting.factor * step
+        least = weighting.norm_eps * _dot(J, J).sum(-1).sqrt()
+        moves = (length >= least) & (length > 0)  # else the point is nearly Pareto stationary: no step
+        step = mean + (reach / length.masked_fill(~moves, 1))[:, None] * worst
+        return weighting.factor * torch.where(moves[:, None], step, 0.0)
 
     return update
 
