@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import methods, seeds
-from mtl_core.gradients import reached, task_gradients
+from mtl_core.gradients import reached, task_gradients, views
 from mtl_core.methods import METHODS, ROTATION, Convention, Method, SolverError
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import arguments_of
@@ -216,7 +216,10 @@ def compare(
                 except (ValueError, TypeError, SolverError) as error:
                     reasons[spec.name] = str(error)
             optimizer.zero_grad()
-            torch.autograd.backward(step.losses, inputs=list(model.parameters()))
+            torch.autograd.backward(step.losses, inputs=list(model.heads.parameters()))
+            trunk = [p for p in model.trunk.parameters() if p.requires_grad]
+            for p, part in zip(trunk, views(step.read["parameters"].sum(0), trunk), strict=True):
+                p.grad = part
             optimizer.step()
             torch.set_rng_state(random_state)  # the same dropout masks as before the step
             with torch.no_grad():

@@ -94,5 +94,5 @@ def test_the_benchmark_of_a_step(registered):
     model, inputs = models.build("lenet", tasks, size=20, features=8), torch.rand(4, 1, 20, 20)
     steps = benchmark.all_steps(model, tasks, inputs)
     assert set(steps) == {*METHODS, "equal, observed", "sam_gs, clipped"} and "thirds" in steps
-    losses = steps["thirds"](inputs, (torch.tensor([0, 1, 2, 0]),) * 2)
-    assert losses.shape == (2,) and all(p.grad is not None for p in model.parameters())
+    steps["thirds"](inputs, (torch.tensor([0, 1, 2, 0]),) * 2)
+    assert all(p.grad is not None for p in model.parameters())
