@@ -29,3 +29,11 @@ def test_a_step_of_a_method_loads_no_extra():
 def test_a_missing_extra_is_named_in_one_sentence():
     with pytest.raises(ImportError, match=r'^no_such_library is not installed: pip install "conflicting-gradients\[v'):
         _extras.require("no_such_library.part", "vision")
+
+
+def test_public_names_are_there_and_others_are_not():
+    import mtl_core
+
+    assert all(callable(getattr(mtl_core, name)) or name == "METHODS" for name in mtl_core.PUBLIC)
+    with pytest.raises(AttributeError, match="no attribute 'Balanser'"):
+        mtl_core.Balanser  # noqa: B018
