@@ -56,7 +56,10 @@ TARGETS = {
         )
         for file in ("balancer", "layout", "rule", "step")
     },
-    "mtl_core/recon.py": (None, ["core/test_recon.py", "core/test_recon_networks.py", "core/test_recon_refusals.py"]),
+    **{
+        file: (None, ["core/test_recon.py", "core/test_recon_networks.py", "core/test_recon_refusals.py"])
+        for file in ("mtl_core/recon.py", "mtl_core/models/forks.py")
+    },
     "mtl_core/methods/conventions.py": (None, ["core/test_conventions.py", "core/test_methods_levels.py"]),
     "mtl_core/methods/registry.py": (
         None,
