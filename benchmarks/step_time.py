@@ -58,8 +58,11 @@ def made(name, model, tasks, features, convention="plain", observed=False):
     if observed:
         door.observers.append(lambda gradients: None)
 
+    parameters = list(model.parameters())
+
     def step(inputs, targets):
-        model.zero_grad()
+        for p in parameters:  # as an optimizer does; a module would look its parameters up in every step
+            p.grad = None
         features = None if spec.kind == methods.ROTATION else model.features(inputs)
         outputs = door(inputs) if features is None else model.outputs(features)
         losses = {t.name: t.loss(output, y) for t, output, y in zip(tasks, outputs, targets, strict=True)}

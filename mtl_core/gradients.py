@@ -110,9 +110,8 @@ def views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [part.view_as(p) for part, p in zip(flat.split([p.numel() for p in like]), like, strict=False)]
 
 
-def vector(like: Sequence[Tensor], *rows: int) -> Tensor:
-    """Zeros (*rows, D) for what has the sizes of `like`: of the widest of their data types, at least float32."""
-    dtype = torch.float32
+def vector(like: Sequence[Tensor], *rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Zeros (*rows, D) for what has the sizes of `like`: of the widest of their data types and `dtype`."""
     for t in like:
         dtype = torch.promote_types(dtype, t.dtype)
     return torch.zeros(*rows, sum(t.numel() for t in like), dtype=dtype, device=like[0].device if like else None)
@@ -124,11 +123,16 @@ def layer_of(name: str) -> str:
 
 
 class Columns:
-    """The memory of J and of the update: `names` and `parameters` of the columns, those of a layer together, K rows."""
+    """The memory of a step: J, and one vector for all that goes to `.grad`.
 
-    def __init__(self, names: list[str], parameters: Sequence[Tensor], K: int):
-        self.names, self.parameters = names, parameters
-        self.matrix, self.update = vector(parameters, K), vector(parameters)
+    names, parameters  of the columns of J, those of a layer together; J has K rows.
+    rest               parameters that are no columns; their gradients stand behind the update of the columns.
+    """
+
+    def __init__(self, names: list[str], parameters: Sequence[Tensor], K: int, rest: Sequence[Tensor] = ()):
+        self.names, self.parameters, self.all = names, parameters, [*parameters, *rest]
+        self.flat = vector(self.all)
+        self.matrix = vector(parameters, K, dtype=self.flat.dtype).to(self.flat.device)
         self.rows = [views(row, parameters) for row in self.matrix]
         self.sizes: dict[str, int] = {}
         for name, p in zip(names, parameters, strict=True):
@@ -139,14 +143,15 @@ class Columns:
         parts = matrix.split([*self.sizes.values()], 1) if self.sizes else ()
         return dict(zip(self.sizes, parts, strict=True))
 
-    def free_update(self) -> Tensor:
-        """The vector for the update, with arbitrary numbers; a new one while somebody holds a view of the last.
+    def places(self) -> tuple[Tensor, list[Tensor]]:
+        """The vector, zero behind the columns, and its views; a new one while somebody holds a view of the last.
 
         A fresh one of the size of ResNet18 costs the operating system's page faults, three times a product with J.
         """
-        if uses(self.update) > ALONE:
-            self.update = vector(self.parameters)
-        return self.update
+        if uses(self.flat) > ALONE:
+            self.flat = vector(self.all)
+        self.flat[self.matrix.shape[1] :].zero_()
+        return self.flat, views(self.flat, self.all)
 
 
 def add(total: dict, more: Mapping) -> None:

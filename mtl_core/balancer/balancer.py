@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from mtl_core import _inputs
-from mtl_core.balancer.layout import ALL, Layout
+from mtl_core.balancer.layout import Layout
 from mtl_core.balancer.rule import Rule
 from mtl_core.balancer.step import Step
 from mtl_core.conflict import cosines
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients, add, explained, layer_of, reached, views, write
+from mtl_core.linalg import gram
+from mtl_core.methods._gramian import ByGram
 from mtl_core.methods.task_state import move_columns, selected
 
 
@@ -201,42 +203,47 @@ class Balancer(Rule):
 
         known  the weights come without any gradient; otherwise from those at the features or of the last layer.
         """
-        at, roots, K, weights = self._layout.at, [loss for _, loss in step.losses], len(step.tasks), None
+        at, roots, weights, K = self._layout.at, [loss for _, loss in step.losses], None, len(step.tasks)
         before = None if step.scale is None else copy.deepcopy(self.method)  # an overflow is seen only in the sum
-        streams: Sequence = ()
+        streams: Sequence = []
         read, local = None, step.values
         if not known:
             streams = self._streams(step, features)
             read, local = step.probe(streams, self.spec.level == "features", own=True)
-        if finite := self._finite(step, read):
-            weights, _, K = self.weigh(step, read, finite)
         factor = self.convention.factor(self.spec.native_scale, K)
+        joint = known and (one or self.by_task)  # what is not shared is weighted, too
+        plain = joint and step.scale is None and not step.shares and (one or self.convention.clip is None)
+        rest = [*dict.fromkeys(i for k in step.tasks for i in step.alone[k])] if known else []
+        targets = [self._layout.parameters[i] for i in [*at, *rest]] if step.walked else None
+        finite, product, sizes = self._finite(step, read)
+        if plain and not one and self.spec.level == "losses" and factor == 1 and not self.stale(step.tasks):
+            weights, _, _ = self.weigh(step, None, sizes, product, targets=(targets,))
+            return self._end(step, weights, True)
+        if finite:
+            weights, _, K = self.weigh(step, read, sizes, product)
+            factor = self.convention.factor(self.spec.native_scale, K)
         shares = torch.ones_like(step.values) if weights is None else weights
         starts = step.starts(dict(zip(step.tasks, shares, strict=True)))
-        numbers = [*dict.fromkeys(i for k in step.tasks for i in step.alone[k])] if known else []
-        joint = known and (one or self.by_task)  # what is not shared is weighted, too
-        of_own: Mapping = {ALL: factor} if joint else self._of_own(step, weights, factor)
-        if joint and step.scale is None and not step.shares and (one or self.convention.clip is None):
-            targets = [self._layout.parameters[i] for i in [*at, *numbers]] if step.walked else None
+        if plain:
             with explained():
                 torch.autograd.backward(roots, [start * factor for start in starts], inputs=targets)  # type: ignore
             return self._end(step, weights, True)
         if joint:
-            found = step.gradients(roots, [*at, *numbers], starts, False)
+            found = step.gradients(roots, [*at, *rest], starts, False)
         else:
-            own = step.gradients(roots, numbers, step.starts(), True)
+            own = step.gradients(roots, rest, step.starts(), True)
             if known or self.spec.level == "last layer":
                 found = step.gradients(roots, at, starts, False) + own
             else:
                 total = shares.to(local) @ local * (1.0 if step.scale is None else step.scale)
                 found = step.gradients(streams, at, views(total, streams), False)
-        add(step.own, {(ALL, i): g for i, g in zip(numbers, found[len(at) :], strict=True) if g is not None})
-        update = step.columns.free_update()
-        write(views(update, step.columns.parameters), found[: len(at)])
+        write(step.places[: len(at)], found[: len(at)])
+        step.keep(-1, {i: g for i, g in zip(rest, found[len(at) :], strict=True) if g is not None})
+        update = step.flat[: -len(step.rest) or None]
         step.join(update)
-        if before is not None and not (finite and (update.sum() + step.own_norm()).isfinite()):
-            finite, self.method = [], before
-        self._deliver(step, weights, of_own, update, factor, bool(finite))
+        if before is not None and not (finite and step.flat.sum().isfinite()):
+            finite, self.method = False, before
+        self._deliver(step, weights, factor if joint else None, update, factor, finite)
 
     def _from_matrix(self, step: Step, features, known: bool) -> None:
         """J first, then what the method makes of it."""
@@ -247,22 +254,20 @@ class Balancer(Rule):
         K, columns = len(rows), step.columns
         step.join(rows)
         self._last = (step.tasks, None, True)
-        if finite := self._finite(step, rows):
+        finite, product, sizes = self._finite(step, rows, self.spec.level == "parameters")
+        if finite:
             if at_features:
-                finite = self._finite(step, read)
-            else:
-                read = (
-                    [*columns.layers(rows).values()][-1] if self.spec.level == "last layer" and columns.names else rows
-                )
-            weights, update, K = self.weigh(step, read, finite)
+                finite, product, sizes = self._finite(step, read)
+            elif self.spec.level == "last layer" and columns.names:
+                read = [*columns.layers(rows).values()][-1]
+            weights, update, K = self.weigh(step, rows if read is None else read, sizes, product)
         if update is not None and self.project:
             weights = self.nearest(step.tasks, rows, update)
         elif update is None:
-            update = columns.free_update()
+            update = step.flat[: rows.shape[1]]
             if weights is not None and columns.names:
                 torch.mv(rows.T, weights.to(rows), out=update)
-        factor = self.convention.factor(self.spec.native_scale, K)
-        self._deliver(step, weights, self._of_own(step, weights, factor), update, factor, bool(finite))
+        self._deliver(step, weights, None, update, self.convention.factor(self.spec.native_scale, K), finite)
 
     # --- what the ways share
 
@@ -287,40 +292,50 @@ class Balancer(Rule):
             raise ValueError(f"{self.spec.name} needs features {what}; or take a method of the level 'parameters'")
         return streams
 
-    def _finite(self, step: Step, read: Tensor | None = None) -> list[float]:
-        """Losses, and the sum of `read` by task, in one host synchronisation, where they and own gradients are finite.
+    def _finite(self, step: Step, read: Tensor | None = None, weighed=True) -> tuple[bool, Tensor | None, Tensor]:
+        """Whether losses, `read` and own gradients are finite, in one host synchronisation; J Jᵀ of `read`, (K, K) on
+        the host, where the method is weighed by it; by task, a number that is 0 where its gradient is 0, perhaps.
 
-        Else NonFiniteGradientError, with the tasks' names; an empty list under a scaler.
+        NonFiniteGradientError, with the tasks' names, where they are not; under a scaler, False.
         """
-        sums = [] if read is None else [read.sum(1).to(step.values), step.own_norm().reshape(1).to(step.values)]
-        numbers = torch.cat([step.values, *sums]).tolist()
-        if all(map(math.isfinite, numbers)):
-            return numbers
-        parts = {f"the loss of {self.tasks[k]!r}": loss for k, loss in zip(step.tasks, step.values, strict=True)}
+        K, parts = len(step.values), [step.values]
+        by_gram = weighed and read is not None and isinstance(self.method, ByGram)
+        if read is not None:
+            own = step.rest.sum() + sum(g.sum() for g in step.apart.values())
+            parts += [gram(read).flatten() if by_gram else read.sum(1), own.reshape(1)]
+        numbers = torch.cat([part.double() for part in parts]).cpu()
+        product = numbers[K:-1].view(K, K) if by_gram else None
+        sizes = numbers[K:-1] if product is None else product.diagonal()
+        if numbers.isfinite().all():
+            return True, product, sizes
+        names = {f"the loss of {self.tasks[k]!r}": loss for k, loss in zip(step.tasks, step.values, strict=True)}
         whole = read is not None and read.data_ptr() == step.columns.matrix.data_ptr()
         for where, view in (step.columns.layers(read) if whole else {f"the {self.spec.level}": read}).items():  # type: ignore
             for k, g in zip(step.tasks, view, strict=True) if view is not None else ():
-                parts[f"the gradient of {self.tasks[k]!r} at {where}"] = g
-        for (k, i), g in step.own.items():
-            whose = "the tasks" if k == ALL else repr(self.tasks[k])
-            parts[f"the gradient of {whose} at {self._layout.names[i]}"] = g
-        bad = [name for name, part in parts.items() if not part.isfinite().all()]
-        if not bad:  # numbers whose sum is beyond the range
-            return numbers
+                names[f"the gradient of {self.tasks[k]!r} at {where}"] = g
+        for i, n in [*self._layout.slot.items()][len(self._layout.at) :] if step.places else ():
+            owner = self._layout.owner(i)
+            whose = "the tasks" if owner is None else repr(self.tasks[owner])
+            names[f"the gradient of {whose} at {self._layout.names[i]}"] = step.places[n]
+        for (k, i), g in step.apart.items():
+            names[f"the gradient of {self.tasks[k]!r} at {self._layout.names[i]}"] = g
+        bad = [name for name, part in names.items() if not part.isfinite().all()]
+        if not bad:  # numbers whose sum or square is beyond the range
+            return True, None, torch.zeros_like(sizes)
         if step.scale is not None:
-            return []
+            return False, None, sizes
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
         raise NonFiniteGradientError(
             f"expected finite losses and gradients; NaN or infinity in {'; '.join(bad[:6])}{more}. Lower the learning "
             "rate, clip the gradients, or look at that task's inputs"
         )
 
-    def _of_own(self, step: Step, weights: Tensor | None, factor: float) -> dict[int, Tensor]:
-        """Task -> what its gradients of own parameters are multiplied by."""
-        return dict(zip(step.tasks, weights * factor, strict=True)) if self.by_task and weights is not None else {}
+    def _deliver(self, step: Step, weights, joint: float | None, update: Tensor, factor: float, finite: bool) -> None:
+        """Scale and clip the update, weigh own gradients, add both to `.grad`.
 
-    def _deliver(self, step: Step, weights, of_own: Mapping, update: Tensor, factor: float, finite: bool) -> None:
-        """Scale and clip the update, weigh own gradients, add both to `.grad`."""
+        joint  what gradients of own parameters are multiplied by; None: by their task's weight, where it counts.
+        """
+        layout, places, columns = self._layout, step.places, len(self._layout.at)
         total: float | Tensor = factor
         if (clip := self.convention.clip) is not None and len(step.tasks) > 1:
             total = factor * (clip / (factor * torch.linalg.vector_norm(update) + 1e-6)).clamp(max=1)
@@ -329,13 +344,22 @@ class Balancer(Rule):
             update = update * total
         elif isinstance(total, Tensor) or total != 1:
             update.mul_(total)
-        pairs = [*zip(self._layout.at, views(update, step.columns.parameters), strict=True)]
-        # new ones: autograd may give the same memory twice
-        pairs += [(i, g * of_own.get(k, 1.0)) for (k, i), g in step.own.items()]
-        for p, g in [(self._layout.parameters[i], g) for i, g in pairs if i in self._reached]:
+        if update.data_ptr() != step.flat.data_ptr():
+            places[:columns] = views(update, step.columns.parameters)
+        if joint is not None:
+            step.rest.mul_(joint)
+        elif self.by_task and weights is not None:
+            of_task = dict(zip(step.tasks, weights * factor, strict=True))
+            for i in [*layout.slot][columns:]:
+                if (k := layout.owner(i)) in of_task:
+                    places[layout.slot[i]].mul_(of_task[k])
+            for (k, i), g in step.apart.items():
+                places[layout.slot[i]].add_(g * of_task[k])
+        for i in [i for i in layout.slot if i in self._reached]:
+            p, g = layout.parameters[i], places[layout.slot[i]]
             if step.scale is not None:
                 g = g * step.scale if finite else torch.full_like(g, math.inf)
-            g = g.detach().to(p)  # where there is no `.grad`, the gradient becomes it: nothing is copied
+            g = g.to(p)  # where there is no `.grad`, the gradient becomes it: nothing is copied
             p.grad = g if p.grad is None else p.grad.add_(g)
         self._end(step, weights, finite)
 

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 from mtl_core import _inputs
 from mtl_core.gradients import Columns
 
-ALL = -1  # in place of a task: the sum over tasks
-
 
 class Layout:
     """Tasks and parameters have numbers here; parameters are named by `net`.
 
-    by_task  gradients of what is no column of J are weighted by task, and kept apart.
+    by_task  gradients of what is no column of J are weighted by task.
     like     device and data type of the losses.
     reached  by parameter: bits of the tasks that have ever reached it.
-    at       the columns of J: numbers of parameters; columns: their names and the memory of J.
+    at       the columns of J: numbers of parameters; columns: their names, and the memory of a step.
+    slot     number of a parameter that was ever reached -> its place in that memory, columns first.
     """
 
     def __init__(self, net, shared, ignore, by_task: bool):
@@ -30,7 +29,7 @@ class Layout:
         if strange := [str(item) for item in (self.shared or set()) - set(self.index)]:
             raise ValueError(f"shared is some of the balancer's parameters; not among them: {', '.join(strange)}")
         self.by_task, self.tasks, self.reached = by_task, list[str](), [0] * len(self.parameters)
-        self.at, self.columns = list[int](), Columns([], [], 0)
+        self.at, self.slot, self.columns = list[int](), dict[int, int](), Columns([], [], 0)
         self.walked: set = set()  # tasks and trained parameters of the graphs that have been looked at
 
     def _chosen(self, given) -> set:
@@ -65,10 +64,19 @@ class Layout:
     def set_columns(self, numbers: list[int]) -> dict[int, slice] | None:
         moves = numbers != self.at
         old = self.places() if moves else None
-        if moves or len(self.columns.rows) < len(self.tasks):
-            names, parameters = [self.names[i] for i in numbers], [self.parameters[i] for i in numbers]
-            self.at, self.columns = numbers, Columns(names, parameters, len(self.tasks))
+        rest = [i for i, bits in enumerate(self.reached) if bits and i not in {*numbers}]
+        slot = {i: n for n, i in enumerate([*numbers, *rest])}
+        if slot != self.slot or moves or len(self.columns.rows) < len(self.tasks):
+            parameters = [self.parameters[i] for i in slot]
+            columns, rest_of = parameters[: len(numbers)], parameters[len(numbers) :]
+            self.columns = Columns([self.names[i] for i in numbers], columns, len(self.tasks), rest_of)
+            self.at, self.slot = numbers, slot
         return old
+
+    def owner(self, i: int) -> int | None:
+        """The one task that has ever reached a parameter; None where there are several."""
+        bits = self.reached[i]
+        return None if bits & (bits - 1) else bits.bit_length() - 1
 
     def places(self) -> dict[int, slice]:
         """Number of a parameter -> its columns."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mtl_core import _inputs
-from mtl_core.balancer.layout import ALL, Layout
+from mtl_core.balancer.layout import Layout
 from mtl_core.gradients import add, gradients, reached, vector, views, write
 from mtl_core.random_state import random_state
 
@@ -22,7 +22,9 @@ class Step:
     random  where there are several processes: the random state that the method draws from in this one.
     now     numbers of the parameters that the losses reach; alone: task -> those that are no columns of J.
     moved   where the columns of J were before, if they are others now.
-    own     (task, or `ALL` unless they are weighted by task; parameter) -> gradient of what is no column of J.
+    flat    what goes to `.grad`: the update of the columns, then the sums of gradients of what is no column of J.
+    places  its views, by `layout.slot`.
+    apart   (task, parameter) -> gradient of what is no column and has several tasks, where tasks weigh it differently.
     """
 
     def __init__(self, layout: Layout, losses, counts, scaler, draws: bool, walk: bool = True):
@@ -63,12 +65,13 @@ class Step:
         self.values = (layout.like.new_tensor(in_order) if shares else torch.stack(in_order)).to(layout.like)
         self.shares = {number[name]: share for name, share in shares.items()}
         self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
-        self.now, columns, self.own = {*names}, {*layout.at}, dict[tuple[int, int], Tensor]()
-        self.plain, self.alone = self.starts(), {k: list[int]() for k in self.tasks}
+        self.now, self.alone, columns = {*names}, {k: list[int]() for k in self.tasks}, {*layout.at}
+        self.apart, self.plain = dict[tuple[int, int], Tensor](), self.starts()
         for i, reaching in names.items():
             if i not in columns:  # where it is two or more tasks, any may reach it
                 for k in [number[name] for name in reaching] if len(reaching) == 1 else self.tasks:
                     self.alone[k].append(i)
+        self.flat, self.places = self.columns.places() if self.walked else (layout.like, [])
 
     def starts(self, weights: Mapping[int, Tensor] | None = None) -> list[Tensor | None]:
         """What the backward passes start from: each loss's weight, times the scaler's scale, times our share."""
@@ -97,10 +100,11 @@ class Step:
 
     def fill(self, aside: Mapping[int, tuple[Tensor, dict[int, Tensor]]]) -> Tensor:
         """J (K, D) of this step and of what was added aside: task -> (loss, gradients)."""
-        values = dict(zip(self.tasks, self.values, strict=True))
-        add(values, {k: loss for k, (loss, _) in aside.items()})
-        self.tasks = sorted(values)
-        self.values = torch.stack([values[k] for k in self.tasks])
+        if aside:
+            values = dict(zip(self.tasks, self.values, strict=True))
+            add(values, {k: loss for k, (loss, _) in aside.items()})
+            self.tasks = sorted(values)
+            self.values = torch.stack([values[k] for k in self.tasks])
         rows = dict(zip(self.tasks, self.columns.rows, strict=False))
         for k, found in self.each():
             add(found, aside[k][1] if k in aside else {})
@@ -109,14 +113,19 @@ class Step:
             self.keep(k, aside[k][1] if k in aside else {}, row)
         return self.columns.matrix[: len(self.tasks)]
 
-    def keep(self, k: int, found: dict[int, Tensor], places: list[Tensor] | None = None) -> None:
-        """Move gradients to their places in J, those of the other parameters to `own`."""
-        if places is not None:
-            write(places, [found.pop(i, None) for i in self.layout.at])
-        add(self.own, {(k if self.layout.by_task else ALL, i): g for i, g in found.items()})
+    def keep(self, k: int, found: dict[int, Tensor], row: list[Tensor] | None = None) -> None:
+        """Move gradients to their places: into the row of J, or added to `flat`, or apart."""
+        layout = self.layout
+        if row is not None:
+            write(row, [found.pop(i, None) for i in layout.at])
+        if layout.by_task:
+            for i in [i for i in found if layout.owner(i) is None]:
+                self.apart[k, i] = found.pop(i)
+        if found:
+            torch._foreach_add_([self.places[layout.slot[i]] for i in found], [*found.values()])
 
     def probe(self, streams: Sequence, gather: bool, own: bool) -> tuple[Tensor, Tensor]:
-        """(K, …): gradients of the losses at streams, of the whole batch and of this process's part; `own` ones, too.
+        """(K, …): gradients of the losses at streams, of the whole batch and of this process's part; `own` are kept.
 
         streams  tensors, whose examples are gathered from the processes, or numbers of parameters.
         """
@@ -133,16 +142,17 @@ class Step:
         return (_inputs.add_up(matrix.clone()) if self.shares else matrix), matrix
 
     def join(self, shared: Tensor) -> None:
-        """Add the processes up: what is shared, and the own gradients."""
+        """Add the processes up: what is shared, and the gradients of the rest."""
         if self.shares:
             _inputs.add_up(shared)
-            pairs = {(k if self.layout.by_task else ALL, i) for k, numbers in self.alone.items() for i in numbers}
-            slots = sorted(pairs | {*self.own})
-            like = [self.layout.parameters[i] for _, i in slots]
-            flat = vector(like)
-            for key, part in zip(slots, views(flat, like), strict=True):
-                self.own[key] = part.copy_(self.own.get(key, part))
-            _inputs.add_up(flat)
+            if self.rest.numel():
+                _inputs.add_up(self.rest)
+            mixed = [i for i in self.layout.slot if i not in self.layout.at and self.layout.owner(i) is None]
+            for k, i in [(k, i) for k in self.tasks for i in mixed if self.layout.by_task]:
+                g = self.apart.get((k, i), torch.zeros_like(self.layout.parameters[i]))
+                self.apart[k, i] = _inputs.add_up(g.clone())
 
-    def own_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm([*self.own.values()])
+    @property
+    def rest(self) -> Tensor:
+        """The part of `flat` behind the columns."""
+        return self.flat[self.columns.matrix.shape[1] :]

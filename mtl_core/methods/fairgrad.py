@@ -2,6 +2,7 @@ r"""FairGrad: the alpha-fair compromise between the tasks, from the plain sum to
 
 from torchjd import aggregation
 
+from mtl_core.methods._gramian import ByGram
 from mtl_core.methods.nash_mtl import AlphaFairWeighting
 from mtl_core.methods.registry import AGGREGATION, GRAM, Method, register
 
@@ -20,7 +21,7 @@ def fairgrad(alpha: float = 2.0, normalise: bool = True) -> aggregation.Weighted
     if not alpha > 0:
         raise ValueError(f"alpha is positive, got {alpha}")
     # Each task gains (G w)_k, in inverse proportion to a power of its weight:  G w = \|G\| w^{-1/\alpha}
-    return aggregation.WeightedAggregator(AlphaFairWeighting(alpha, normalise))
+    return ByGram(AlphaFairWeighting(alpha, normalise))
 
 
 PAPER, DEFAULTS = "Ban & Ji 2024, arXiv 2402.15638", {"alpha": (2.0, "run scripts of github.com/OptMN-Lab/fairgrad")}

@@ -37,11 +37,11 @@ def min_norm_weights(gramian: Tensor) -> Tensor:
     return torch.from_numpy(x / x.sum())
 
 
-def mgda(solver: str = "frank-wolfe") -> aggregation.WeightedAggregator:
+def mgda(solver: str = "exact") -> aggregation.WeightedAggregator:
     r"""MGDA, (K, D) -> (D,): $J^\top w$, $w = \arg\min_{w\in\Delta} \|J^\top w\|^2$. Heads and scale: the convention.
 
-    solver  "frank-wolfe", TorchJD's, which every result of this book so far rests on; "exact", `min_norm_weights`.
-            ValueError for another.
+    solver  "exact", `min_norm_weights`; "frank-wolfe", TorchJD's: the results of this book before November 2026 rest on
+            it. ValueError for another.
 
     Source: Désidéri 2012; Sener & Koltun, NeurIPS 2018, arXiv 1810.04650, Algorithm 2.
     """

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchjd import aggregation
 
 from mtl_core.linalg import gram
-from mtl_core.methods._gramian import SolverError, cosine_form, unit_gram
+from mtl_core.methods._gramian import ByGram, OnGram, SolverError, cosine_form
 from mtl_core.methods.registry import AGGREGATION, GRAM, Method, register
 
 STATIONARY = 1e-13  # squared length of the shortest convex combination of unit gradients that counts as zero
@@ -28,25 +28,25 @@ def nash_mtl(normalise: bool = True) -> aggregation.WeightedAggregator:
     Clipping to 1 is part of the convention `nash-mtl`. Source: Navon et al., ICML 2022, arXiv 2202.01017, Claim 3.1.
     """
     # The alpha-fair weights for alpha = 1:  G w = \|G\| w^{-1}
-    return aggregation.WeightedAggregator(AlphaFairWeighting(1.0, normalise))
+    return ByGram(AlphaFairWeighting(1.0, normalise))
 
 
-class AlphaFairWeighting(aggregation.Weighting):
+class AlphaFairWeighting(OnGram):
     r"""J, (K, D) -> weights (K,) > 0 with $G w = \|G\|\, w^{-1/\alpha}$, or without the factor $\|G\|$."""
 
     def __init__(self, alpha: float, normalise: bool):
-        super().__init__()
+        # With the factor, the weights are the same for J and for J of unit trace:  G w = \|G\| w^{-p}, p = 1/\alpha
+        super().__init__(lambda gramian: alpha_fair_weights(gramian, alpha))
         self.alpha, self.normalise = alpha, normalise
 
     @torch.no_grad()
-    def forward(self, matrix: Tensor, /) -> Tensor:
-        # With the factor, the weights are the same for J and for J of unit trace:  G w = \|G\| w^{-p}, p = 1/\alpha
-        weights = alpha_fair_weights(unit_gram(matrix), self.alpha)
+    def forward(self, matrix: Tensor, /, product: Tensor | None = None) -> Tensor:
+        weights = super().forward(matrix, product)
         # Without it:  v = \|G\|^{-1/(1+p)} w  has  G v = v^{-p}
         if not self.normalise:
             size = torch.linalg.norm(gram(matrix)).item()
             weights *= size ** (-self.alpha / (1 + self.alpha)) if size else 0.0
-        return weights.to(matrix)
+        return weights
 
 
 def alpha_fair_weights(gramian: Tensor, alpha: float) -> Tensor:

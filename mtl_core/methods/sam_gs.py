@@ -87,15 +87,14 @@ class SAMGS(ShapedByLoading, Aggregator):
             similarity = (1 + (len(norms) - 1) * similarity) / len(norms)
         gate = pairs.min().item() if self.variant == "reinforcement" else similarity
 
-        # First moment of each gradient:  t <- t + 1;  m_k <- \beta_1 m_k + (1 - \beta_1) g_k
-        self.steps += 1
-        self.momentum.lerp_(matrix, 1 - self.beta1)
         # Second moment of the dissimilarity, one number:  h <- \beta_2 h + (1 - \beta_2)(1 - \Psi)^2 + \epsilon
+        self.steps += 1
         self.dissimilarity.mul_(self.beta2).add_((1 - self.beta2) * (1 - similarity) ** 2 + self.epsilon)
 
         # Where norms differ, \Psi < \gamma, the gradients at their mean norm:  u = \bar n \sum_k g_k / n_k
         # (printed:  \bar n \sum_k g_k \odot g_k / n_k)
         if gate < self.gamma:
+            self.momentum.lerp_(matrix, 1 - self.beta1)
             return equalised(matrix * matrix if self.variant == "printed" else matrix, norms)
 
         # Where they agree, moments without their start at zero:  m_k / (1 - \beta_1^t);  \hat h = h / (1 - \beta_2^t)
@@ -103,10 +102,12 @@ class SAMGS(ShapedByLoading, Aggregator):
         second = self.dissimilarity.item() / (1 - self.beta2**step)
         root = math.sqrt(second) + (self.epsilon if self.variant == "printed" else 0)
         gain = 1 / ((1 - self.beta1**step) * root)
-        # Each gradient, entry by entry, times the size of its moment:  u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h}
-        update = torch.empty_like(matrix[0])
-        chunks = zip(matrix.split(CHUNK, 1), self.momentum.split(CHUNK, 1), update.split(CHUNK), strict=True)
+        update, width = torch.empty_like(matrix[0]), max(CHUNK // len(matrix), 1)
+        chunks = zip(matrix.split(width, 1), self.momentum.split(width, 1), update.split(width), strict=True)
         for gradients, moments, part in chunks:
+            # First moment of each gradient:  m_k <- \beta_1 m_k + (1 - \beta_1) g_k
+            moments.lerp_(gradients, 1 - self.beta1)
+            # Each gradient times the size of its moment, by entries:  u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h}
             torch.sum(gradients * moments.abs(), 0, out=part).mul_(gain)
         if not torch.isfinite(update.sum()) and not torch.isfinite(update).all():  # the sum alone may overflow
             raise NonFiniteGradientError(
