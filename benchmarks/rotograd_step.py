@@ -19,9 +19,9 @@ import torch
 from rounds import show, take_turns
 
 from mtl_core import methods, models
+from mtl_core.data.problem import classification
 from mtl_core.methods import rotograd
 from mtl_core.models import rotations
-from mtl_core.tasks import classification
 
 CASES = {"lenet": (5, 50, {}, 1.35), "resnet18": (10, 512, {}, 1.60)}
 STEPS = ("rotate_only", "scale_only", "rotograd")

@@ -20,7 +20,7 @@ from rounds import show, take_turns
 
 from mtl_core import methods, models
 from mtl_core.balancer import Balancer
-from mtl_core.tasks import classification
+from mtl_core.data.problem import classification
 from mtl_lab.experiments import step_time
 from mtl_lab.probes.update_comparison import arguments
 

@@ -2,13 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from mtl_core._extras import require  # torchmetrics takes two seconds to import
-from mtl_core.seeds import wobbled
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,102 +32,3 @@ class Task:
             if direction is None:
                 raise ValueError(f"metric {name!r} of task {self.name!r} does not state higher_is_better")
         return directions
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples in memory: inputs (N, ...) and one target tensor (N, ...) per task."""
-
-    inputs: Tensor
-    targets: tuple[Tensor, ...]
-
-    def __post_init__(self):
-        lengths = [len(self.inputs), *map(len, self.targets)]
-        if len(set(lengths)) != 1:
-            raise ValueError(f"inputs and targets must have one length, got {lengths}")
-
-    def __len__(self):
-        return len(self.inputs)
-
-    def to(self, device) -> "Split":
-        """The same examples on `device`."""
-        return Split(self.inputs.to(device), tuple(t.to(device) for t in self.targets))
-
-    def batch(self, index: Tensor | slice) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Examples at `index`; images kept as uint8 become float32 in [0, 1]."""
-        inputs = self.inputs[index]
-        if inputs.dtype == torch.uint8:
-            inputs = inputs.float().div_(255)
-        return wobbled(inputs), tuple(wobbled(t[index]) for t in self.targets)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a run trains on.
-
-    train, validation, test  a `Split`; or an iterable of batches, or one for each task (see `training.batches`).
-    source  where the examples come from: name, origin, checksums, identity, `synthetic` (bool) and
-            what a reader must know of how they were made. It is copied into every run record.
-    """
-
-    tasks: tuple[Task, ...]
-    train: Any
-    validation: Any
-    test: Any
-    source: Mapping
-
-    def __post_init__(self):
-        for name in ("train", "validation", "test"):
-            split = getattr(self, name)
-            if isinstance(split, Split) and len(split.targets) != len(self.tasks):
-                found = f"{name} has {len(split.targets)} target tensors"
-                raise ValueError(f"{len(self.tasks)} tasks, but {found}")
-        if len({task.name for task in self.tasks}) < len(self.tasks):
-            raise ValueError(f"tasks need different names, got {', '.join(task.name for task in self.tasks)}")
-        if without := [task.name for task in self.tasks if not task.metrics]:
-            raise ValueError(f"a task is judged by its metrics, {', '.join(without)} has none: Task(…, metrics={{…}})")
-        if "synthetic" not in self.source:
-            raise ValueError("source must say whether the data are synthetic")
-
-
-def classification(name: str, classes: int) -> Task:
-    """A classification task: cross-entropy, accuracy in percent of the examples."""
-    accuracy = {"accuracy": lambda: _Scaled(_accuracy(classes), 100)}  # in percent
-    return Task(name, classes, nn.functional.cross_entropy, accuracy)
-
-
-def _accuracy(classes):
-    return require("torchmetrics.classification", extra="metrics").MulticlassAccuracy(
-        num_classes=classes, average="micro"
-    )
-
-
-def regression(name: str, unit: str, scale: float = 1.0) -> Task:
-    """A regression task on z-scored targets (B,): mean squared error, mean absolute error in `unit`.
-
-    `scale` is the standard deviation, in `unit`, that the targets were divided by. The loss is in units of
-    variances, as in Nash-MTL's code for QM9. Predictions are (B, 1).
-    """
-    return Task(name, 1, _squared_error, {f"MAE ({unit})": lambda: _Scaled(_absolute_error(), scale)})
-
-
-def _squared_error(predictions, targets):
-    return nn.functional.mse_loss(predictions.squeeze(1), targets)
-
-
-def _absolute_error():
-    return require("torchmetrics", extra="metrics").MeanAbsoluteError()
-
-
-class _Scaled:
-    """A torchmetrics metric times a number: percent, or an error in its unit."""
-
-    def __init__(self, metric, factor):
-        self.metric, self.factor, self.higher_is_better = metric, factor, metric.higher_is_better
-
-    def update(self, predictions, targets):
-        # a regression head gives (B, 1) for targets (B,), which torchmetrics refuses
-        self.metric.update(predictions.squeeze(1) if predictions.shape[1] == 1 else predictions, targets)
-
-    def compute(self):
-        return self.factor * self.metric.compute()

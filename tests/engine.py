@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from mtl_core import methods
 from mtl_core.balancer import Balancer
 from mtl_core.conflict import ConflictScores, cosines
+from mtl_core.data.problem import Problem, Split, classification
 from mtl_core.methods import METHODS
 from mtl_core.models import MultiTaskModel, ResNet
-from mtl_core.tasks import Problem, Split, classification
 
 torch.set_num_threads(1)
 

@@ -10,8 +10,8 @@ from engine import combined, small_model, small_problem
 from torch import nn
 
 from mtl_core import methods, training
+from mtl_core.data.problem import Problem, Split
 from mtl_core.methods import CONVENTIONS, KINDS, METHODS
-from mtl_core.tasks import Problem, Split
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.run import Run
 

@@ -20,8 +20,8 @@ from golden_steps import STEPS, drawn_in_float64, in_float64, in_short, trained,
 from torch import nn
 
 from mtl_core import methods, training
+from mtl_core.data.problem import Problem
 from mtl_core.methods import METHODS
-from mtl_core.tasks import Problem
 from mtl_lab import experiments
 from mtl_lab.protocol import committed
 from mtl_lab.protocol.table import Row, Table

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from .._names import did_you_mean
-from ..tasks import Problem
 from .errors import DataError
 from .files import FileSet, Root, data_root
+from .problem import Problem
 
 __all__ = ["DATASETS", "FILES", "DataError", "data_root", "fetch", "load"]
 

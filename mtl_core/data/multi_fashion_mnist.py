@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..tasks import Problem, Split, classification
 from .composites import (
     IMAGE,
     OFFSET,
@@ -24,6 +23,7 @@ from .composites import (
     read_source,
 )
 from .files import Root
+from .problem import Problem, Split, classification
 from .profiles import sizes
 
 COUNTS = {  # composites

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ..seeds import numpy_generator
-from ..tasks import Problem, Split, regression
 from . import embedded
 from .files import Root
+from .problem import Problem, Split, regression
 from .profiles import sizes
 from .qm9_descriptors import Molecules, descriptors, element_counts
 from .qm9_files import WHEEL, WHEEL_SHA256, read

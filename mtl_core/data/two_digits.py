@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._extras import require
-from ..tasks import Problem, Split, Task, classification
+from ..tasks import Task
 from .composites import OFFSET, PARTS, Images, draw_pairs, overlay, pairs_sha256, read_source
 from .files import Root
+from .problem import Problem, Split, classification
 from .profiles import sizes
 
 ACTIVE = 128  # an active pixel is at least as bright, of 255

@@ -22,14 +22,14 @@ from mtl_core import _inputs
 from mtl_core.gradients import Columns, NonFiniteGradientError, TaskGradients, gradients, vector, views, write
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import ROTATION, Method, register
-from mtl_core.models.rotations import Rotations, fold, rotate
+from mtl_core.models.rotations import RotatedHeads
 
 OBJECTIVES = ("code", "paper")
 TINY = 1e-8  # a loss below is too small to divide by
 RESET_SHARE = 1e-4  # of the first loss, below which the burn-in leaves the divisor as it is
 
 
-class _FeatureRotation(nn.Module):
+class _FeatureRotation(RotatedHeads):
     """What the family shares; `rotates` and `scales` say which halves of RotoGrad a variant has."""
 
     rotates, scales = True, True
@@ -44,59 +44,35 @@ class _FeatureRotation(nn.Module):
         heads: Sequence[nn.Module],
         rotation_size: int,
         *,
-        post_shape: Sequence[int] = (),
         burn_in: int = 20,
         normalize_losses: bool = False,
         objective: str = "code",
-        init: str = "identity",
-        orthogonal_map: str | None = None,
         rotation_rate: float = 0.5,
-        generator: torch.Generator | None = None,
+        **options: Any,
     ):
-        super().__init__()
+        super().__init__(trunk, heads, rotation_size, **options)
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is one of {', '.join(OBJECTIVES)}; got {objective!r}")
         if not rotation_rate > 0:
             raise ValueError(f"rotation_rate is positive, got {rotation_rate}")
-        self.trunk, self.heads = trunk, nn.ModuleList(heads)
-        self.post_shape, self.burn_in, self.normalize_losses = tuple(post_shape), burn_in, normalize_losses
-        self.objective, self.rotation_rate = objective, rotation_rate
-        like = next(self.parameters(), torch.zeros(()))
-        made: dict[str, Any] = {"init": init, "orthogonal_map": orthogonal_map, "generator": generator}
-        made |= {"dtype": like.dtype, "device": like.device}
-        self.rotation = Rotations(len(self.heads), rotation_size, post=len(self.post_shape), **made)
+        self.burn_in, self.normalize_losses, self.objective = burn_in, normalize_losses, objective
+        self.rotation_rate = rotation_rate
         self.rotation.skew.requires_grad_(self.rotates)
         for name in ("initial_losses", "first_losses", "initial_norms"):  # 0: none seen yet
-            self.register_buffer(name, torch.zeros(len(self.heads), dtype=torch.float64, device=like.device))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=like.device))
+            self.register_buffer(name, self.rotation.base.new_zeros(len(self.heads), dtype=torch.float64))
+        self.register_buffer("steps", self.rotation.base.new_zeros((), dtype=torch.int64))
         self.convention = CONVENTIONS["plain"]
         self.observers: list[Callable[[TaskGradients], object]] = []
         self.losses, self.passes = torch.zeros(0), 0
         self.gradients: TaskGradients | None = None
-        self._forward: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and files hold no graph of a step in progress."""
-        return {**self.__dict__, "_forward": None}
-
-    @property
-    def rotations(self) -> list[Tensor]:
-        """K detached matrices (m, m) in SO(m)."""
-        with torch.no_grad():
-            return list(self.rotation.matrices().clone())
-
-    def set_rotations(self, rotations: Sequence[Tensor]) -> None:
-        """Start from these K matrices. ValueError where one has the wrong shape or is not in SO(m)."""
-        self.rotation.set(rotations)
 
     def rotation_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the rotations, for an optimizer at a rate of their own; none for `ScaleOnly`."""
         return iter([self.rotation.skew] if self.rotates else [])
 
-    def model_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of trunk and heads."""
-        yield from self.trunk.parameters()
-        yield from self.heads.parameters()
+    def weight_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of task weights, for a variant that has some."""
+        return iter([])
 
     def parameter_groups(self, learning_rate: float) -> list[dict]:
         """For an optimizer: trunk and heads; what rotates or weighs, `rotation_rate` times as fast, without decay."""
@@ -105,28 +81,6 @@ class _FeatureRotation(nn.Module):
         if learned:
             groups.append({"params": learned, "lr": learning_rate * self.rotation_rate, "weight_decay": 0.0})
         return groups
-
-    def weight_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of task weights, for a variant that has some."""
-        return iter([])
-
-    def forward(self, *inputs: Any, **more: Any) -> list[Tensor]:
-        """The K outputs. In training mode the graph is cut at the features, for `backward`.
-
-        ValueError: the trunk returns no single tensor, or features that do not end in `post_shape`.
-        """
-        features = self.trunk(*inputs, **more)
-        if not isinstance(features, Tensor):
-            raise ValueError(f"the trunk must return one tensor that all tasks share, got {type(features).__name__}")
-        self._forward = None
-        R = self.rotation.matrices()
-        if not (self.training and torch.is_grad_enabled()):
-            return [head(r) for head, r in zip(self.heads, rotate(features, R, len(self.post_shape)), strict=True)]
-        if tuple(features.shape[features.ndim - len(self.post_shape) :]) != self.post_shape:
-            raise ValueError(f"features of shape {tuple(features.shape)} do not end in post_shape {self.post_shape}")
-        rotated = rotate(features.detach(), R.detach(), len(self.post_shape)).requires_grad_()
-        self._forward = features, R, rotated
-        return [head(r) for head, r in zip(self.heads, rotated.unbind(), strict=True)]
 
     def backward(self, losses, features=None, scaler=None, counts: Mapping | None = None) -> None:
         r"""Add the step's gradients to every `.grad`: heads, trunk, rotations (and RotoGradNorm's weights).
@@ -209,14 +163,6 @@ class _FeatureRotation(nn.Module):
         self.steps += 1
         self.losses, self.passes = seen.to(parts), 1 + K * bool(self.observers)
         return [p for p, _ in reached], flat
-
-    def fold_into_heads(self) -> None:
-        """Multiply each rotation into its head's first layer: trunk and heads alone then give what this module gave.
-
-        The rotations are the identity afterwards. ValueError, with nothing changed, where a head does not begin with a
-        linear or convolutional layer of its own that reads the features.
-        """
-        fold(self.rotation, [*self.heads], self.post_shape)
 
     def _loss_weights(self, seen: Tensor) -> Tensor:
         """1/|L_k(t0)|, (K,); t0 is the first step with a loss that is not tiny, then the end of the burn-in."""

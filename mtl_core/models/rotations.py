@@ -1,6 +1,6 @@
 r"""Rotations of features: K matrices in SO(m) that ordinary optimisers can train, and the layer that applies them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -150,6 +150,82 @@ class RotationLayer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.rotation(features)[0]
+
+
+class RotatedHeads(nn.Module):
+    """A trunk and K heads, each head behind a rotation of its own.
+
+    trunk, heads   modules; the heads' list is not changed. All is registered: `.to()`, `state_dict`.
+    rotation_size  m: the first m features are rotated.
+    post_shape     shape that follows the features, (H, W) for maps (B, d, H, W).
+    init, orthogonal_map, generator  as in `Rotations`.
+
+    In training mode the graph is cut at the features: what joins it again is the method's to do.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        heads: Sequence[nn.Module],
+        rotation_size: int,
+        *,
+        post_shape: Sequence[int] = (),
+        init: str = "identity",
+        orthogonal_map: str | None = None,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.trunk, self.heads, self.post_shape = trunk, nn.ModuleList(heads), tuple(post_shape)
+        like = next(self.parameters(), torch.zeros(()))
+        made: dict[str, Any] = {"init": init, "orthogonal_map": orthogonal_map, "generator": generator}
+        made |= {"dtype": like.dtype, "device": like.device, "post": len(self.post_shape)}
+        self.rotation = Rotations(len(self.heads), rotation_size, **made)
+        self._forward: tuple[Tensor, Tensor, Tensor] | None = None  # features, rotations, rotated features
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and files hold no graph of a step in progress."""
+        return {**self.__dict__, "_forward": None}
+
+    @property
+    def rotations(self) -> list[Tensor]:
+        """K detached matrices (m, m) in SO(m)."""
+        with torch.no_grad():
+            return list(self.rotation.matrices().clone())
+
+    def set_rotations(self, rotations: Sequence[Tensor]) -> None:
+        """Start from these K matrices. ValueError where one has the wrong shape or is not in SO(m)."""
+        self.rotation.set(rotations)
+
+    def model_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of trunk and heads."""
+        yield from self.trunk.parameters()
+        yield from self.heads.parameters()
+
+    def forward(self, *inputs: Any, **more: Any) -> list[Tensor]:
+        """The K outputs. In training mode the graph is cut at the features, for `backward`.
+
+        ValueError: the trunk returns no single tensor, or features that do not end in `post_shape`.
+        """
+        features = self.trunk(*inputs, **more)
+        if not isinstance(features, Tensor):
+            raise ValueError(f"the trunk must return one tensor that all tasks share, got {type(features).__name__}")
+        self._forward = None
+        R = self.rotation.matrices()
+        if not (self.training and torch.is_grad_enabled()):
+            return [head(r) for head, r in zip(self.heads, rotate(features, R, len(self.post_shape)), strict=True)]
+        if tuple(features.shape[features.ndim - len(self.post_shape) :]) != self.post_shape:
+            raise ValueError(f"features of shape {tuple(features.shape)} do not end in post_shape {self.post_shape}")
+        rotated = rotate(features.detach(), R.detach(), len(self.post_shape)).requires_grad_()
+        self._forward = features, R, rotated
+        return [head(r) for head, r in zip(self.heads, rotated.unbind(), strict=True)]
+
+    def fold_into_heads(self) -> None:
+        """Multiply each rotation into its head's first layer: trunk and heads alone then give what this module gave.
+
+        The rotations are the identity afterwards. ValueError, with nothing changed, where a head does not begin with a
+        linear or convolutional layer of its own that reads the features.
+        """
+        fold(self.rotation, [*self.heads], self.post_shape)
 
 
 def with_rotation_layers(model: MultiTaskModel, rotation_size: int, **options: Any) -> MultiTaskModel:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from mtl_core import methods
 from mtl_core._inputs import add_up
 from mtl_core.balancer import Balancer
+from mtl_core.data.batches import Batch, batches, moved
+from mtl_core.data.problem import Problem, Split
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.random_state import random_state, set_random_state
 from mtl_core.seeds import torch_generator, torch_seed
-from mtl_core.tasks import Problem, Split, Task
+from mtl_core.tasks import Task
 from mtl_core.training import checkpoints
-from mtl_core.training.batches import Batch, batches, moved
 from mtl_core.training.checkpoints import save_atomically
 from mtl_core.training.distributed import average_buffers, own_device, rank, share, started
 from mtl_core.training.schedule import Schedule
@@ -51,7 +52,7 @@ class History:
 def evaluate(model: nn.Module, tasks: Sequence[Task], split, batch_size: int = 500) -> dict:
     """task -> {"loss": mean over its labels, metric: value} over all of `split`, in evaluation mode.
 
-    split  as in `training.batches`; metrics see the targets as they are, so that a masked task needs masked metrics.
+    split  as in `data.batches`; metrics see the targets as they are, so that a masked task needs masked metrics.
     """
     training, names = model.training, [task.name for task in tasks]
     model.eval()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtl_core.tasks import Problem
+from mtl_core.data.problem import Problem
 from mtl_lab import records
 from mtl_lab.files import write_atomically
 from mtl_lab.protocol import committed, completeness

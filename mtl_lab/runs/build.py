@@ -5,8 +5,8 @@ import json
 from dataclasses import replace
 
 from mtl_core import data, models, recon
+from mtl_core.data.problem import Problem
 from mtl_core.seeds import torch_generator
-from mtl_core.tasks import Problem
 from mtl_lab.runs.run import Run
 
 

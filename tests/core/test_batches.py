@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from mtl_core.data.problem import Problem, Split, regression
 from mtl_core.models import MultiTaskModel
-from mtl_core.tasks import Problem, Split, Task, regression
+from mtl_core.tasks import Task
 from mtl_core.training import Schedule, evaluate, fit
 
 NAMES = ("a", "b")

@@ -12,8 +12,8 @@ import torch
 
 from mtl_core import data
 from mtl_core.data import DataError, downloads, embed, embedded, files, qm9, qm9_descriptors, qm9_files
+from mtl_core.data.problem import regression
 from mtl_core.data.qm9_descriptors import descriptors
-from mtl_core.tasks import regression
 
 HEADER = "XYZ_file,Index,SMILES,N_atoms,Elements,XYZ_Ang," + ",".join(qm9_files.COLUMNS)
 METHANE, AMMONIA, WATER = (

@@ -7,10 +7,11 @@ from parity_table import ours, steps_of
 from torch import nn
 
 from mtl_core import methods
+from mtl_core.data.problem import Problem, Split
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods import CONVENTIONS, METHODS
 from mtl_core.methods.backward import task_weights
-from mtl_core.tasks import Problem, Split, Task
+from mtl_core.tasks import Task
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 

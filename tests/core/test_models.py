@@ -6,8 +6,8 @@ from torch import nn
 from torchvision.models import resnet18 as torchvision_resnet18
 
 from mtl_core import models
+from mtl_core.data.problem import classification
 from mtl_core.models import MultiTaskModel, ResNet, initialise
-from mtl_core.tasks import classification
 
 TASKS = [classification("a", 10), classification("b", 3)]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtl_core import methods, models
-from mtl_core.tasks import Problem, Split, classification
+from mtl_core.data.problem import Problem, Split, classification
 from mtl_core.training import checkpoints, loop
 from mtl_core.training.schedule import Schedule
 from mtl_lab.runs.conflict_log import ConflictLog

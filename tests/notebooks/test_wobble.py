@@ -9,8 +9,8 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from notebook_tools import SOURCES, comparison, load, refresh
 
 from mtl_core import models
+from mtl_core.data.problem import Split, classification
 from mtl_core.seeds import wobbled
-from mtl_core.tasks import Split, classification
 from mtl_lab.landscapes import descent, rotograd_example
 from mtl_lab.landscapes.problems import LANDSCAPES
 from mtl_lab.runs.store import Store

@@ -8,8 +8,8 @@ from notebook_tools import ROOT, SOURCES, load
 from torch import nn
 
 from mtl_core import models
+from mtl_core.data.problem import classification
 from mtl_core.methods import METHODS, Method
-from mtl_core.tasks import classification
 from mtl_lab.figures import plots
 
 TITLE = "Two thirds and a third"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtl_core.tasks import Split
+from mtl_core.data.problem import Split
 
 Batch = list[tuple[Any, dict[str, Tensor]]]  # inputs, and task -> targets of those
 
