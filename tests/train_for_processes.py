@@ -12,6 +12,7 @@ from torch import nn
 from mtl_core import methods
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
+from mtl_lab.runs.checkpoints import fit_from
 
 OPTIONS = {"static": {"weights": [0.5, 1.0, 1.5]}}
 SPECIAL = {"feature rotation": {"rotation_size": 4, "normalize_losses": True, "burn_in": 3}}
@@ -58,7 +59,8 @@ def draw(folder, rank):
 def die(folder, rank):
     (folder / f"pid-{rank}.json").write_text(json.dumps({"pid": os.getpid(), "rank": rank}))
     schedule = Schedule(epochs=400, batch_size=32, learning_rate=0.05)
-    loop.fit(small_model(3), small_problem(3, examples=640), "mgda", schedule, checkpoint=folder / "c.pt")
+    given = small_model(3), small_problem(3, examples=640), "mgda", schedule
+    fit_from(folder / "c.pt", "three tasks", *given)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 """One training loop for every method: fit, evaluate, checkpoint, resume."""
 
 import contextlib
-import json
 import math
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +19,6 @@ from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.random_state import random_state, set_random_state
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.tasks import Task
-from mtl_core.training import checkpoints
-from mtl_core.training.checkpoints import save_atomically
 from mtl_core.training.distributed import average_buffers, own_device, rank, share, started
 from mtl_core.training.schedule import Schedule
 
@@ -94,8 +89,8 @@ def fit(
     seed: int = 0,
     observers: Sequence = (),
     test: bool = True,
-    checkpoint: str | os.PathLike | None = None,
-    after_epoch=None,
+    start: Mapping | None = None,
+    after_epoch: Callable | None = None,
     device: str = "cpu",
     precision: str = "float32",
 ) -> History:
@@ -109,10 +104,10 @@ def fit(
                  draw from, starts at its stream "method" and is put back at the end.
     observers    objects with update(TaskGradients), state_dict(), load_state_dict(); called each step.
     test         read the test split, at the last and at the validation-best epoch; else it is not touched.
-    checkpoint   file written after each epoch, atomically. If it exists, training goes on from there and ends bit
-                 for bit where the undisturbed run ends (same machine, same versions; on a GPU as far as its kernels
-                 are deterministic). ValueError where it is of another training; more epochs than it had are fine.
-    after_epoch  called with the list of epoch entries so far.
+    after_epoch  called after each epoch with what is being trained: `history`, the epochs so far, and `state()`, all
+                 that a run needs to go on, which torch.save writes and torch.load(…, weights_only=True) reads.
+    start        such a state: training goes on from there and ends bit for bit where the undisturbed run ends (same
+                 machine, same versions; on a GPU as far as its kernels are deterministic).
     precision    "bfloat16": forward passes of training run under torch.autocast; evaluation does not.
 
     Started by `torchrun`, each process trains on its part of every batch (`distributed`); "cuda" is then the
@@ -143,23 +138,8 @@ def fit(
         if isinstance(method, str):  # a feature rotation: its start may be drawn
             method = methods.make(method, **options)
         loop = _Loop(model, problem, spec, method.to(device), schedule, convention, seed, observers, device, precision)
-        loop.identity = _identity(problem, spec, method_options, schedule, convention, seed, precision)
         with denormals_flushed():
-            return loop.run(test, Path(checkpoint) if checkpoint else None, after_epoch)
-
-
-def _identity(problem, spec, options, schedule, convention, seed, precision) -> dict[str, str]:
-    """What a checkpoint must have been made with, in words; the number of epochs may differ."""
-    schedule = {name: value for name, value in asdict(schedule).items() if name != "epochs"}
-    given = {
-        "tasks": [task.name for task in problem.tasks],
-        "method": spec.name,
-        "method_options": dict(options or {}),
-        "convention": asdict(convention),
-        "seed": seed,
-        "precision": precision,
-    } | schedule
-    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in given.items()}
+            return loop.run(test, start, after_epoch)
 
 
 @contextlib.contextmanager
@@ -178,13 +158,12 @@ def denormals_flushed():
 
 
 class _Loop:
-    """The state of a fit, and its way to and from a checkpoint."""
+    """What is being trained, and its way to and from a checkpoint."""
 
     def __init__(self, model, problem, spec, method, schedule, convention, seed, observers, device, precision):
         if getattr(model, "rotations", None) is not None:
             raise ValueError("the model has rotations of an earlier fit: train a fresh model")
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
-        self.identity: dict[str, str] = {}
         self.problem, self.device, self.precision = problem, torch.device(device), precision
         self.train, self.validation, self.test = (
             x.to(device) if isinstance(x, Split) else x for x in (problem.train, problem.validation, problem.test)
@@ -215,28 +194,16 @@ class _Loop:
     def weights(self) -> dict:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
-    def run(self, test, checkpoint, after_epoch) -> History:
-        if checkpoint is not None and checkpoint.exists():
-            state = checkpoints.read(checkpoint, str(self.device))
-            if state is not None:
-                was: dict = state.get("identity", self.identity)
-                if other := [
-                    f"{k} {was.get(k)}, here {value}" for k, value in self.identity.items() if was.get(k) != value
-                ]:
-                    raise ValueError(
-                        f"the checkpoint {checkpoint} is of another training: {'; '.join(other)}. Give each training a "
-                        "file of its own"
-                    )
-                self.load(state)
+    def run(self, test, start, after_epoch) -> History:
+        if start is not None:
+            self.load(start)
         if rank():  # dropout of its own in each part of a batch; what methods draw is agreed on
             torch.manual_seed((torch.initial_seed() + rank()) % 2**63)
         history = self.history
         while len(history.epochs) < self.schedule.epochs and history.diverged is None:
             self.epoch()
-            if checkpoint is not None and rank() == 0:
-                save_atomically(self.state(), checkpoint)
             if after_epoch is not None:
-                after_epoch(history.epochs)
+                after_epoch(self)
         self.finish(test)
         return history
 
@@ -346,12 +313,11 @@ class _Loop:
             "random": random_state(self.device),
             "best": self.best,
             "last": self.last,
-            "identity": self.identity,
             "observers": [observer.state_dict() for observer in self.observers],
             "history": asdict(self.history),
         }
 
-    def load(self, state: dict) -> None:
+    def load(self, state: Mapping) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for moments in self.optimizer.state.values():

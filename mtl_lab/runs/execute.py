@@ -4,9 +4,10 @@ import json
 from dataclasses import asdict
 
 from mtl_core import methods, models
-from mtl_core.training import Schedule, fit
+from mtl_core.training import Schedule
 from mtl_lab.runs import conflict_log
 from mtl_lab.runs.build import build_model, load_problem
+from mtl_lab.runs.checkpoints import fit_from
 from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs.provenance import provenance
 from mtl_lab.runs.run import Run
@@ -30,7 +31,9 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     problem = load_problem(run)
     model = build_model(run, problem)
     observers = _observers(run, model)
-    history = fit(
+    history = fit_from(
+        store.checkpoint(run),
+        run.canonical(),
         model,
         problem,
         run.method,
@@ -40,7 +43,6 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
         seed=run.seed,
         observers=observers,
         test=run.test,
-        checkpoint=store.checkpoint(run),
         device=device,
     )
     record = {

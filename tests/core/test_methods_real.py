@@ -18,10 +18,6 @@ SCHEDULE = schedule.Schedule(epochs=2, batch_size=32, learning_rate=0.01)
 SIZE = 8  # features
 
 
-class Cut(Exception):
-    pass
-
-
 def train(name, **more):
     model = models.build("lenet", PROBLEM.tasks, seed=1, size=36, features=SIZE)
     start = [p.detach().clone() for p in model.parameters()]
@@ -33,18 +29,9 @@ def train(name, **more):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_trains_and_a_run_that_was_cut_off_resumes_exactly(name, tmp_path):
-    def cut(epochs):
-        raise Cut
-
-    whole, history, moved = train(name)
+def test_trains(name):
+    _, history, moved = train(name)
     assert history.diverged is None and history.steps == 4 and all(moved)
-    with pytest.raises(Cut):
-        train(name, checkpoint=tmp_path / "c.pt", after_epoch=cut)
-    torch.rand(7)  # whatever else drew from the generator in between
-    resumed, again, _ = train(name, checkpoint=tmp_path / "c.pt")
-    assert [e["train_loss"] for e in again.epochs] == [e["train_loss"] for e in history.epochs]
-    assert whole.keys() == resumed.keys() and all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
 def test_the_problem_is_real():

@@ -1,4 +1,4 @@
-"""Every method trains by name, goes on from a checkpoint bit for bit, and meets NaN, one task and stationary points."""
+"""Every method trains by name, and meets NaN, one task and stationary points."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def one_task(problem):
     return Problem(problem.tasks[:1], first(problem.train), first(problem.train), first(problem.train), problem.source)
 
 
-def fit(name, epochs, checkpoint=None, K=2, rate=0.05, dropout=0.0, **more):
+def fit(name, epochs, K=2, rate=0.05, dropout=0.0, **more):
     problem, model = small_problem(max(K, 2)), small_model(K, batch_norm=True)
     if dropout:
         model.trunk.append(nn.Dropout(dropout))
@@ -44,23 +44,17 @@ def fit(name, epochs, checkpoint=None, K=2, rate=0.05, dropout=0.0, **more):
         method_options=options(name, K),
         seed=3,
         test=False,
-        checkpoint=checkpoint,
         **more,
     )
     return model, history
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_trains_and_resumes_exactly(name, tmp_path):
-    whole, history = fit(name, 4, dropout=0.2)
+def test_trains(name):
+    _, history = fit(name, 4, dropout=0.2)
     assert history.diverged is None and len(history.epochs) == 4
     first, last = (sum(history.epochs[e]["train_loss"].values()) for e in (0, -1))
     assert last < first
-    fit(name, 2, tmp_path / "half.pt", dropout=0.2)
-    resumed, again = fit(name, 4, tmp_path / "half.pt", dropout=0.2)
-    for (key, one), other in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(one, other), key
-    assert [e["train_loss"] for e in again.epochs] == [e["train_loss"] for e in history.epochs]
     cost = METHODS[name].extra_passes(2)
     assert history.trunk_backward_passes == history.steps * (1 + cost["backward"])
 

@@ -14,10 +14,9 @@ from command_line import run
 from engine import small_model, small_problem
 
 from mtl_core.methods import METHODS
-from mtl_core.training import loop
 from mtl_core.training.distributed import own_device
 from mtl_core.training.schedule import Schedule
-from mtl_lab.runs import execute, grid, store
+from mtl_lab.runs import checkpoints, execute, grid, store
 from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs.run import Run
 
@@ -94,11 +93,12 @@ def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
     for p in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(p["pid"], 0)
-    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    state = checkpoints.read(tmp_path / "c.pt")
     assert 1 <= len(state["history"]["epochs"]) < 400 and not list(tmp_path.glob("*.part"))
     epochs = len(state["history"]["epochs"])
     schedule = Schedule(epochs=epochs + 1, batch_size=32, learning_rate=0.05)
-    history = loop.fit(small_model(3), small_problem(3, examples=640), "mgda", schedule, checkpoint=tmp_path / "c.pt")
+    given = small_model(3), small_problem(3, examples=640), "mgda", schedule
+    history = checkpoints.fit_from(tmp_path / "c.pt", "three tasks", *given)
     assert history.epochs[:epochs] == state["history"]["epochs"] and len(history.epochs) == epochs + 1
     assert "could not be added up" in output or "SIGKILL" in output or "Signal 9" in output
 
@@ -118,7 +118,7 @@ def test_a_device_is_named_or_comes_from_the_environment(monkeypatch):
 def test_runs_go_to_the_device_that_was_chosen(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("MTL_DEVICE", "cuda")
-    monkeypatch.setattr(execute, "fit", lambda *_, device, **__: (_ for _ in ()).throw(LookupError(device)))
+    monkeypatch.setattr(execute, "fit_from", lambda *_, device, **__: (_ for _ in ()).throw(LookupError(device)))
     config = Run("two_digits", {"profile": "tiny"}, model="lenet")
     for asked, went in ((None, "cuda"), ("cpu", "cpu")):
         with pytest.raises(LookupError, match=went):

@@ -1,15 +1,15 @@
 """The training loop: resuming, pairing, divergence, what is read and when."""
 
+import io
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from mtl_core import methods, models
 from mtl_core.data.problem import Problem, Split, classification
-from mtl_core.training import checkpoints, loop
+from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
 from mtl_lab.runs.conflict_log import ConflictLog
 
@@ -48,8 +48,12 @@ def outcome(history):
     return epochs, history.final, history.best, history.diverged, history.steps, history.trunk_backward_passes
 
 
+class Cut(Exception):
+    """The end of a run, before its time."""
+
+
 @pytest.mark.parametrize("method", list(methods.METHODS))
-def test_a_cut_off_run_ends_where_the_undisturbed_one_ends(method, tmp_path):
+def test_a_cut_off_run_ends_where_the_undisturbed_one_ends(method):
     convention = "samgs" if method == "sam_gs" else "plain"
     optimizer = Schedule(epochs=3, batch_size=32, learning_rate=0.01, optimizer="adam", decay="cosine")
 
@@ -58,67 +62,23 @@ def test_a_cut_off_run_ends_where_the_undisturbed_one_ends(method, tmp_path):
         model, history = train(method, optimizer, convention=convention, observers=[log], **more)
         return model, history, log
 
-    class Cut(Exception):
-        pass
+    kept = io.BytesIO()
 
-    def cut(epochs):
-        if len(epochs) == 2:
+    def cut(training):
+        if len(training.history.epochs) == 2:
+            torch.save(training.state(), kept)
             raise Cut
 
     whole, wanted, wanted_log = run()
     with pytest.raises(Cut):
-        run(checkpoint=tmp_path / "c.pt", after_epoch=cut)
+        run(after_epoch=cut)
     torch.rand(7)  # whatever else drew from the generator in between
-    resumed, found, log = run(checkpoint=tmp_path / "c.pt")
+    kept.seek(0)
+    resumed, found, log = run(start=torch.load(kept, weights_only=True))
     assert outcome(found) == outcome(wanted)
     assert log.summary() == wanted_log.summary()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-def test_a_checkpoint_is_read_without_unpickling_code(tmp_path):
-    train("sam_gs", convention="samgs", checkpoint=tmp_path / "c.pt")
-    assert "method" in torch.load(tmp_path / "c.pt", weights_only=True)
-
-
-def test_a_crash_while_writing_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "c.pt"
-    checkpoints.save_atomically({"a": torch.ones(2)}, path)
-
-    def crash(state, part):
-        part.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(torch, "save", crash)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoints.save_atomically({"a": torch.zeros(2)}, path)
-    assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(2))
-
-
-@pytest.mark.parametrize("damage", [b"", b"half of a file", None])
-def test_a_damaged_checkpoint_starts_over(damage, tmp_path):
-    path = tmp_path / "c.pt"
-    _, wanted = train(checkpoint=path)
-    path.write_bytes(path.read_bytes()[:1000] if damage is None else damage)
-    with pytest.warns(UserWarning, match="starts over"):
-        _, found = train(checkpoint=path)
-    assert outcome(found) == outcome(wanted)
-
-
-def test_a_checkpoint_that_cannot_be_read_now_is_not_replaced(tmp_path, monkeypatch):
-    path = tmp_path / "c.pt"
-    train(checkpoint=path)
-    before, read = path.read_bytes(), Path.read_bytes
-    for error in (OSError(5, "Input/output error"), torch.OutOfMemoryError("CUDA out of memory")):
-
-        def fail(*arguments, error=error, **more):
-            raise error
-
-        monkeypatch.setattr(*(Path, "read_bytes") if isinstance(error, OSError) else (torch, "load"), fail)
-        with pytest.raises(type(error)):
-            train(checkpoint=path)
-        monkeypatch.undo()
-        assert read(path) == before
 
 
 def test_rows_are_paired():
@@ -264,23 +224,6 @@ def test_schedules():
             Schedule(**wrong)
     with pytest.raises(ValueError, match="batch of 200"):
         train(schedule=Schedule(epochs=1, batch_size=200))
-
-
-def test_a_checkpoint_of_another_training_is_refused(tmp_path):
-    """The file of one training would otherwise pass for the result of the next."""
-    file = tmp_path / "c.pt"
-    train("equal", replace(SCHEDULE, epochs=2), checkpoint=file)
-    before = file.read_bytes()
-    for said, method, schedule, more in (
-        ('method "equal", here "pcgrad"', "pcgrad", SCHEDULE, {}),
-        ("seed 0, here 7", "equal", SCHEDULE, {"seed": 7}),
-        ("learning_rate 0.05, here 0.1", "equal", replace(SCHEDULE, learning_rate=0.1), {}),
-        ('precision "float32", here "bfloat16"', "equal", SCHEDULE, {"precision": "bfloat16"}),
-    ):
-        with pytest.raises(ValueError, match=f"is of another training: .*{said}"):
-            train(method, schedule, checkpoint=file, **more)
-    assert file.read_bytes() == before
-    assert train("equal", SCHEDULE, checkpoint=file)[1].steps == train("equal", SCHEDULE)[1].steps, "more epochs"
 
 
 def test_a_cpu_run_wakes_no_gpu(monkeypatch):

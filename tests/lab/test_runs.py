@@ -16,7 +16,7 @@ from filelock import FileLock
 from mtl_core.training import loop
 from mtl_lab import completion, records
 from mtl_lab.experiments.recon import ReconExperiment
-from mtl_lab.runs import build, execute, grid, provenance
+from mtl_lab.runs import build, checkpoints, execute, grid, provenance
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
 
@@ -75,7 +75,7 @@ def test_denormal_numbers_are_zero_in_a_training_and_nowhere_else(store, monkeyp
 
 def test_a_finished_run_is_not_trained_again(store, monkeypatch):
     first = execute.execute(TINY, store)
-    monkeypatch.setattr(execute, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(execute, "fit_from", lambda *a, **k: pytest.fail("trained again"))
     assert execute.execute(TINY, store) == first
     assert not list(store.folder.glob("*.pt")) and not list(store.folder.glob("*.part"))
     for again in (
@@ -124,7 +124,7 @@ def test_kill_9_loses_no_finished_run_and_the_resumed_run_is_the_same(store):
     process.join()
     assert store.get(long) is not None, "the finished run is kept"
     assert store.get(replace(long, seed=1)) is None and second.exists(), "killed in the middle"
-    cut = len(torch.load(second, weights_only=True)["history"]["epochs"])
+    cut = len(checkpoints.read(second)["history"]["epochs"])
     assert 1 <= cut < 12
     assert [outcome(r) for r in grid.grid([long, replace(long, seed=1)], store=store)] == wanted
 
