@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import betainc
 from torch import Tensor
 
 from mtl_core.gradients import NonFiniteGradientError, TaskGradients
 from mtl_core.linalg import gram
-from mtl_core.seeds import numpy_generator
 
 
 def cosines(matrix: Tensor) -> Tensor:
@@ -47,17 +45,6 @@ def magnitude_similarity(norms: Tensor) -> Tensor:
     large = torch.maximum(norms[i], norms[j])
     ratio = torch.where(large == 0, 1.0, torch.minimum(norms[i], norms[j]) / large)
     return 2 * ratio / (1 + ratio**2)
-
-
-def share_by_chance(threshold: float, size: int) -> float:
-    r"""How often $\cos\varphi < S$ for two directions drawn at random in `size` dimensions, in closed form.
-
-    For S ≤ 0 it is $\tfrac12 I_{1-S^2}(\tfrac{d-1}{2}, \tfrac12)$, I the regularised incomplete beta function: 1/2 at
-    S = 0 for any size, and falling with size for S < 0. In one dimension the cosine is ±1.
-    """
-    if not -1 < threshold <= 0 or size < 1:
-        raise ValueError(f"a threshold S lies in (-1, 0] and a size is at least 1, got {threshold} and {size}")
-    return 0.5 if size == 1 else float(betainc((size - 1) / 2, 0.5, 1 - threshold**2) / 2)
 
 
 class ConflictScores:
@@ -137,7 +124,8 @@ class ConflictScores:
             return np.zeros((0, 2, len(self.thresholds), len(self.layers), pairs), dtype=np.int64)
         return torch.stack(self._blocks).cpu().numpy()
 
-    def _at(self, threshold: float) -> np.ndarray:
+    def at(self, threshold: float) -> np.ndarray:
+        """`counts` of one threshold: (block, tail, layer, pair). ValueError where it was not counted."""
         if threshold not in self.thresholds or not self.layers:
             raise ValueError(
                 f"{threshold} was not counted; counted were {self.thresholds} in {len(self.layers)} layers"
@@ -146,28 +134,15 @@ class ConflictScores:
 
     def scores(self, threshold: float) -> dict[str, int]:
         """The S-conflict score of each layer: how many (iteration, pair) had cos < S."""
-        return dict(zip(self.layers, self._at(threshold)[:, 0].sum(axis=(0, 2)).tolist(), strict=True))
+        return dict(zip(self.layers, self.at(threshold)[:, 0].sum(axis=(0, 2)).tolist(), strict=True))
 
     def mirror(self, threshold: float) -> dict[str, int]:
         """The same for cos > -S: the expected score if the sign of a cosine were a matter of chance."""
-        return dict(zip(self.layers, self._at(threshold)[:, 1].sum(axis=(0, 2)).tolist(), strict=True))
+        return dict(zip(self.layers, self.at(threshold)[:, 1].sum(axis=(0, 2)).tolist(), strict=True))
 
     def ranking(self, threshold: float) -> list[str]:
         """Layers by falling score; ties keep registration order."""
         return sorted(self.layers, key=self.scores(threshold).__getitem__, reverse=True)
-
-    def null_scores(self, threshold: float, draws: int = 1000, seed: int = 0) -> np.ndarray:
-        """(draws, layer) scores under random signs: in each block one task's gradient is flipped or not.
-
-        A flip exchanges the two tails of every pair with that task. Blocks, not iterations, because
-        neighbouring iterations are alike.
-        """
-        counts = self._at(threshold)  # (block, tail, layer, pair)
-        i, j = np.triu_indices(self.num_tasks, 1)
-        signs = numpy_generator(seed, "null").integers(0, 2, (draws, len(counts), self.num_tasks)) * 2 - 1
-        flipped = signs[:, :, i] * signs[:, :, j] < 0  # (draw, block, pair)
-        low, high = counts[:, 0], counts[:, 1]
-        return low.sum(axis=(0, 2)) + np.einsum("dbp,blp->dl", flipped, high - low)
 
     def state_dict(self) -> dict[str, Any]:
         return {"found": (self.layers, self.num_tasks, self.iterations), "blocks": [b.cpu() for b in self._blocks]}

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from mtl_core._names import did_you_mean
 from mtl_core.models import forks
@@ -34,7 +34,7 @@ def candidate_layers(model: nn.Module) -> list[str]:
     Not in the list: what is frozen, never called, tied to another layer, or read by one task alone.
     SplitError: a network that torch.fx cannot trace.
     """
-    return [name for name, reason in _survey(model)[1].items() if not reason]
+    return [name for name, reason in forks.survey(model)[1].items() if not reason]
 
 
 def split(model: Any, layers: Iterable[str], tasks: Any, init: str = "copy", generator: Any = None) -> Any:
@@ -69,7 +69,7 @@ def split(model: Any, layers: Iterable[str], tasks: Any, init: str = "copy", gen
         raise SplitError(f"expected one task for each of the model's {len(model.heads)} heads, got {len(names)}")
     if not layers:
         return model
-    graph, known = _survey(model)
+    graph, known = forks.survey(model)
     # A Balancer names the layers of the whole model, of which only the trunk is split
     layers = list(dict.fromkeys(name if name in known else str(name).removeprefix("trunk.") for name in layers))
     for name in layers:
@@ -103,41 +103,6 @@ def _task_names(tasks: int | Iterable[Any]) -> list[Any]:
     if not names or len(set(names)) < len(names) or isinstance(tasks, str):
         raise SplitError(f"tasks is their number or a list of their names, all different, got {tasks!r}")
     return names
-
-
-def _survey(model: Any) -> tuple[fx.Graph, dict[str, str]]:
-    """The graph, and its layers in registration order -> why they cannot be split, or ""."""
-    network = model.trunk if isinstance(model, MultiTaskModel) else model
-    if network is not model and model.rotations is not None:
-        raise SplitError("expected a model without rotations: these turn features that all tasks share; split first")
-    ends = (graph := forks.trace(network)).output_node().all_input_nodes
-    nodes = {node.target: node.op for node in graph.nodes if node.op in ("call_module", "get_attr")}
-    names: dict[nn.Parameter, list[str]] = {}  # several where it is tied
-    for name, p in model.named_parameters(remove_duplicate=False):
-        names.setdefault(p, []).append(name if network is model else name.removeprefix("trunk."))
-    layers: dict[str, dict[str, nn.Parameter]] = {}
-    for name, p in network.named_parameters(remove_duplicate=False):
-        around = [name[:i] for i, letter in enumerate(name) if letter == "."]
-        own = name if name in nodes or not around else around[-1]
-        layers.setdefault(next((m for m in around if nodes.get(m) == "call_module"), own), {})[name] = p
-    survey = {}
-    for layer, parameters in layers.items():
-        downstream = forks.downstream(graph, {layer})
-        elsewhere = [n for p in parameters.values() for n in names[p] if not f"{n}.".startswith(f"{layer}.")]
-        outside = [name for name in parameters if name in nodes and name != layer]
-        in_place = [found for node in downstream if (found := forks.in_place(node))]
-        reached = sum(end in downstream for end in ends)
-        reasons = {
-            f"it shares a parameter with {elsewhere}, and copies would cut that tie": elsewhere,
-            f"{layer!r} is never called in forward, so a copy of it would do nothing": layer not in nodes,
-            "it is frozen: nothing in it requires a gradient": not any(p.requires_grad for p in parameters.values()),
-            "it has no shapes yet; run one batch": any(map(nn.parameter.is_lazy, parameters.values())),
-            f"the network reads {outside} outside of that layer's forward": outside,
-            f"after it the network changes values in place ({in_place}) that others read; write x = f(x)": in_place,
-            f"{reached} outputs depend on it, so there is nothing to split": reached < min(2, len(ends)),
-        }
-        survey[layer] = next((reason for reason, holds in reasons.items() if holds), "")
-    return graph, survey
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

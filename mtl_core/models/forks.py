@@ -1,7 +1,7 @@
 r"""A network's forward pass as a graph in which a value is one node, or one node for each task.
 
 `torch.fx` traces the network. A layer of which each task has a copy, or any operation with an input that is K nodes,
-becomes K nodes. `mtl_core.recon` says which layers, and why not others.
+becomes K nodes. `survey` says which layers can have copies, and why others cannot.
 """
 
 import copy
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from mtl_core.models.multi_task import reinitialise
+from mtl_core.models.multi_task import MultiTaskModel, reinitialise
 from mtl_core.seeds import torch_seed
 
 # In-place operations that traced models use: on a value that several tasks still read they would write it K times.
@@ -23,6 +23,41 @@ _OUT_OF_PLACE = {getattr(operator, f"i{name}"): getattr(operator, name) for name
 
 class SplitError(ValueError):
     """A network or a layer that cannot be split; the message names it."""
+
+
+def survey(model: Any) -> tuple[fx.Graph, dict[str, str]]:
+    """The graph, and its layers in registration order -> why they cannot be split, or ""."""
+    network = model.trunk if isinstance(model, MultiTaskModel) else model
+    if network is not model and model.rotations is not None:
+        raise SplitError("expected a model without rotations: these turn features that all tasks share; split first")
+    ends = (graph := trace(network)).output_node().all_input_nodes
+    nodes = {node.target: node.op for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    names: dict[nn.Parameter, list[str]] = {}  # several where it is tied
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(p, []).append(name if network is model else name.removeprefix("trunk."))
+    layers: dict[str, dict[str, nn.Parameter]] = {}
+    for name, p in network.named_parameters(remove_duplicate=False):
+        around = [name[:i] for i, letter in enumerate(name) if letter == "."]
+        own = name if name in nodes or not around else around[-1]
+        layers.setdefault(next((m for m in around if nodes.get(m) == "call_module"), own), {})[name] = p
+    survey = {}
+    for layer, parameters in layers.items():
+        after = downstream(graph, {layer})
+        elsewhere = [n for p in parameters.values() for n in names[p] if not f"{n}.".startswith(f"{layer}.")]
+        outside = [name for name in parameters if name in nodes and name != layer]
+        writes = [found for node in after if (found := in_place(node))]
+        reached = sum(end in after for end in ends)
+        reasons = {
+            f"it shares a parameter with {elsewhere}, and copies would cut that tie": elsewhere,
+            f"{layer!r} is never called in forward, so a copy of it would do nothing": layer not in nodes,
+            "it is frozen: nothing in it requires a gradient": not any(p.requires_grad for p in parameters.values()),
+            "it has no shapes yet; run one batch": any(map(nn.parameter.is_lazy, parameters.values())),
+            f"the network reads {outside} outside of that layer's forward": outside,
+            f"after it the network changes values in place ({writes}) that others read; write x = f(x)": writes,
+            f"{reached} outputs depend on it, so there is nothing to split": reached < min(2, len(ends)),
+        }
+        survey[layer] = next((reason for reason, holds in reasons.items() if holds), "")
+    return graph, survey
 
 
 def _record(self: fx.Proxy, operation: Any, other: Any) -> fx.Proxy:
