@@ -158,7 +158,7 @@ def fitted(model: nn.Module, problem: Problem, method: str, convention: str = "p
     before = {name: value.clone() for name, value in model.state_dict().items()}
     options = {"rotation_size": 4} if METHODS[method].kind == KINDS[2] else {}
     options |= {"weights": [1 + k / 2 for k in range(len(problem.tasks))]} if method == "static" else {}
-    history = training.fit(model, problem, method, schedule, method_options=options, convention=convention, test=False)
+    history = training.fit(model, problem, method, schedule, method_options=options, convention=convention)
     assert history.diverged is None, history.diverged
     after = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     after.pop("rotations.base", None)  # where rotations start: large, and fixed

@@ -89,7 +89,6 @@ def fingerprint(run: Run) -> list:
         method_options=run.method_options,
         convention=run.convention,
         observers=[seen],
-        test=False,
     )
     losses = [list(epoch["train_loss"].values()) for epoch in history.epochs]
     if len(problem.tasks) == 1:  # plain training: there is no J to observe

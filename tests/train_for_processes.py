@@ -26,9 +26,7 @@ def compare(folder, rank, world):
         model = small_model(3)
         model.trunk.register_forward_pre_hook(lambda trunk, given: parts.add(len(given[0])) if trunk.training else None)
         start = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-        history = loop.fit(
-            model, problem, name, schedule, test=False, method_options=OPTIONS.get(name, SPECIAL.get(spec.kind, {}))
-        )
+        history = loop.fit(model, problem, name, schedule, method_options=OPTIONS.get(name, SPECIAL.get(spec.kind, {})))
         moved = (
             torch.cat([p.detach().flatten() for p in [*model.trunk.parameters(), *model.heads.parameters()]]) - start
         )
@@ -51,7 +49,7 @@ def draw(folder, rank):
         model.trunk.append(nn.Dropout(0.5))
         model.trunk[-1].register_forward_hook(lambda module, _, out, masks=masks: masks.append(out.detach() == 0))
         schedule = Schedule(epochs=1, batch_size=33, learning_rate=0.05)
-        loop.fit(model, small_problem(3, examples=70), name, schedule, test=False)
+        loop.fit(model, small_problem(3, examples=70), name, schedule)
         found[name] = torch.cat([p.detach().flatten() for p in model.parameters()])
     torch.save({"weights": found, "masks": masks[:2]}, folder / f"drawn-{rank}.pt")
 

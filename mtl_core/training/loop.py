@@ -1,6 +1,5 @@
-"""One training loop for every method: fit, evaluate, checkpoint, resume."""
+"""One training loop for every method: fit trains, evaluate measures."""
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,14 +27,10 @@ class History:
     """What a fit leaves: plain numbers only, so that it goes into a record as it is.
 
     epochs     one entry per finished epoch: mean train losses, validation metrics, seconds.
-    final      split -> task -> metric at the last epoch; with `test` where it was asked for.
-    best       the same at the epoch of the best validation score, with that epoch's number.
-    diverged   None, or where and why training stopped; `final` then holds the last finite epoch.
+    diverged   None, or where and why training stopped; the model then has the weights of the last finite epoch.
     """
 
     epochs: list = field(default_factory=list)
-    final: dict = field(default_factory=dict)
-    best: dict = field(default_factory=dict)
     diverged: dict | None = None
     steps: int = 0
     trunk_backward_passes: int = 0
@@ -67,16 +62,6 @@ def evaluate(model: nn.Module, tasks: Sequence[Task], split, batch_size: int = 5
     return {n: {"loss": losses[n] / max(labels[n], 1), **values} for n, values in zip(names, measured, strict=True)}
 
 
-def validation_score(values: Mapping, tasks: Sequence[Task]) -> float:
-    """Mean over tasks of the mean ±log(metric), + where higher is better: free of units, like Δm for small changes."""
-    total = 0.0
-    for task in tasks:
-        signs = task.higher_is_better()
-        logs = [(1 if up else -1) * math.log(max(values[task.name][name], 1e-12)) for name, up in signs.items()]
-        total += sum(logs) / len(logs)
-    return total / len(tasks)
-
-
 def fit(
     model: nn.Module,
     problem: Problem,
@@ -88,7 +73,6 @@ def fit(
     convention: str | methods.Convention = "plain",
     seed: int = 0,
     observers: Sequence = (),
-    test: bool = True,
     start: Mapping | None = None,
     after_epoch: Callable | None = None,
     device: str = "cpu",
@@ -103,7 +87,6 @@ def fit(
     seed         batches come from its stream "batch order"; torch's generator, which a method may
                  draw from, starts at its stream "method" and is put back at the end.
     observers    objects with update(TaskGradients), state_dict(), load_state_dict(); called each step.
-    test         read the test split, at the last and at the validation-best epoch; else it is not touched.
     after_epoch  called after each epoch with what is being trained: `history`, the epochs so far, and `state()`, all
                  that a run needs to go on, which torch.save writes and torch.load(…, weights_only=True) reads.
     start        such a state: training goes on from there and ends bit for bit where the undisturbed run ends (same
@@ -112,8 +95,7 @@ def fit(
 
     Started by `torchrun`, each process trains on its part of every batch (`distributed`); "cuda" is then the
     GPU of its own number.
-    Gradients, losses or validation metrics that are not finite end the run: History.diverged says where. Denormal
-    numbers are zero while it trains.
+    Gradients, losses or validation metrics that are not finite end the run: History.diverged says where.
     """
     options = dict(method_options or {})
     if isinstance(method, str):
@@ -138,23 +120,7 @@ def fit(
         if isinstance(method, str):  # a feature rotation: its start may be drawn
             method = methods.make(method, **options)
         loop = _Loop(model, problem, spec, method.to(device), schedule, convention, seed, observers, device, precision)
-        with denormals_flushed():
-            return loop.run(test, start, after_epoch)
-
-
-@contextlib.contextmanager
-def denormals_flushed():
-    """On this thread's CPU, numbers too small for float32's normal form (1e-38) are zero.
-
-    Dead units under weight decay fill a network with them: SAM-GS with momentum on QM9 (γ = 0.3) took 0.8 s an epoch at
-    first and 8.4 s at the end, 0.8 s throughout with this, and had the same losses to four decimals.
-    """
-    before = bool(torch.tensor(1e-40) == 0)  # torch tells in no other way
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
+        return loop.run(start, after_epoch)
 
 
 class _Loop:
@@ -165,8 +131,8 @@ class _Loop:
             raise ValueError("the model has rotations of an earlier fit: train a fresh model")
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
         self.problem, self.device, self.precision = problem, torch.device(device), precision
-        self.train, self.validation, self.test = (
-            x.to(device) if isinstance(x, Split) else x for x in (problem.train, problem.validation, problem.test)
+        self.train, self.validation = (
+            x.to(device) if isinstance(x, Split) else x for x in (problem.train, problem.validation)
         )
         self.convention, self.names = convention.of(spec.name), [task.name for task in problem.tasks]
         if (several := started()) > schedule.batch_size:
@@ -189,12 +155,11 @@ class _Loop:
         self.order = torch_generator(seed, "batch order")
         self.history = History()
         self.last = self.weights()  # of the last epoch that ended with finite numbers
-        self.best: dict[str, Any] = {"score": -math.inf, "epoch": 0, "model": self.last}
 
     def weights(self) -> dict:
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
-    def run(self, test, start, after_epoch) -> History:
+    def run(self, start, after_epoch) -> History:
         if start is not None:
             self.load(start)
         if rank():  # dropout of its own in each part of a batch; what methods draw is agreed on
@@ -204,7 +169,7 @@ class _Loop:
             self.epoch()
             if after_epoch is not None:
                 after_epoch(self)
-        self.finish(test)
+        self.model.load_state_dict(self.last)
         return history
 
     def epoch(self) -> None:
@@ -233,9 +198,7 @@ class _Loop:
         if history.diverged is None:
             means = dict(zip(self.names, (total / labels).tolist(), strict=True))
             history.epochs.append({"train_loss": means, "validation": values, "seconds": time.perf_counter() - clock})
-            self.last, score = self.weights(), validation_score(values, self.problem.tasks)
-            if score > self.best["score"]:
-                self.best = {"score": score, "epoch": len(history.epochs), "model": self.last}
+            self.last = self.weights()
         history.seconds += time.perf_counter() - clock
         history.core_seconds += time.process_time() - cpu
 
@@ -290,19 +253,6 @@ class _Loop:
         model.train()
         return losses
 
-    def finish(self, test) -> None:
-        """Final and validation-best metrics. A diverged run is judged by its last finite epoch (0: as initialised)."""
-        splits = {"validation": self.validation} | ({"test": self.test} if test else {})
-
-        def measured(weights):
-            self.model.load_state_dict(weights)
-            return {name: evaluate(self.model, self.problem.tasks, split) for name, split in splits.items()}
-
-        best = measured(self.best["model"])
-        self.history.best |= best | {"epoch": self.best["epoch"]}
-        self.history.final |= best if self.best["epoch"] == len(self.history.epochs) else measured(self.last)
-        self.model.load_state_dict(self.last)
-
     def state(self) -> dict:
         return {
             "model": self.model.state_dict(),
@@ -311,7 +261,6 @@ class _Loop:
             "method": self.method.state_dict(),
             "order": self.order.get_state(),
             "random": random_state(self.device),
-            "best": self.best,
             "last": self.last,
             "observers": [observer.state_dict() for observer in self.observers],
             "history": asdict(self.history),
@@ -329,4 +278,4 @@ class _Loop:
         set_random_state(state["random"], self.device)
         for observer, saved in zip(self.observers, state["observers"], strict=True):
             observer.load_state_dict(saved)
-        self.best, self.last, self.history = state["best"], state["last"], History(**state["history"])
+        self.last, self.history = state["last"], History(**state["history"])

@@ -231,7 +231,7 @@ def test_one_observed_epoch_equals_plain_sgd_on_the_summed_loss():
     problem, model, twin = small_problem(3), small_model(3, batch_norm=True), small_model(3, batch_norm=True)
     log = ConflictLog(3)
     schedule = Schedule(epochs=1, batch_size=16, learning_rate=0.05)
-    loop.fit(model, problem, "equal", schedule, seed=4, observers=[log], test=False)
+    loop.fit(model, problem, "equal", schedule, seed=4, observers=[log])
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
     order = torch.randperm(48, generator=loop.torch_generator(4, "batch order"))
     for batch in order.split(16):

@@ -208,7 +208,7 @@ def test_the_probe_sees_the_batch_after_the_optimizers_step(probe):
     model.trunk.append(dropping := Dropping())
     spy = Spy(model)
     schedule, rule = Schedule(epochs=1, batch_size=48, learning_rate=0.5), Convention("x", probe=probe)
-    loop.fit(model, problem, spy, schedule, spec=METHODS["famo"], convention=rule, test=False)
+    loop.fit(model, problem, spy, schedule, spec=METHODS["famo"], convention=rule)
     assert dropping.modes[:2] == [True, probe != "evaluation"] and not spy.after.requires_grad
     assert torch.equal(*dropping.masks[:2]) == (probe == "frozen")
     assert torch.equal(spy.mean_after, spy.mean) == (probe != "training")

@@ -21,9 +21,7 @@ SIZE = 8  # features
 def train(name, **more):
     model = models.build("lenet", PROBLEM.tasks, seed=1, size=36, features=SIZE)
     start = [p.detach().clone() for p in model.parameters()]
-    history = loop.fit(
-        model, PROBLEM, name, SCHEDULE, method_options=arguments(METHODS[name], 2, SIZE), seed=1, test=False, **more
-    )
+    history = loop.fit(model, PROBLEM, name, SCHEDULE, method_options=arguments(METHODS[name], 2, SIZE), seed=1, **more)
     moved = [not torch.equal(one, other) for one, other in zip(start, model.parameters(), strict=False)]
     return model.state_dict(), history, moved
 

@@ -43,7 +43,6 @@ def fit(name, epochs, K=2, rate=0.05, dropout=0.0, **more):
         schedule,
         method_options=options(name, K),
         seed=3,
-        test=False,
         **more,
     )
     return model, history

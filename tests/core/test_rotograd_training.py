@@ -36,9 +36,9 @@ def test_the_registry_has_the_family():
 def test_fit_leaves_a_model_that_rotates(method):
     model, history = fit(method, method_options={"rotation_size": 6, "init": "haar"})
     assert history.diverged is None and history.trunk_backward_passes == history.steps == 9
-    assert loop.evaluate(model, PROBLEM.tasks, PROBLEM.validation) == history.final["validation"]
+    assert loop.evaluate(model, PROBLEM.tasks, PROBLEM.validation) == history.epochs[-1]["validation"]
     rotations, model.rotations = model.rotations, None
-    assert loop.evaluate(model, PROBLEM.tasks, PROBLEM.validation) != history.final["validation"]
+    assert loop.evaluate(model, PROBLEM.tasks, PROBLEM.validation) != history.epochs[-1]["validation"]
     model.rotations = rotations
     assert ("rotations.skew" in model.state_dict()) and (rotations.skew != 0).any() == (method != "scale_only")
     start = new_model().state_dict()
@@ -148,7 +148,7 @@ def test_an_instance_around_another_model_is_refused():
 def test_a_model_is_rotated_once_and_options_are_known():
     other = new_model()
     method = methods.make("rotograd", trunk=other.trunk, heads=other.heads, rotation_size=8)
-    loop.fit(other, PROBLEM, method, SCHEDULE, spec=METHODS["rotograd"], test=False)
+    loop.fit(other, PROBLEM, method, SCHEDULE, spec=METHODS["rotograd"])
     with pytest.raises(ValueError, match="rotations of an earlier fit"):
         loop.fit(other, PROBLEM, "rotograd", SCHEDULE, method_options=SIZE)
     with pytest.raises(ValueError, match="rotograd has no argument 'rotation_sise'; did you mean 'rotation_size'"):

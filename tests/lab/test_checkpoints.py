@@ -8,7 +8,8 @@ import pytest
 import torch
 from engine import small_model, small_problem
 
-from mtl_core.training import Schedule
+from mtl_core.data.problem import Split
+from mtl_core.training import Schedule, evaluate
 from mtl_lab.runs import checkpoints
 
 SCHEDULE = Schedule(epochs=2, batch_size=16, learning_rate=0.05)
@@ -109,3 +110,38 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     with pytest.raises(ValueError, match="c.pt is of another training, seed 0; here seed 7. Give each training a file"):
         train(tmp_path / "c.pt", of="seed 7")
     assert (tmp_path / "c.pt").read_bytes() == before
+
+
+def test_best_is_the_epoch_of_the_best_validation_score():
+    model, schedule = small_model(2), replace(SCHEDULE, epochs=6, learning_rate=0.5)
+    history = checkpoints.fit_from(None, "", model, PROBLEM, "equal", schedule)
+    scores = [checkpoints.validation_score(e["validation"], PROBLEM.tasks) for e in history.epochs]
+    assert history.best["epoch"] == 1 + scores.index(max(scores)) and len(set(scores)) > 1
+    assert history.best["validation"] == history.epochs[history.best["epoch"] - 1]["validation"]
+    assert history.final["validation"] == history.epochs[-1]["validation"], "the model ends at the last epoch"
+    assert evaluate(model, PROBLEM.tasks, PROBLEM.validation) == history.final["validation"]
+
+
+def test_test_data_are_not_touched_unless_asked():
+    class Locked(Split):
+        def batch(self, index):
+            raise AssertionError("the test split was read")
+
+    locked = replace(PROBLEM, test=Locked(PROBLEM.test.inputs, PROBLEM.test.targets))
+    given = small_model(2), locked, "equal", SCHEDULE
+    assert "test" not in checkpoints.fit_from(None, "", *given, test=False).final
+    with pytest.raises(AssertionError, match="was read"):
+        checkpoints.fit_from(None, "", *given)
+
+
+@pytest.mark.parametrize("method, options", [("mgda", {}), ("rotograd", {"rotation_size": 2})])
+def test_a_run_that_diverges_at_once_is_judged_as_initialised(method, options):
+    images = torch.full_like(PROBLEM.train.inputs, float("nan"))
+    bad = replace(PROBLEM, train=Split(images, PROBLEM.train.targets))
+    history = checkpoints.fit_from(None, "", small_model(2), bad, method, SCHEDULE, method_options=options)
+    assert history.diverged["epoch"] == history.diverged["step"] == history.best["epoch"] == 0
+    assert history.final == evaluated(small_model(2))
+
+
+def evaluated(model):
+    return {name: evaluate(model, PROBLEM.tasks, PROBLEM.test) for name in ("validation", "test")}

@@ -17,7 +17,7 @@ RUN = Run("multi_fashion_mnist", {"profile": "tiny", "train": 160}, model="lenet
 def test_it_is_the_training_of_fit():
     problem = build.load_problem(RUN)
     model = build.build_model(RUN, problem)
-    history = loop.fit(model, problem, "equal", schedule.Schedule(**RUN.schedule), seed=RUN.seed, test=False)
+    history = loop.fit(model, problem, "equal", schedule.Schedule(**RUN.schedule), seed=RUN.seed)
     seen = [s.losses for s in replay(RUN, 4)]
     for epoch in (0, 1):  # 160 examples make two batches of 64
         expected = torch.tensor(list(history.epochs[epoch]["train_loss"].values()))
@@ -47,7 +47,7 @@ def test_losses_after_the_step_leave_running_statistics_unchanged():
     problem = build.load_problem(run)
     model = build.build_model(run, problem)
     once = replace(run, schedule=run.schedule | {"epochs": 1})
-    history = loop.fit(model, problem, "equal", schedule.Schedule(**once.schedule), seed=run.seed, test=False)
+    history = loop.fit(model, problem, "equal", schedule.Schedule(**once.schedule), seed=run.seed)
     mean = torch.stack([s.losses for s in replay(run, 2)]).mean(0).float()
     expected = torch.tensor(list(history.epochs[0]["train_loss"].values()))
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=0)
