@@ -217,7 +217,7 @@ class Balancer(Rule):
         targets = [self._layout.parameters[i] for i in [*at, *rest]] if step.walked else None
         finite, product, sizes = self._finite(step, read)
         if plain and not one and self.spec.level == "losses" and factor == 1 and not self.stale(step.tasks):
-            weights, _, _ = self.weigh(step, None, sizes, product, targets=(targets,))
+            weights, _, _ = self.weigh(step, None, sizes, into=(targets,))
             return self._end(step, weights, True)
         if finite:
             weights, _, K = self.weigh(step, read, sizes, product)

@@ -39,14 +39,14 @@ class Rule:
         """Weights of an earlier step are used in this one."""
         return self.steps % self.every > 0 and all(k in self.kept for k in tasks)
 
-    def weigh(self, step: Step, read, sizes: Tensor, product: Tensor | None = None, targets=None) -> tuple:
+    def weigh(self, step: Step, read, sizes: Tensor, product: Tensor | None = None, into=None) -> tuple:
         """(weights, None, K), or (None, update, K) where the method has none; its state learns from the step.
 
         A task whose gradient is exactly zero is absent for an aggregation; K counts those that are not.
 
         read     J or what the method reads in its place; sizes: (K,), 0 for a task whose gradient may be zero.
         product  J Jᵀ of `read`, on the host, where it is known.
-        targets  (parameters or None for all,): differentiate a loss weighting through the network, into `.grad`.
+        into     (parameters or None for all,): differentiate a loss weighting through the network, into their `.grad`.
         """
         spec, method, values, all_tasks = self.spec, self.method, step.values, range(len(step.tasks))
         reads = spec.kind == AGGREGATION and read is not None and read.shape[1]
@@ -62,11 +62,11 @@ class Rule:
         elif spec.level != "losses" and read is not None and not read.shape[1]:
             return None, None, K  # nothing is shared
         else:
-            if targets is not None:
+            if into is not None:
                 values = torch.stack([loss.to(values) for _, loss in step.losses])
             try:
                 with drawing_from(step.random, values.device), selected(method, tasks, len(self.tasks)):
-                    weights = task_weights(method, spec, self.convention, read, values, product, targets)
+                    weights = task_weights(method, spec, self.convention, read, values, product, into)
                     if weights is None:
                         update = method(read, values) if "losses" in spec.needs else method(read)
             except NotPositive as error:

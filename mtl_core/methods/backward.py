@@ -1,7 +1,6 @@
 """From task gradients to weights, or to one update."""
 
-from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,36 +14,30 @@ from mtl_core.methods.registry import WEIGHTING, Method
 
 
 def task_weights(
-    method: nn.Module,
-    spec: Method,
-    convention: Convention,
-    matrix: Tensor | None,
-    losses: Tensor,
-    product: Tensor | None = None,
-    targets: tuple[Sequence[Tensor] | None] | None = None,
+    method: nn.Module, spec: Method, convention: Convention, matrix: Any, losses: Tensor, product: Any = None, into=None
 ) -> Tensor | None:
     """The weights (K,) of the tasks where the method has them, else None; its own parameters learn from the step.
 
     matrix   (K, ...) gradients of the method's level; a loss weighting of the level "losses" does not look at it.
     product  J Jᵀ of the matrix, (K, K) float64 on the host, where it is known.
-    targets  (tensors, or None for all leaves,): the losses have a graph, and the `.grad` of these is added to.
+    into     (tensors, or None for all leaves,): the losses have a graph, and the `.grad` of these is added to.
     """
     weights: Tensor
     if spec.kind == WEIGHTING and spec.level == "losses":
         # The weight of task k is the scalar's slope in its loss:  w_k = \partial f(L) / \partial L_k
         with torch.enable_grad(), explained():
-            values = losses.detach().requires_grad_() if targets is None else losses
+            values = losses.detach().requires_grad_() if into is None else losses
             values.retain_grad()
             scalar = method(values)
-            into = None if targets is None or targets[0] is None else [values, *targets[0], *method.parameters()]
-            scalar.backward(inputs=into)
+            leaves = [values, *into[0], *method.parameters()] if into and into[0] is not None else None
+            scalar.backward(inputs=leaves)
         assert values.grad is not None
         weights = values.grad
     elif spec.kind == WEIGHTING:
         weights = method(matrix, losses)
-    elif isinstance(method, ByGram) and matrix is not None and matrix.shape[1]:
+    elif isinstance(method, ByGram):
         return method.weights(matrix, product)
-    elif type(method).forward is aggregation.WeightedAggregator.forward and matrix is not None and matrix.shape[1]:
+    elif type(method).forward is aggregation.WeightedAggregator.forward:
         return cast(aggregation.WeightedAggregator, method).weighting(matrix)
     elif spec.level != "parameters":
         raise ValueError(

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torchjd import scalarization
 
-from mtl_core.methods._state import check_positive
+from mtl_core.methods._state import ShapedByLoading, check_positive
 from mtl_core.methods.registry import WEIGHTING, Method, register
 
 
-class FAMO(scalarization.FAMO):
+class FAMO(ShapedByLoading, scalarization.FAMO):
     r"""$c \sum_k z_k \log L_k$ with $z = \mathrm{softmax}(\xi)$ and $1/c = \sum_k z_k / L_k$; (K,) losses -> scalar.
 
     After the step `update(losses)` gets the losses of the same batch again and moves $\xi$ with an Adam of its own
@@ -59,12 +59,6 @@ class FAMO(scalarization.FAMO):
 
     def set_extra_state(self, state: dict[str, Any] | None) -> None:
         self.saved, self._optimizer = copy.deepcopy(state), None
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        if f"{prefix}_w" in state_dict:
-            self._w = nn.Parameter(torch.empty_like(state_dict[f"{prefix}_w"]))
-            self.min_losses = torch.empty_like(self._w.detach())
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 PAPER, NEEDS = "Liu et al. 2023, arXiv 2306.03792", ("losses", "losses after the step")

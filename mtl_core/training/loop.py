@@ -98,16 +98,11 @@ def fit(
     Gradients, losses or validation metrics that are not finite end the run: History.diverged says where.
     """
     options = dict(method_options or {})
-    if isinstance(method, str):
-        spec = methods.find(method)
-        if spec.kind == "feature rotation":
-            options |= {"trunk": model.trunk, "heads": model.heads}
-        else:
-            method = methods.make(method, **options)
-    elif spec is None:
-        raise ValueError("a method instance needs its registry entry: fit(..., spec=methods.METHODS[name])")
-    if isinstance(convention, str):
-        convention = methods.CONVENTIONS[convention]
+    if isinstance(method, str) and methods.find(method).kind == methods.ROTATION:
+        spec, options = methods.find(method), options | {"trunk": model.trunk, "heads": model.heads}
+    elif spec is None or spec.kind != methods.ROTATION:
+        spec, method = methods.instance(method, spec, options)
+    convention = methods.named(convention)
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is 'float32' or 'bfloat16', got {precision!r}")
     if isinstance(problem.train, Split) and len(problem.train) < schedule.batch_size:

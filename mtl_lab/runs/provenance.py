@@ -14,7 +14,10 @@ import torch
 from mtl_lab import ROOT
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-DECISIVE = ("mtl_core", "mtl_lab/runs/build.py", "mtl_lab/runs/conflict_log.py")  # from a config to its outcome
+DECISIVE = (
+    "mtl_core",
+    *(f"mtl_lab/runs/{name}.py" for name in ("build", "checkpoints", "conflict_log")),
+)  # config to outcome
 LIBRARIES = ("torch", "torchjd", "numpy", "scipy", "cvxpy", "clarabel")  # gradients, methods and their solvers
 
 
