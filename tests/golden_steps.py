@@ -12,6 +12,7 @@ from torch import nn
 from mtl_core import methods, training
 from mtl_core.data.problem import Problem, Split
 from mtl_core.methods import CONVENTIONS, KINDS, METHODS
+from mtl_lab.probes.update_comparison import update_of
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.run import Run
 
@@ -78,7 +79,7 @@ def three_updates(name: str, K: int, kind: str, options: Mapping) -> list:
     spec, method, found = METHODS[name], make(name, K, options), []
     torch.manual_seed(0)
     for step, J in enumerate(matrices(K, kind)):
-        found.append(methods.update(method, spec, J, losses_at(step, K)).tolist())
+        found.append(update_of(method, spec, J, losses_at(step, K)).tolist())
         if "losses after the step" in spec.needs:
             method.update(losses_at(step + 1, K))
     return found

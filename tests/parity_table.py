@@ -21,8 +21,8 @@ from engine import fresh  # noqa: E402
 from references import REFERENCES  # noqa: E402
 from rotograd_references import difference as of_rotations  # noqa: E402
 
-from mtl_core import methods  # noqa: E402
 from mtl_core.methods import METHODS  # noqa: E402
+from mtl_lab.probes.update_comparison import update_of  # noqa: E402
 
 STEPS, TASKS = 6, (2, 3, 4)
 LIMIT = 1e-6
@@ -76,7 +76,7 @@ def ours(name, steps, method=None, **options):
     spec, K, found = METHODS[name], len(steps[0][0]), []
     method = method or fresh(name, K, **({"window": 2} if name == "dwa" else {}), **options)
     for J, L, after in (map(torch.from_numpy, step) for step in steps):
-        found.append(methods.update(method, spec, J, L))
+        found.append(update_of(method, spec, J, L))
         if "losses after the step" in spec.needs:
             method.update(after)
     return [update.numpy() for update in found]

@@ -22,7 +22,6 @@ for _file in FILES.split():
     import_module(f"mtl_core.methods.{_file}")
 
 from mtl_core.methods._gramian import SolverError
-from mtl_core.methods.backward import update
 from mtl_core.methods.conventions import CONVENTIONS, Convention, named
 from mtl_core.methods.registry import ALIASES, KINDS, METHODS, ROTATION, Method, find, instance, make, register
 from mtl_core.methods.rotograd import RotateOnly, RotoGrad, RotoGradNorm, ScaleOnly

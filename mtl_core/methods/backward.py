@@ -1,4 +1,4 @@
-"""From task gradients to weights, or to one update."""
+"""From task gradients to the weights of the tasks."""
 
 from typing import Any, cast
 
@@ -9,7 +9,7 @@ from torchjd import aggregation
 from mtl_core.gradients import explained
 from mtl_core.methods._gramian import ByGram
 from mtl_core.methods._state import LearnedParameters
-from mtl_core.methods.conventions import CONVENTIONS, Convention
+from mtl_core.methods.conventions import Convention
 from mtl_core.methods.registry import WEIGHTING, Method
 
 
@@ -49,20 +49,3 @@ def task_weights(
     if spec.learns:
         cast(LearnedParameters, method).learn(convention.own_optimizer)
     return weights
-
-
-def update(
-    method: nn.Module, spec: Method, matrix: Tensor, losses: Tensor | None = None, read: Tensor | None = None
-) -> Tensor:
-    """What a method of any kind makes of J, (K, D) -> (D,), before scale and clip: for figures and comparisons.
-
-    losses  (K,), ones where None.
-    read    for a method of another level than "parameters", the gradients there, (K, ...); J where None.
-
-    The method's own parameters learn as under `plain`.
-    """
-    losses, read = matrix.new_ones(len(matrix)) if losses is None else losses, matrix if read is None else read
-    weights = task_weights(method, spec, CONVENTIONS["plain"], read, losses)
-    if weights is not None:
-        return weights.to(matrix) @ matrix
-    return method(matrix, losses) if "losses" in spec.needs else method(matrix)

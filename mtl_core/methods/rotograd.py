@@ -12,7 +12,7 @@ gradients are constants. Each head gets the plain gradient of its own loss. One 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -39,17 +39,9 @@ class _FeatureRotation(RotatedHeads):
     steps: Tensor
 
     def __init__(
-        self,
-        trunk: nn.Module,
-        heads: Sequence[nn.Module],
-        rotation_size: int,
-        *,
-        burn_in: int = 20,
-        normalize_losses: bool = False,
-        objective: str = "code",
-        rotation_rate: float = 0.5,
-        **options: Any,
-    ):
+        self, trunk, heads, rotation_size: int, *, burn_in=20, normalize_losses=False, objective="code",
+        rotation_rate=0.5, **options: Any,
+    ):  # fmt: skip
         super().__init__(trunk, heads, rotation_size, **options)
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is one of {', '.join(OBJECTIVES)}; got {objective!r}")

@@ -47,14 +47,7 @@ class SAMGS(ShapedByLoading, Aggregator):
     dissimilarity: Tensor
     steps: Tensor
 
-    def __init__(
-        self,
-        gamma: float = 0.1,
-        beta1: float = 0.9,
-        beta2: float = 0.99,
-        epsilon: float = 1e-8,
-        variant: str = "released",
-    ):
+    def __init__(self, gamma=0.1, beta1=0.9, beta2=0.99, epsilon=1e-8, variant: str = "released"):
         super().__init__()
         if variant not in ("released", "printed", "reinforcement"):
             raise ValueError(f"variant is 'released', 'printed' or 'reinforcement', got {variant!r}")

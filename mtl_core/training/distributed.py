@@ -5,7 +5,6 @@ statistics of its own part. Only the first process writes checkpoints; all must 
 """
 
 import atexit
-import os
 
 import torch
 from torch import Tensor, distributed, nn
@@ -38,9 +37,3 @@ def average_buffers(model: nn.Module) -> None:
     for buffer in model.buffers() if started() > 1 else ():
         if buffer.is_floating_point():
             buffer.copy_(add_up(buffer.clone()) / started())
-
-
-def own_device(device: str) -> str:
-    """Under `torchrun`, "cuda" is the GPU of this process's number on its machine; any other name stands as it is."""
-    number = os.environ.get("LOCAL_RANK")
-    return f"cuda:{number}" if device == "cuda" and number is not None else device

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,12 +13,12 @@ from mtl_core import methods
 from mtl_core._inputs import add_up
 from mtl_core.balancer import Balancer
 from mtl_core.data.batches import Batch, batches, moved
-from mtl_core.data.problem import Problem, Split
+from mtl_core.data.problem import Split
 from mtl_core.gradients import NonFiniteGradientError
-from mtl_core.random_state import random_state, set_random_state
+from mtl_core.random_state import drawing_from, random_state, set_random_state
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_core.tasks import Task
-from mtl_core.training.distributed import average_buffers, own_device, rank, share, started
+from mtl_core.training.distributed import average_buffers, rank, share, started
 from mtl_core.training.schedule import Schedule
 
 
@@ -63,21 +63,9 @@ def evaluate(model: nn.Module, tasks: Sequence[Task], split, batch_size: int = 5
 
 
 def fit(
-    model: nn.Module,
-    problem: Problem,
-    method: str | nn.Module = "equal",
-    schedule: Schedule = Schedule(epochs=1),  # noqa: B008 (frozen)
-    *,
-    spec: methods.Method | None = None,
-    method_options: Mapping | None = None,
-    convention: str | methods.Convention = "plain",
-    seed: int = 0,
-    observers: Sequence = (),
-    start: Mapping | None = None,
-    after_epoch: Callable | None = None,
-    device: str = "cpu",
-    precision: str = "float32",
-) -> History:
+    model, problem, method="equal", schedule=Schedule(epochs=1), *, spec=None, method_options=None, convention="plain",  # noqa: B008
+    seed=0, observers=(), start=None, after_epoch=None, device="cpu", precision="float32",
+) -> History:  # fmt: skip
     """Train `model` in place; the History of it.
 
     method       name in the registry, with `method_options`; or an instance, with its registry entry `spec`.
@@ -93,8 +81,7 @@ def fit(
                  machine, same versions; on a GPU as far as its kernels are deterministic).
     precision    "bfloat16": forward passes of training run under torch.autocast; evaluation does not.
 
-    Started by `torchrun`, each process trains on its part of every batch (`distributed`); "cuda" is then the
-    GPU of its own number.
+    Started by `torchrun`, each process trains on its part of every batch (`distributed`), on a device of its own.
     Gradients, losses or validation metrics that are not finite end the run: History.diverged says where.
     """
     options = dict(method_options or {})
@@ -107,7 +94,6 @@ def fit(
         raise ValueError(f"precision is 'float32' or 'bfloat16', got {precision!r}")
     if isinstance(problem.train, Split) and len(problem.train) < schedule.batch_size:
         raise ValueError(f"a batch of {schedule.batch_size} needs as many examples; there are {len(problem.train)}")
-    device = own_device(device)
     gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):  # named, or torch wakes every GPU of the machine
         torch.manual_seed(torch_seed(seed, "method"))
@@ -136,9 +122,7 @@ class _Loop:
         parameters: Any = model.parameters()
         if spec.kind == methods.ROTATION:
             if method.trunk is not model.trunk or [*method.heads] != [*model.heads]:
-                raise ValueError(
-                    "a feature rotation must be made with the trunk and heads of the model that is trained"
-                )
+                raise ValueError("a feature rotation is made with the trunk and heads of the model that is trained")
             self.door = method.train()
             method.convention, model.rotations = self.convention, method.rotation
             parameters = method.parameter_groups(schedule.learning_rate)
@@ -202,12 +186,8 @@ class _Loop:
         door, random = self.door, random_state(self.device)
         self.optimizer.zero_grad()
         losses, features = self.losses(batch)
-        counts = dict.fromkeys(self.names, 0) | {
-            task.name: int(task.labels(targets[task.name]))
-            for _, targets in batch
-            for task in self.problem.tasks
-            if task.name in targets
-        }
+        targets = {name: target for _, of_tasks in batch for name, target in of_tasks.items()}
+        counts = {t.name: int(t.labels(targets[t.name])) if t.name in targets else 0 for t in self.problem.tasks}
         door.backward(losses, features=features, counts=counts)
         self.optimizer.step()
         if isinstance(door, Balancer) and door.waits:
@@ -235,17 +215,13 @@ class _Loop:
 
         random  torch's random state before the step: "frozen" draws the same masks again.
         """
-        model, mode = self.model, self.convention.probe
-        model.train(mode != "evaluation")
-        now, kept = random_state(self.device), [buffer.clone() for buffer in model.buffers()]
-        if mode == "frozen":
-            set_random_state(random, self.device)
-        losses, _ = self.losses(batch)
-        if mode == "frozen":
-            set_random_state(now, self.device)
-            for buffer, value in zip(model.buffers(), kept, strict=True):
-                buffer.copy_(value)
-        model.train()
+        frozen, kept = self.convention.probe == "frozen", [buffer.clone() for buffer in self.model.buffers()]
+        self.model.train(self.convention.probe != "evaluation")
+        with drawing_from(random if frozen else None, self.device):
+            losses, _ = self.losses(batch)
+        for buffer, value in zip(self.model.buffers(), kept, strict=True) if frozen else ():
+            buffer.copy_(value)
+        self.model.train()
         return losses
 
     def state(self) -> dict:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mtl_core import methods, seeds
 from mtl_core.gradients import reached, task_gradients, views
 from mtl_core.methods import METHODS, ROTATION, Convention, Method, SolverError
+from mtl_core.methods.backward import task_weights
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import arguments_of
 from mtl_lab.landscapes import descent
@@ -308,7 +309,7 @@ class ShadowMethod:
             read = step.read.get("parameters" if self.spec.level == "losses" else self.spec.level)
             if read is None:
                 raise ValueError(f"{self.spec.name} needs features that all tasks share")
-            update = methods.update(self.method, self.spec, matrix, step.values, read)
+            update = update_of(self.method, self.spec, matrix, step.values, read)
             update = update * self.convention.factor(self.spec.native_scale, len(matrix))
             update = update * self.convention.clip_factor(torch.linalg.vector_norm(update).item())
         self.random = torch.get_rng_state()
@@ -324,3 +325,20 @@ class ShadowMethod:
         """Pass on the losses after the step, to a method that learns from them."""
         if "losses after the step" in self.spec.needs:
             self.method.update(losses)
+
+
+def update_of(
+    method: nn.Module, spec: Method, matrix: Tensor, losses: Tensor | None = None, read: Tensor | None = None
+) -> Tensor:
+    """What a method of any kind makes of J, (K, D) -> (D,), before scale and clip: for figures and comparisons.
+
+    losses  (K,), ones where None.
+    read    for a method of another level than "parameters", the gradients there, (K, ...); J where None.
+
+    The method's own parameters learn as under `plain`.
+    """
+    losses, read = matrix.new_ones(len(matrix)) if losses is None else losses, matrix if read is None else read
+    weights = task_weights(method, spec, CONVENTIONS["plain"], read, losses)
+    if weights is not None:
+        return weights.to(matrix) @ matrix
+    return method(matrix, losses) if "losses" in spec.needs else method(matrix)

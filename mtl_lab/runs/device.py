@@ -17,3 +17,9 @@ def chosen_device(device: str | None = None) -> str:
             "the driver works (nvidia-smi) and that torch has CUDA (a .venv set up with TORCH=cpu has not)"
         )
     return name
+
+
+def own_device(device: str) -> str:
+    """Under `torchrun`, "cuda" is the GPU of this process's number on its machine; any other name stands as it is."""
+    number = os.environ.get("LOCAL_RANK")
+    return f"cuda:{number}" if device == "cuda" and number is not None else device

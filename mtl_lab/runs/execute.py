@@ -8,7 +8,7 @@ from mtl_core.training import Schedule
 from mtl_lab.runs import conflict_log
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.checkpoints import fit_from
-from mtl_lab.runs.device import chosen_device
+from mtl_lab.runs.device import chosen_device, own_device
 from mtl_lab.runs.provenance import provenance
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
@@ -43,7 +43,7 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
         seed=run.seed,
         observers=observers,
         test=run.test,
-        device=device,
+        device=own_device(device),
     )
     record = {
         "identity": run.identity,

@@ -15,6 +15,7 @@ from mtl_core.methods import METHODS, Method
 from mtl_core.methods.registry import arguments_of
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
+from mtl_lab.probes import update_comparison
 from mtl_lab.runs.conflict_log import ConflictLog
 
 NAMES = [n for n, spec in METHODS.items() if spec.kind != "feature rotation"]
@@ -29,7 +30,7 @@ def fresh(name, K=2, **more):
 
 def update_of(name, J, losses=None, method=None):
     """What the method returns for J, (K, D) -> (D,), before any convention."""
-    return methods.update(method or fresh(name, len(J)), METHODS[name], J, losses)
+    return update_comparison.update_of(method or fresh(name, len(J)), METHODS[name], J, losses)
 
 
 # --- the registry

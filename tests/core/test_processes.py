@@ -14,10 +14,9 @@ from command_line import run
 from engine import small_model, small_problem
 
 from mtl_core.methods import METHODS
-from mtl_core.training.distributed import own_device
 from mtl_core.training.schedule import Schedule
 from mtl_lab.runs import checkpoints, execute, grid, store
-from mtl_lab.runs.device import chosen_device
+from mtl_lab.runs.device import chosen_device, own_device
 from mtl_lab.runs.run import Run
 
 HERE = Path(__file__).resolve().parent
