@@ -248,7 +248,7 @@ for _ in range(3):
     z = net[0](x)
     losses = [head(z).tanh().pow(2).mean() for head in list(net)[1:]]
     balancer.backward(losses)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1))  # kB
 """
 
 
