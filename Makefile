@@ -67,9 +67,11 @@ test: setup  ## lint, unit tests, nbval on the notebooks, the site and its check
 	@$(VENV)/pytest tests/site tests/notebooks notebooks --ignore=$(ALONE) $(SPREAD) $(NBVAL)
 	@$(VENV)/pytest $(ALONE) -n logical --maxprocesses=4
 
-nightly: setup  ## nbval from an empty store of runs, and a test for every statement of every method: hours
+nightly: setup  ## nbval from an empty store of runs, a test for every statement of every method, the recipes: hours
 	@store=$$(mktemp -d) && MTL_RUNS=$$store $(VENV)/pytest notebooks $(SPREAD) $(NBVAL); \
 	status=$$?; rm -rf "$$store"; exit $$status
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps --require-hashes --target .venv/recipes -r tests/recipes.lock
+	@$(VENV)/pytest tests/lab/test_recipes.py
 	@$(VENV)/python tests/mutate.py
 
 lint: setup  ## ruff, mypy on the core, the arrows between the rooms

@@ -42,17 +42,8 @@ class Network(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.trunk = nn.Sequential(
-            nn.Conv2d(1, 8, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(8, 16, 5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Linear(16 * 6 * 6, 64),
-            nn.ReLU(),
-        )
+        convolutions = [nn.Conv2d(1, 8, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 5), nn.ReLU(), nn.MaxPool2d(2)]
+        self.trunk = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(16 * 6 * 6, 64), nn.ReLU())
         self.heads = nn.ModuleDict({task: nn.Linear(64, 10) for task in tasks})
 
     def forward(self, pictures):

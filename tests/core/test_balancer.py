@@ -111,6 +111,7 @@ def test_the_matrix_is_torchjds(name):
         assert all(torch.allclose(g, named[n].grad, rtol=1e-6) for n, g in own.items())
 
 
+@pytest.mark.supports("any Aggregator of TorchJD", "yes")
 def test_any_aggregator_of_torchjd():
     net, (x, ys) = Net(), batch()
     balancer = Balancer(aggregation.MGDA(), net)
@@ -197,6 +198,7 @@ def test_uses_counts_views():
     assert uses(flat) == alone
 
 
+@pytest.mark.supports("zero_grad(set_to_none=False)", "yes")
 def test_zero_grad_that_keeps_the_tensors():
     net, (x, ys) = Net(), batch()
     balancer = Balancer("pcgrad", net)
@@ -211,6 +213,8 @@ def test_zero_grad_that_keeps_the_tensors():
 # --- precision, memory, processes
 
 
+@pytest.mark.supports("autocast to bfloat16", "yes")
+@pytest.mark.supports("parameters in bfloat16", "yes")
 @pytest.mark.parametrize("name", ["pcgrad", "sam_gs", "uncertainty", "mgda_ub", "gradnorm"])
 def test_lower_precision(name):
     """Under autocast and with bfloat16 parameters J is float32, and `.grad` has the parameter's type."""
@@ -244,10 +248,11 @@ for _ in range(3):
     z = net[0](x)
     losses = [head(z).tanh().pow(2).mean() for head in list(net)[1:]]
     balancer.backward(losses)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1))  # kB
 """
 
 
+@pytest.mark.supports("forty tasks in the memory of J and of the joint step", "yes")
 def test_peak_memory():
     """J and no more than the joint step beside it: a second J, or 40 graphs kept, would be seen."""
     peak = {
@@ -273,6 +278,9 @@ def test_a_walk_takes_each_edge_twice_at_most():
     assert sizes[0] == sizes[1]  # two bits are enough to know that a leaf is shared
 
 
+@pytest.mark.supports(
+    "DistributedDataParallel, DataParallel around a module", "refused", "give the plain module inside"
+)
 def test_wrapped_modules_are_refused():
     class DistributedDataParallel(nn.Module):
         __module__ = "torch.nn.parallel.distributed"

@@ -45,6 +45,7 @@ def test_01c_gradients_of_very_different_length(name):
         assert 0 < found.norm() < 1e30
 
 
+@pytest.mark.supports("a batch without a task", "yes")
 @pytest.mark.parametrize("name", NAMES)
 def test_03_a_task_is_absent(name):
     """None or missing: the others' step, and the task's head keeps no gradient."""
@@ -68,6 +69,7 @@ def test_03_a_constant_is_no_absent_task():
         Balancer("pcgrad", net).backward({"a": net(x)[1][0].mean(), "b": torch.tensor(0.0)})
 
 
+@pytest.mark.supports("a batch for each task, with BatchNorm", "yes")
 def test_04_each_task_its_own_batch():
     net = Net(3, nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU()))
     for sizes in ((9, 5, 2), (9, 9, 9)):
@@ -82,6 +84,7 @@ def test_04_each_task_its_own_batch():
         assert torch.allclose(balancer.gradients.matrix, torch.stack(want), atol=1e-12)
 
 
+@pytest.mark.supports("a batch for each task, method at the features", "refused", "take a method of another level")
 @pytest.mark.parametrize("name", ["mgda_ub", "imtl_g_features", "aligned_mtl_ub"])
 @pytest.mark.parametrize("sizes", [(9, 5), (9, 9)])
 def test_04b_features_of_different_examples(name, sizes):
@@ -92,6 +95,7 @@ def test_04b_features_of_different_examples(name, sizes):
         Balancer(name, net).backward(losses, features=zs)
 
 
+@pytest.mark.supports("skip connections (U-Net)", "yes")
 @pytest.mark.parametrize("K", [2, 3])
 def test_05_all_decoders_read_all_maps(K):
     torch.manual_seed(0)
@@ -108,6 +112,7 @@ def test_05_all_decoders_read_all_maps(K):
         Balancer("mgda_ub", net).backward([output.pow(2).mean() for output in outputs], features=maps)
 
 
+@pytest.mark.supports("several encoders", "yes")
 def test_05b_both_heads_read_both_encoders():
     torch.manual_seed(0)
     net, x = TwoEncoders(), torch.randn(7, 11)
@@ -121,6 +126,7 @@ def test_05b_both_heads_read_both_encoders():
     Balancer("mgda_ub", net).backward(losses, features=pair)
 
 
+@pytest.mark.supports("features in a dictionary", "yes")
 def test_06_features_in_a_dict():
     net, (x, _) = Net(), batch()
     z = net.trunk(x)
@@ -134,6 +140,7 @@ def test_06_features_in_a_dict():
     assert "mgda_ub" in str(error.value)
 
 
+@pytest.mark.supports("GradScaler", "yes")
 @pytest.mark.parametrize(
     "name", ["equal", "uncertainty", "pcgrad", "nash_mtl", "sam_gs", "db_mtl", "mgda_ub", "gradnorm"]
 )
@@ -166,6 +173,7 @@ def test_07_grad_scaler(name):
     assert torch.allclose(plain, run(2.0**10, overflows=(0, 3)), atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.supports("losses that the scaler has scaled", "refused", "give the losses, and scaler=")
 def test_07_a_loss_that_is_scaled_already():
     net, (x, _) = Net(), batch()
     scaler = torch.amp.GradScaler("cpu")
@@ -173,6 +181,7 @@ def test_07_a_loss_that_is_scaled_already():
         Balancer("pcgrad", net).backward({"a": scaler.scale(net(x)[1][0].mean())}, scaler=scaler)
 
 
+@pytest.mark.supports("gradient accumulation", "yes")
 @pytest.mark.parametrize("name", [n for n in NAMES if METHODS[n].level not in ("features",)])
 def test_08_gradient_accumulation(name):
     """Two halves, each loss halved, are the whole."""
@@ -191,12 +200,14 @@ def test_08_gradient_accumulation(name):
     assert same(*found, tolerance=1e-6)
 
 
+@pytest.mark.supports("gradient accumulation, method at the features", "refused", "take a method of another level")
 def test_08_features_do_not_accumulate():
     net, (x, _) = Net(), batch()
     with pytest.raises(ValueError, match="mgda_ub"):
         Balancer("mgda_ub", net).accumulate([o.mean() for o in net(x)[1]])
 
 
+@pytest.mark.supports("a regulariser with a backward pass of its own", "yes")
 @pytest.mark.parametrize("name", ["equal", "pcgrad", "mgda_ub", "sam_gs"])
 def test_09_what_stood_in_grad_stays(name):
     """The gradient of a regulariser is added to, and neither scaled nor clipped."""

@@ -14,6 +14,8 @@ from mtl_core.methods import METHODS
 from mtl_lab.probes.update_comparison import arguments
 
 
+@pytest.mark.supports("torch.compile of a trunk or a head", "yes")
+@pytest.mark.supports("torch.compile of the whole network", "refused", "name what is shared: shared=")
 def test_10_torch_compile():
     """A compiled trunk is like any; a whole model that is compiled does not tell what tasks share."""
     torch._dynamo.reset()
@@ -36,6 +38,7 @@ def test_10_torch_compile():
     assert same(gradients_of(whole), gradients_of(want))
 
 
+@pytest.mark.supports("frozen parts", "yes")
 @pytest.mark.parametrize("name", NAMES)
 def test_12_frozen_trunk(name):
     """The heads train, with their own gradients or those that a loss weighting gives them."""
@@ -58,6 +61,7 @@ def test_13_a_parameter_that_was_not_given():
     assert net.heads[0].weight.grad is None and net.trunk[0].weight.grad is not None
 
 
+@pytest.mark.supports("tied weights", "yes")
 def test_15_tied_weights():
     torch.manual_seed(0)
     x = torch.randn(4, 6)
@@ -76,6 +80,7 @@ def test_15_tied_weights():
     assert balancer.gradients.names == ["0.weight", "2.weight", "2.bias"]  # the upsampler of two heads is shared too
 
 
+@pytest.mark.supports("padding masks, any inputs", "yes")
 def test_17_any_inputs():
     """A trunk with a padding mask, three heads: the loop calls the network, the balancer sees losses."""
     torch.manual_seed(0)
@@ -113,6 +118,8 @@ class Checkpointed(nn.Module):
         return torch.utils.checkpoint.checkpoint(self.b, self.a(x), use_reentrant=self.reentrant)
 
 
+@pytest.mark.supports("activation checkpoints, use_reentrant=False", "yes")
+@pytest.mark.supports("activation checkpoints, use_reentrant=True", "refused", "use_reentrant=False")
 def test_18_activation_checkpoints():
     x, found = batch()[0], {}
     for reentrant in (None, False):
@@ -127,6 +134,8 @@ def test_18_activation_checkpoints():
         Balancer("norm_equalised", net).backward([o.pow(2).mean() for o in net(x)[1]])
 
 
+@pytest.mark.supports("sparse gradients", "refused", "make them dense, or name the layer in ignore=")
+@pytest.mark.supports("complex parameters", "refused", "keep real and imaginary parts")
 def test_20_sparse_embedding():
     net = nn.ModuleList([nn.Embedding(20, 8, sparse=True), nn.Linear(8, 1), nn.Linear(8, 1)])
     z = net[0](torch.randint(20, (4,)))
@@ -136,6 +145,7 @@ def test_20_sparse_embedding():
         Balancer("pcgrad", [torch.zeros(2, dtype=torch.complex64, requires_grad=True)])
 
 
+@pytest.mark.supports("NaN or infinity in a task", "refused", "the error names task and layer; no state has moved")
 @pytest.mark.parametrize("name", ["equal", "pcgrad", "sam_gs", "nash_mtl", "famo", "uncertainty", "mgda_ub", "db_mtl"])
 def test_22_nan_in_one_task(name):
     net, (x, ys) = Net(), batch()
@@ -153,6 +163,7 @@ def test_22_nan_in_one_task(name):
     step(balancer, net, x, ys)
 
 
+@pytest.mark.supports("LSTM, GRU, RNN", "yes")
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
 def test_28_recurrent_trunk(layer):
     torch.manual_seed(0)
@@ -178,6 +189,7 @@ def test_29_one_task_is_plain_training(name, convention):
     assert same(gradients_of(net), want)
 
 
+@pytest.mark.supports("state_dict(), load_state_dict(), deepcopy", "yes")
 @pytest.mark.parametrize("name", NAMES)
 def test_30_resume(name):
     """A saved state, loaded into a fresh balancer, goes on as if nothing had been; so does a copy of both."""

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from balancer_networks import NAMES
 from balancer_processes import train
 
 
+@pytest.mark.supports("several processes (gloo)", "yes")
+@pytest.mark.supports("uneven parts of a batch", "yes")
 def test_two_processes_are_one(tmp_path):
     """Every method, masked labels, uneven parts, an absent task, accumulation, NaN and overflow in one of the two."""
     torch.save({name: train(name) for name in NAMES}, tmp_path / "want.pt")

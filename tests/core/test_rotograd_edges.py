@@ -251,6 +251,7 @@ def test_a_step_that_fails_moves_no_state(make):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.supports("RotoGrad with a GradScaler", "yes")
 @pytest.mark.parametrize("make", FAMILY)
 def test_a_grad_scaler(make):
     """Training is that without one; an overflow is skipped and moves no state."""

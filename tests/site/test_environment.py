@@ -278,14 +278,46 @@ def test_ci_runs_make_test():
     assert "make test" in script.read_text() and script.stat().st_mode & 0o111
 
 
-def test_workflow_pins_actions_and_grants_little():
-    text = (ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8")
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+GRANTED = {"book": {"deploy": {"pages": "write", "id-token": "write"}}, "versions": {}}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_pins_actions_and_grants_little(path):
+    text = path.read_text(encoding="utf-8")
     uses = re.findall(r"uses: (.*)", text)
     assert uses and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use) for use in uses)
     flow = yaml.safe_load(text)
     assert flow["permissions"] == {"contents": "read"}
     granted = {name: job.get("permissions") for name, job in flow["jobs"].items() if "permissions" in job}
-    assert granted == {"deploy": {"pages": "write", "id-token": "write"}}
+    assert granted == GRANTED[path.stem]
+    assert all(job["timeout-minutes"] <= 60 for job in flow["jobs"].values())
+    commands = [step["run"] for job in flow["jobs"].values() for step in job["steps"] if "run" in step]
+    assert not [c for c in commands if "${{ github." in c], "what somebody else can write stays out of the shell"
+
+
+def test_one_version_of_an_action():
+    found = {}
+    for path in WORKFLOWS:
+        for name, pin in re.findall(r"uses: ([\w/-]+)@(\S+)", path.read_text(encoding="utf-8")):
+            found.setdefault(name, set()).add(pin)
+    assert len(found) > 3 and all(len(pins) == 1 for pins in found.values()), found
+
+
+def test_versions_are_those_that_the_project_promises():
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "versions.yml").read_text(encoding="utf-8"))
+    matrix = flow["jobs"]["core"]["strategy"]["matrix"]
+    promised = [
+        c.rpartition(" ")[2] for c in PROJECT["classifiers"] if c.startswith("Programming Language :: Python ::")
+    ]
+    assert matrix["python"] == promised and promised[0] == ".".join(map(str, setup.OLDEST))
+    pair = [r for name in ("torch", "torchvision") for r in asked() if r.name == name]
+    lowest = [f"{r.name}=={next(s.version for s in r.specifier if s.operator == '>=')}.0" for r in pair]
+    exchanged = [entry["torch"] for entry in matrix["include"] if entry["torch"] != "locked"]
+    assert exchanged == [" ".join(lowest), "--upgrade torch torchvision"]
+    assert any(entry["system"].startswith("macos") for entry in matrix["include"])
+    tests = [step["run"] for step in flow["jobs"]["core"]["steps"] if "pytest" in step.get("run", "")]
+    assert len(tests) == 1 and re.findall(r"tests/\S+", tests[0]) == ["tests/core"]
 
 
 def test_nothing_committed_names_a_machine():
