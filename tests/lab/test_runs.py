@@ -263,9 +263,10 @@ def test_results_names_what_exists(capsys, words, meant):
 
 def test_two_that_write_one_folder_do_not_run_at_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MTL_RUNS", str(tmp_path))
+    monkeypatch.setattr(records, "ROOT", tmp_path / "results")
     monkeypatch.setattr(completion, "complete_table", lambda *_, **__: "done.")
-    (tmp_path / "locks").mkdir()
-    with FileLock(tmp_path / "locks" / "qm9 tiny.lock"):
+    (tmp_path / "results" / ".locks").mkdir(parents=True)
+    with FileLock(tmp_path / "results" / ".locks" / "qm9 tiny.lock"):
         assert cli("results", "qm9", "--profile", "tiny") == 2
         assert "another `make results` is writing it" in capsys.readouterr().err
         assert cli("results", "two_digits", "--profile", "tiny") == 0
