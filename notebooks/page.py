@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -70,17 +71,13 @@ def hardware() -> str:
     return f"{name.strip()}, {cores} core{'s' if cores != 1 else ''}, {gpus or 'no GPU'}"
 
 
-def command(page, given) -> str:
-    """The command that repeats the page."""
-    text = " ".join(f"{name}={str(value).replace(', ', ',')}" for name, value in given.items())
-    if not text:
-        return f"make run PAGE={page}"
-    mark = "'" if '"' in text else '"'
-    return f"make run PAGE={page} P={mark}{text}{mark}"
+def command(page, text) -> str:
+    """The command that repeats the page with the parameters in `text`, quoted for a shell."""
+    return f"make run PAGE={shlex.quote(page)}" + (f" P={shlex.quote(text)}" if text else "")
 
 
-def card(page, given, parameters, mark, seconds, root) -> dict:
-    """The run card: how this page was made, and how to make it again."""
+def card(page, text, parameters, mark, seconds, root) -> dict:
+    """The run card: how this page was made, and how to make it again; `text` as for `command`."""
     commit = _git(root, "rev-parse", "--short=12", "HEAD") or "unknown"
     changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     return {
@@ -94,7 +91,7 @@ def card(page, given, parameters, mark, seconds, root) -> dict:
             ["Python", platform.python_version()],
             *([n, importlib.metadata.version(n)] for n in VERSIONS),
         ],
-        "command": command(page, given),
+        "command": command(page, text),
     }
 
 
