@@ -47,7 +47,9 @@ def parse(path) -> dict[str, Parameter]:
     """Parameters of the notebook at `path`, in order. ParameterError where the cell is not as it must be."""
     restore = f"put it right, or restore it: git checkout -- notebooks/{path.parent.name}/{path.name}"
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        book = json.loads(path.read_text(encoding="utf-8"))
+        cells, _ = book["cells"], book["metadata"].get("reads")
+        _ = [c[key] for c in cells for key in ("cell_type", "source", "metadata")]
         tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
         sources = ["".join(c["source"]) for c in tagged]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
