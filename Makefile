@@ -9,8 +9,14 @@
 .PHONY: help setup book site pages pdf test nightly faults lint format wobble run results queue pause resume again lab \
   serve bench lock clean
 
+# What is given reaches the programs through the environment, as it was typed: quotes in P survive, and what looks like a
+# function of make or a command of the shell is text.
+GIVEN := PAGE P EXPERIMENT PROFILE ROW SEED SEEDS QUEUE WORKERS TORCH PORT NOTEBOOKS JOBS FAULTS
+$(foreach name,PYTHON $(GIVEN),$(eval override $(name) := $$(value $(name))))
+export BOOT $(GIVEN)
+
 # PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.
-BOOT := $(or $(value PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
+BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
 VENV := .venv/bin
 
 # One thread a process: two threads that fight over a busy core are many times slower.
@@ -21,11 +27,6 @@ unexport PYTHONDONTWRITEBYTECODE
 SPREAD := -n logical --maxprocesses=4 --dist=loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 ALONE := tests/site/test_site_browser.py
-# What is given reaches the programs through the environment, as it was typed: quotes in P survive, and what looks like a
-# function of make or a command of the shell is text.
-GIVEN := PAGE P EXPERIMENT PROFILE ROW SEED SEEDS QUEUE WORKERS TORCH PORT NOTEBOOKS JOBS FAULTS
-$(foreach name,$(GIVEN),$(eval override $(name) := $$(value $(name))))
-export BOOT $(GIVEN)
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
