@@ -18,7 +18,9 @@ from mtl_lab.protocol.table import SEEDS
 from mtl_lab.runs.store import Store
 
 PROFILES = ("tiny", "small", "paper")
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
 Profile = Annotated[str, typer.Option(help="tiny, small or paper")]
 Workers = Annotated[int, typer.Option(min=1, help="processes of one torch thread each")]
 CORES = os.cpu_count() or 1
@@ -110,6 +112,16 @@ def resume() -> None:
     print("trainings go on." if was else "nothing was paused.")
 
 
+def _device() -> None:
+    """End with one sentence where $MTL_DEVICE names none that is here."""
+    from mtl_lab.runs.device import chosen_device  # commands that only read import no training code
+
+    try:
+        chosen_device()
+    except ValueError as error:
+        stop(str(error))
+
+
 def _pause_file() -> Path:
     return Store().root / "paused"
 
@@ -117,12 +129,8 @@ def _pause_file() -> Path:
 def _ready(pairs) -> None:
     """End with one sentence where an experiment, a profile or the device is not here; else obey a pause from now on."""
     from mtl_lab.runs import processes
-    from mtl_lab.runs.device import chosen_device  # commands that only read import no training code
 
-    try:
-        chosen_device()
-    except ValueError as error:
-        stop(str(error))
+    _device()
     for experiment, profile in pairs:
         known("experiment", experiment, [*experiments.TABLES, *experiments.GRIDS, *experiments.STUDIES])
         known("profile", profile, PROFILES)
@@ -191,6 +199,7 @@ def again(
     """Train one committed run again and compare it with its record; exit code 1 if a metric is beyond tolerance."""
     from mtl_lab import rerun
 
+    _device()
     try:
         record = rerun.recorded(experiment, profile, row, seed)
     except LookupError as error:
@@ -229,7 +238,11 @@ def main(words: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark
     try:
-        app(words, prog_name="python -m mtl_lab")
+        try:
+            app(words, prog_name="python -m mtl_lab")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk is noticed here
     except EXPECTED as error:
         print(sentence(error), file=sys.stderr)
         raise SystemExit(1) from None

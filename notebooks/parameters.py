@@ -19,7 +19,7 @@ LINE = "name: type = literal  # help"
 UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what `literal_eval` meets text with
 NUMBER = r"(-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?)"
 RANGES = (  # what the help says of numbers, and whether a number fits
-    (rf"\b{NUMBER} to {NUMBER}\b", lambda v, low, high: low <= v <= high),
+    (rf"(?<![\w.-]){NUMBER} to {NUMBER}\b", lambda v, low, high: low <= v <= high),
     (rf"\bat least {NUMBER}\b", lambda v, low: v >= low),
     (rf"\babove {NUMBER}\b", lambda v, low: v > low),
     (rf"\bin \[{NUMBER}, {NUMBER}\]", lambda v, low, high: low <= v <= high),

@@ -237,7 +237,7 @@ def main(arguments=None):
         pages = registry()
         if options.page == "" or options.list:
             for page, notebook in pages.items():
-                print(describe(page, parse(notebook)))
+                print(describe(page, parse(notebook)), flush=True)
             if options.page == "":
                 raise PageError('name a page: make run PAGE=name P="name=value …"')
             return 0

@@ -45,12 +45,12 @@ def table(paper: str, table: int) -> list[dict]:
         if reader.fieldnames != COLUMNS:
             raise ValueError(f"{file.name}: expected the columns {COLUMNS}, got {reader.fieldnames}")
         rows = [_typed(row, f"{file.name}, line {reader.line_num}", table) for row in reader]
-    seen = set()
-    for row in rows:
-        key = row["row"], row["task"], row["metric"]
-        if key in seen:
-            raise ValueError(f"{file.name}: row {key[0]} has {key[2]!r} of task {key[1]!r} twice")
-        seen.add(key)
+        seen = set()
+        for row in rows:
+            key = row["row"], row["task"], row["metric"]
+            if key in seen:
+                raise ValueError(f"{file.name}: row {key[0]} has {key[2]!r} of task {key[1]!r} twice")
+            seen.add(key)
     return rows
 
 
