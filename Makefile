@@ -67,8 +67,8 @@ nightly: setup  ## nbval from an empty store of runs, and a test for every state
 	@$(VENV)/python tests/mutate.py
 	@$(MAKE) --no-print-directory faults
 
-faults: setup  ## faults drawn anew: kills, full disks, damaged files, hostile input: make faults [FAULTS=600]
-	@$(VENV)/python -m tests.faults --count "$${FAULTS:-600}"
+faults: setup  ## faults drawn anew: kills, full disks, damaged files, hostile input: make faults [FAULTS=0.1]
+	@PYTHONPATH=.:tests $(VENV)/python -m faults --share "$${FAULTS:-1}"
 
 lint: setup  ## ruff, mypy on the core, the arrows between the rooms
 	@$(VENV)/ruff check .

@@ -1,6 +1,6 @@
 """Faults drawn from a seed: kills, full disks, several writers, damaged files, hostile input, odd environments.
 
-    make faults [FAULTS=600]                                         as every night
+    make faults [FAULTS=0.1]                                         as every night, or a tenth of it
     PYTHONPATH=.:tests python -m faults --seed 7 [--kind NAME] [--record]
 
 Each fault must end well ("ok") or in a sentence that says what to do ("one sentence"). A traceback, a lost or altered
@@ -39,14 +39,14 @@ class Kind:
     name: str
     run: Callable[[random.Random, Path], tuple[str, str]]
     seconds: float  # about how long one takes
-    weight: float  # how many are drawn, relative to the other kinds
+    count: int  # how many are drawn at night
 
 
-def kind(name: str, seconds: float, weight: float = 1.0):
+def kind(name: str, seconds: float, count: int):
     """Register the decorated function as a kind of fault."""
 
     def register(run):
-        KINDS[name] = Kind(name, run, seconds, weight)
+        KINDS[name] = Kind(name, run, seconds, count)
         return run
 
     return register
@@ -152,14 +152,13 @@ def judged(fault: str, status: int, said: str) -> str:
     return SENTENCE if status else OK
 
 
-def run(seed: int, count: int, only: str | None = None, longest: float = 1e9, progress=lambda line: None) -> list[dict]:
-    """About `count` faults, of kinds whose faults take at most `longest` seconds; a line of the record for each."""
+def run(seed: int, share: float = 1.0, only: str | None = None, progress=lambda line: None) -> list[dict]:
+    """A share of the faults of a night, of all kinds or of one; a line of the record for each."""
     from faults import environments, processes, readers, texts  # noqa: F401 (they register their kinds)
 
-    chosen = [k for k in KINDS.values() if k.seconds <= longest and only in (None, k.name)]
-    total, lines = sum(k.weight for k in chosen), []
-    for one in chosen:
-        for number in range(max(1, round(count * one.weight / total))):
+    lines = []
+    for one in [kind for kind in KINDS.values() if only in (None, kind.name)]:
+        for number in range(max(1, round(share * one.count))):
             lines.append(happen(one, f"{seed} {one.name} {number}"))
             progress(lines[-1])
     return lines

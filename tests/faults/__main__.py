@@ -18,7 +18,7 @@ RECORD = Path(__file__).with_name("record.jsonl")
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, help="draw these faults again (default: a new seed, which is printed)")
-    parser.add_argument("--count", type=int, default=600, help="how many, about")
+    parser.add_argument("--share", type=float, default=1.0, help="of the faults of a night")
     parser.add_argument("--kind", help="this kind alone")
     parser.add_argument(
         "--record", action="store_true", help=f"write {RECORD.relative_to(ROOT)}, from which a page is made"
@@ -33,7 +33,7 @@ def main(arguments=None) -> int:
         if line["outcome"] == FAILURE:
             print(json.dumps(line, ensure_ascii=False), flush=True)
 
-    lines = run(seed, options.count, options.kind, progress=progress)
+    lines = run(seed, options.share, options.kind, progress)
     counts = collections.Counter((line["kind"], line["outcome"]) for line in lines)
     for name in dict.fromkeys(line["kind"] for line in lines):
         of_kind = [counts[name, outcome] for outcome in (OK, SENTENCE, FAILURE)]

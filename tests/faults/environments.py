@@ -85,7 +85,7 @@ WAYS = {
 }
 
 
-@kind("environments", 0.6, 8)
+@kind("environments", 0.6, 200)
 def environment(random, place: Path):
     """A command in an odd environment ends well or says in one sentence why not."""
     name, way = random.choice(list(COMMANDS)), random.choice(list(WAYS))

@@ -81,7 +81,7 @@ def left_behind(place: Path) -> list[str]:
     return [str(path.relative_to(place)) for path in place.rglob("*.part*")]
 
 
-@kind("a kill while training", 4, 3)
+@kind("a kill while training", 4, 40)
 def kill_training(random, place):
     """SIGKILL up to three times, then the same command: every finished run is kept, and all are as if undisturbed."""
     wanted, results, runs = undisturbed(), place / "results", place / "runs"
@@ -104,7 +104,7 @@ def kill_training(random, place):
     return "SIGKILL", OK
 
 
-@kind("a kill while writing", 0.1, 12)
+@kind("a kill while writing", 0.1, 200)
 def kill_writing(random, place):
     """SIGKILL while a process appends to a log, or rewrites a file: lines are whole, and the file is old or new."""
     log, file, append = place / "log.jsonl", place / "file.json", random.random() < 0.5
@@ -162,7 +162,7 @@ def fill(disk: Path) -> None:
             pass
 
 
-@kind("a full disk", 0.5, 6)
+@kind("a full disk", 0.5, 80)
 def full_disk(random, place):
     """No room for an append, a file, a record of the store or the results that `make results` writes."""
     what = random.choice(("an append", "a file", "a record", "make results"))
@@ -213,7 +213,7 @@ def full_disk(random, place):
         return f"{what}, {'a small disk' if mounted else 'a limit of the size'}", outcome
 
 
-@kind("a place that cannot be written", 0.3, 4)
+@kind("a place that cannot be written", 0.3, 60)
 def read_only(random, place):
     """Results or the store lie on a disk that is read-only, below a file, or are themselves a file."""
     way = random.choice(("read-only", "below a file", "a file in its place", "a broken link"))
@@ -236,7 +236,7 @@ def read_only(random, place):
         return f"{part}, {way}", outcome
 
 
-@kind("two writers", 3, 2)
+@kind("two writers", 3, 15)
 def two_writers(random, place):
     """Two commands with different stores write one folder of results: one is told to wait, and no record is lost."""
     wanted, results = undisturbed(), place / "results"
@@ -271,7 +271,7 @@ def _all_end(mark: str, seconds: float) -> bool:
     return not _marked(mark)
 
 
-@kind("orphans", 12, 0.6)
+@kind("orphans", 12, 6)
 def orphans(random, place):
     """SIGKILL of a command with workers: they end, too, whether they train, wait or are paused."""
     mark, paused = f"FAULT={uuid.uuid4()}", random.random() < 0.3
@@ -310,7 +310,7 @@ def _cpu(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@kind("a pause", 6, 0.6)
+@kind("a pause", 6, 6)
 def pause(random, place):
     """`make pause` stops a training within a second, a kill of the pause loses nothing, `make resume` goes on."""
     wanted, results, runs = undisturbed(), place / "results", place / "runs"
@@ -341,7 +341,7 @@ def pause(random, place):
     return "pause and resume", OK
 
 
-@kind("a log of attempts", 0.5, 2)
+@kind("a log of attempts", 0.5, 30)
 def log_of_attempts(random, place):
     """attempts.jsonl with half a line, as a full disk used to leave it: the same command goes on."""
     file = place / "attempts.jsonl"
@@ -362,7 +362,7 @@ def log_of_attempts(random, place):
     return "half a line", OK
 
 
-@kind("make results twice at once", 0.05, 4)
+@kind("make results twice at once", 0.05, 60)
 def locked(random, place):
     """The lock lies beside the results, whatever store is named, and a lock that a kill left does not block."""
     results = place / "results"
@@ -381,7 +381,7 @@ def locked(random, place):
     return "the folder is being written", judged("the lock", status, said)
 
 
-@kind("pages that are killed", 25, 0.1)
+@kind("pages that are killed", 25, 2)
 def killed_pages(random, place):
     """SIGKILL of `notebooks/run.py` while two pages are being executed: their kernels end, no page is half."""
     import shutil

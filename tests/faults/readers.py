@@ -51,7 +51,7 @@ def _judge(root):
         experiments.committed.cache_clear()
 
 
-@kind("results", 0.3, 4)
+@kind("results", 0.3, 500)
 def results(random, place):
     """A file of a table's results; a verdict is asked for."""
     shutil.copytree(records.folder(*TABLE), records.folder(*TABLE, place))
@@ -62,7 +62,7 @@ def results(random, place):
     return f"{name}: {fault}", refused(f"{name}, {fault}", lambda: _judge(place), (Damaged,))[0]
 
 
-@kind("records of a study", 0.02, 8)
+@kind("records of a study", 0.02, 500)
 def study(random, place):
     """Records that are no runs: read by the study's own rule."""
     name = random.choice(("rotograd_illustration", "sam_gs_landscapes", "step_time", "rotation_rates"))
@@ -73,7 +73,7 @@ def study(random, place):
     ]
 
 
-@kind("claims", 0.1, 8)
+@kind("claims", 0.1, 500)
 def claims(random, place):
     paper = random.choice(PAPERS)
     shutil.copy(verdicts.ROOT / f"{paper}.yml", place)
@@ -83,7 +83,7 @@ def claims(random, place):
         return f"claims: {fault}", refused(f"{paper}.yml, {fault}", judge, (Damaged,))[0]
 
 
-@kind("printed tables", 0.02, 8)
+@kind("printed tables", 0.02, 500)
 def printed(random, place):
     paper = random.choice(("recon", "sam_gs", "famo"))
     shutil.copytree(printed_tables.ROOT / paper, place / paper)
@@ -112,7 +112,7 @@ def record():
     }
 
 
-@kind("the store of runs", 0.005, 8)
+@kind("the store of runs", 0.005, 500)
 def store(random, place):
     kept = Store(place)
     kept.put(RUN, record())
@@ -140,7 +140,7 @@ def runner():
         sys.path.remove(str(SOURCES))
 
 
-@kind("executed pages", 0.01, 8)
+@kind("executed pages", 0.01, 500)
 def executed(random, place):
     """A page in book/notebooks/ is executed again where it is damaged."""
     (place / "book" / "part").mkdir(parents=True)
@@ -160,7 +160,7 @@ def executed(random, place):
     return fault, outcome
 
 
-@kind("sources of pages", 0.02, 8)
+@kind("sources of pages", 0.02, 500)
 def sources(random, place):
     """A notebook that is damaged is named."""
     path = random.choice(sorted(SOURCES.glob("*/*.ipynb")))
@@ -180,7 +180,7 @@ def _setup():
     return load(ROOT / ".ci" / "setup.py", "faulty_setup")
 
 
-@kind("the stamp of the set-up", 0.002, 4)
+@kind("the stamp of the set-up", 0.002, 500)
 def stamp(random, place):
     path = place / "set-up.json"
     path.write_text(json.dumps({"digest": "0" * 64, "torch": "cpu", "root": "/somewhere"}))
@@ -191,7 +191,7 @@ def stamp(random, place):
 # --- data sets
 
 
-@kind("images", 0.02, 8)
+@kind("images", 0.02, 500)
 def images(random, place):
     """MNIST's raw files, packed or not: only the right bytes are read."""
     raw, folder = fake_set(20, 10), mnist_files.raw_folder("mnist", place)
@@ -220,7 +220,7 @@ def molecules():
     return made | {"descriptors": descriptors(made), "format": np.array(qm9_files.FORMAT)}
 
 
-@kind("molecules", 0.02, 8)
+@kind("molecules", 0.02, 500)
 def qm9(random, place):
     """QM9's arrays and their sidecar: damaged bytes, arrays of another kind, descriptors of other molecules."""
     folder, arrays = place / "qm9", dict(molecules())
@@ -257,7 +257,7 @@ def qm9(random, place):
     return f"{fault} {way}".strip(), outcome
 
 
-@kind("archives", 0.03, 8)
+@kind("archives", 0.03, 500)
 def archives(random, place):
     """Packages as a registry might send them: damaged, too large, with members that point elsewhere."""
     content, wanted = b"content" * 99, {"package/data/a", "package/data/b"}
@@ -310,7 +310,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@kind("servers", 0.05, 2)
+@kind("servers", 0.05, 100)
 def servers(random, place):
     """What a server on this machine may answer."""
     length = random.choice(

@@ -127,7 +127,7 @@ def drawn_text(random, known) -> str:
     return garbled(text, random) if random.random() < 0.2 else text
 
 
-@kind("parameters", 0.003, 60)
+@kind("parameters", 0.003, 2000)
 def parameter_text(random, place):
     """A text after P= for a page of the book: refused, or values that JSON holds and the page's command repeats."""
     path, known = random.choice(pages())
@@ -150,7 +150,7 @@ def _resolved(fault, text, known, path):
     return outcome, values
 
 
-@kind("parameter cells", 0.005, 10)
+@kind("parameter cells", 0.005, 1000)
 def parameter_cell(random, place):
     """A cell of parameters as somebody might write it, in Python or not: read, or refused by the notebook's name."""
     lines = []
@@ -209,7 +209,7 @@ def stubs(place: Path) -> None:
     (place / "_build" / "html" / "index.html").touch()
 
 
-@kind("variables of make", 0.06, 8)
+@kind("variables of make", 0.06, 400)
 def make_variable(random, place):
     """A variable on make's command line or in the environment: handed on as it is, and never executed."""
     import os
@@ -238,7 +238,7 @@ def make_variable(random, place):
     return f"{name} {origin}", judged(fault, done.returncode, done.stderr.decode(errors="replace"))
 
 
-@kind("the command on a page", 0.06, 6)
+@kind("the command on a page", 0.06, 200)
 def command_on_a_page(random, place):
     """What a run card says, typed into a shell, gives the same parameters."""
     stubs(place)
