@@ -153,6 +153,9 @@ def read_stamp(stamp):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="cpu: torch without CUDA; default: the ordinary build; left out: as it was")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark
     folder = ROOT / ".venv"
     stamp = folder / "set-up.json"
     known = read_stamp(stamp)

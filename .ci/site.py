@@ -17,7 +17,16 @@ from filelock import FileLock
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What the whole site is made from, beside the executed notebooks, and what in there does not count.
-SOURCES = ("_config.yml", "requirements.lock", "CHANGELOG.md", "book", "mtl_core", "mtl_lab", "results")
+SOURCES = (
+    "_config.yml",
+    "requirements.lock",
+    "CHANGELOG.md",
+    "book",
+    "mtl_core",
+    "mtl_lab",
+    "results",
+    "tests/faults/record.jsonl",
+)
 ASIDE = ("book/notebooks/", "book/_drawn/", "results/.locks/")
 COMMAND = ["build", "book", "--quiet", "-W", "--keep-going", "--path-output", "_build/site"]
 

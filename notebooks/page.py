@@ -22,7 +22,7 @@ INPUTS = (
     "notebooks/.ipython/profile_default",
     "notebooks/page.py",
 )
-SOURCE_SUFFIXES = {".py", ".json", ".csv", ".yml", ".yaml", ".npz", ".gz", ".txt"}
+SOURCE_SUFFIXES = {".py", ".json", ".jsonl", ".csv", ".yml", ".yaml", ".npz", ".gz", ".txt"}
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}\b")
 KERNEL_FILE = re.compile(r"(?:/[\w.-]+)*/ipykernel_\d+/\d+\.py")
 
@@ -98,11 +98,8 @@ def card(page, text, parameters, mark, seconds, root) -> dict:
 def strip_machine(text: str, root: pathlib.Path) -> str:
     """Without paths and addresses of this machine."""
     text = KERNEL_FILE.sub("<cell>", text)
-    for folder, word in (
-        (str(root) + os.sep, ""),
-        (str(root), "."),
-        (str(pathlib.Path.home()) + os.sep, "~/"),
-    ):
+    home = os.path.expanduser("~")  # "~" for a user who has none
+    for folder, word in ((str(root) + os.sep, ""), (str(root), "."), (home + os.sep, "~/")):
         text = text.replace(folder, word)
     return ADDRESS.sub("at 0x…", text)
 

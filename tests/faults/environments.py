@@ -74,6 +74,41 @@ def folder_gone(place, random):
     (place / "gone").rmdir()
 
 
+@kind("places of pages", 0.1, 60)
+def places(random, place: Path):
+    """book/notebooks/ or _build/ cannot be written: a page says so before anything is executed."""
+    from unittest import mock
+
+    import papermill
+    from notebook_tools import notebook
+
+    part, way = (
+        random.choice(("book", "_build")),
+        random.choice(("a file in its place", "below a file", "a broken link")),
+    )
+    (place / "notebooks" / "part").mkdir(parents=True)
+    source = notebook(place / "notebooks" / "part" / "page.ipynb")
+    target = place / part
+    if way == "a broken link":
+        target.symlink_to("/nonexistent/place/x")
+    else:
+        target.write_text("")
+    folder = target / "below" if way == "below a file" else target
+    pages, scratch = (folder, place / "pages") if part == "book" else (place / "pages", folder)
+
+    def act():
+        run = runner()
+        with mock.patch.multiple(run, SOURCES=place / "notebooks", PAGES=pages, SCRATCH=scratch, INPUTS=(), ROOT=place):
+            return run.main(["-j", "1"])
+
+    with mock.patch.object(papermill, "execute_notebook", side_effect=AssertionError("executed")):
+        status, said = in_fork(act, place)
+    if not status or "FAILED" not in said:
+        raise Failure(f"{part}, {way}: exit status {status}: {said[-500:]}")
+    assert source.exists()
+    return f"{part}, {way}", judged(f"{part}, {way}", status, said)
+
+
 WAYS = {
     "no home and no name": no_home,
     "a terminal without UTF-8": ascii_terminal,

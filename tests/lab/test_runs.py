@@ -215,8 +215,9 @@ def test_experiment_rows_differ_only_where_they_should():
     assert not experiment.search().test and len(experiment.single_task()) == 4
     record = {"conflict": {"layers": ["a", "b", "c", "d"], "scores": {"-0.1": [2, 5, 2, 7]}}}
     assert experiment.ranking(record) == ["d", "b", "a", "c"] and experiment.split(record) == ["d", "b", "a"]
-    for wrong in ({"profile": "huge"}, {"seeds": 0}):
-        with pytest.raises(ValueError, match="profile|seeds"):
+    refused = {"profile": "huge", "seeds": 0, "epochs": 0, "layers": -1, "threshold": 0.5, "methods": []}
+    for wrong in ({name: value} for name, value in refused.items()):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
             ReconExperiment(**wrong)
 
 

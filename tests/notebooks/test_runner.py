@@ -199,7 +199,7 @@ def test_interrupt_ends_cleanly(project):
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("room", ["mtl_core/__init__.py", "results/x.json", "book/papers/t.csv"])
+@pytest.mark.parametrize("room", ["mtl_core/__init__.py", "results/x.json", "results/runs.jsonl", "book/papers/t.csv"])
 def test_fingerprint_follows_what_a_page_is_made_from(project, room):
     path = project / "notebooks" / "part" / "chapter.ipynb"
     before = page.fingerprint(path, {"seeds": 1}, project)
