@@ -11,7 +11,7 @@
 
 # What is given reaches the programs through the environment, as it was typed: quotes in P survive, and what looks like a
 # function of make or a command of the shell is text.
-GIVEN := PAGE P EXPERIMENT PROFILE ROW SEED SEEDS QUEUE WORKERS TORCH PORT NOTEBOOKS JOBS FAULTS
+GIVEN := PAGE P EXPERIMENT PROFILE ROW SEED SEEDS QUEUE WORKERS SHOW TORCH PORT NOTEBOOKS JOBS FAULTS
 $(foreach name,PYTHON $(GIVEN),$(eval override $(name) := $$(value $(name))))
 export BOOT $(GIVEN)
 
@@ -92,8 +92,8 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
 	@$(VENV)/python -m mtl_lab results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
 
-queue: setup  ## several results: make queue QUEUE="qm9:small …" [WORKERS=2]; without QUEUE, go on
-	@set -f; $(VENV)/python -m mtl_lab queue $$QUEUE $${WORKERS:+--workers "$$WORKERS"}
+queue: setup  ## several results: make queue QUEUE="qm9:small …" [WORKERS=2] [SHOW=1]; without QUEUE, go on
+	@set -f; $(VENV)/python -m mtl_lab queue $$QUEUE $${WORKERS:+--workers "$$WORKERS"} $${SHOW:+--show}
 
 pause: setup  ## results and queue wait from their next step on
 	@$(VENV)/python -m mtl_lab pause

@@ -21,6 +21,7 @@ from filelock import FileLock
 from faults import OK, ROOT, SENTENCE, Failure, in_fork, is_sentence, judged, kind, start, wait
 from mtl_lab import __main__ as command_line
 from mtl_lab import completion, experiments, files, records
+from mtl_lab import queue as order
 from mtl_lab.protocol import attempts
 from mtl_lab.runs import grid, processes
 from mtl_lab.runs.run import Run
@@ -54,14 +55,17 @@ def outcomes(root: Path) -> list[dict]:
     return found
 
 
-def complete(root: Path, runs: Path) -> int:
-    """`make results` of the grid."""
+def complete(root: Path, runs: Path, *words: str) -> int:
+    """`make results` of the grid, or the command in `words`."""
     torch.set_num_threads(1)
+    lacks = order.lacks
+    order.lacks = lambda experiment, profile, _=root: lacks(experiment, profile, root)
+    order.progress = functools.partial(order.progress, root=root)
     os.environ["MTL_RUNS"] = str(runs)
     experiments.GRIDS["faulty"] = Three
     records.ROOT = root
     completion.complete_grid = functools.partial(completion.complete_grid, root=root)
-    command_line.main(["results", "faulty", "--profile", "tiny", "--seeds", "3", "--workers", "1"])
+    command_line.main([*(words or ("results", "faulty", "--profile", "tiny", "--seeds", "3")), "--workers", "1"])
     return 0
 
 
@@ -75,6 +79,27 @@ def undisturbed() -> list[dict]:
         if status:
             raise Failure(f"undisturbed: {said}")
         return outcomes(place / "results")
+
+
+@kind("a queue", 6, 6)
+def queue(random, place):
+    """A queue is killed; called again without names it goes on, says what is left, and forgets what is complete."""
+    wanted, results, runs = undisturbed(), place / "results", place / "runs"
+    child, _ = start(lambda: complete(results, runs, "queue", "faulty:tiny"), place)
+    time.sleep(random.uniform(0, 2))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    wait(child)
+    finished = len(outcomes(results))
+    if finished < 3 and (runs / "queue").exists():
+        status, said = in_fork(lambda: complete(results, runs, "queue", "--show"), place)
+        if status or f"{3 - finished} runs are missing" not in said or len(outcomes(results)) != finished:
+            raise Failure(f"a queue: exit status {status}, {finished} of 3 are finished, {said}")
+    words = () if (runs / "queue").exists() else ("faulty:tiny",)
+    status, said = in_fork(lambda: complete(results, runs, "queue", *words), place)
+    if status or outcomes(results) != wanted or (runs / "queue").exists():
+        raise Failure(f"a queue: exit status {status}, {len(outcomes(results))} records, {said[-800:]}")
+    return "SIGKILL", OK
 
 
 def left_behind(place: Path) -> list[str]:
