@@ -6,18 +6,18 @@
 .DEFAULT_GOAL := help
 # Under -j the site would be built while pages are being executed; each target uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup book site pages pdf test nightly lint format wobble run results again lab serve bench lock clean
+.PHONY: help setup book site pages pdf test nightly faults lint format wobble run results queue pause resume again lab \
+  serve bench lock clean
+
+# What is given reaches the programs through the environment, as it was typed: quotes in P survive, and what looks like a
+# function of make or a command of the shell is text.
+GIVEN := PAGE P EXPERIMENT PROFILE ROW SEED SEEDS QUEUE WORKERS SHOW TORCH PORT NOTEBOOKS JOBS FAULTS
+$(foreach name,PYTHON $(GIVEN),$(eval override $(name) := $$(value $(name))))
+export BOOT $(GIVEN)
 
 # PYTHON=… names the interpreter of a new .venv; otherwise an existing .venv keeps its own.
 BOOT := $(or $(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
 VENV := .venv/bin
-PORT ?= 8000
-SITE := $(VENV)/jupyter-book build book --quiet -W --keep-going
-STAMP := _build/site.stamp
-# What the whole site is made from, beside the executed notebooks: the first file that is newer than the site.
-NEWER = find _config.yml requirements.lock CHANGELOG.md book mtl_core mtl_lab results -newer $(STAMP) -type f \
-  -not -path 'book/notebooks/*' -not -path 'book/_drawn/*' -not -path '*/__pycache__/*' -print -quit
-NEWER_PAGE = find book/notebooks -newer $(STAMP) -type f -print -quit
 
 # One thread a process: two threads that fight over a busy core are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -27,8 +27,6 @@ unexport PYTHONDONTWRITEBYTECODE
 SPREAD := -n logical --maxprocesses=4 --dist=loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
 ALONE := tests/site/test_site_browser.py
-# Page, parameters, … reach the programs through the environment, so that quotes in P survive.
-export PAGE P EXPERIMENT PROFILE
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of"
@@ -36,26 +34,22 @@ help:  ## this list
 	@echo "Set-up switches: PYTHON=python3.12 (another Python), TORCH=cpu (torch without CUDA, 2.5 GB instead of 7)."
 
 setup:  ## .venv as requirements.lock says; at once when nothing changed
-	@command -v $(BOOT) >/dev/null || { echo "set-up stopped: no $(BOOT) on this machine; \
+	@command -v "$$BOOT" >/dev/null || { echo "set-up stopped: no $$BOOT on this machine; \
 	install Python 3.11 or newer, or name one: make PYTHON=… book" >&2; exit 1; }
-	@$(BOOT) .ci/setup.py $(if $(TORCH),--torch "$(TORCH)")
+	@"$$BOOT" .ci/setup.py $${TORCH:+--torch "$$TORCH"}
 
 book: pages site  ## execute the notebooks at the book's parameters and build the site
 
 pages: setup
 	@$(VENV)/python notebooks/run.py
 
-# Everything anew where a source changed, the changed pages alone where nothing but executed notebooks did.
 site: setup
-	@mkdir -p _build && touch $(STAMP).new
-	@if test -f $(STAMP) && test -z "$$($(NEWER))"; \
-	then if test -n "$$($(NEWER_PAGE))"; then rm $(STAMP) && $(SITE) && mv $(STAMP).new $(STAMP); fi; \
-	else rm -rf _build/html $(STAMP) && $(VENV)/jupyter-book --version >/dev/null && $(SITE) --all && mv $(STAMP).new $(STAMP); fi
+	@$(VENV)/python .ci/site.py
 	@echo "The book: file://$(CURDIR)/_build/html/index.html   (or: make serve)"
 
 pdf: pages  ## the whole book in one file, printed by Chromium
 	@$(VENV)/python .ci/browser.py
-	@$(SITE) --all --builder singlehtml >/dev/null
+	@$(VENV)/jupyter-book build book --quiet -W --keep-going --all --builder singlehtml >/dev/null
 	@$(VENV)/python tests/browser.py _build/singlehtml/index.html _build/conflicting_gradients.pdf
 
 # lint and site use one core each: they run beside what uses all.
@@ -73,6 +67,10 @@ nightly: setup  ## nbval from an empty store of runs, a test for every statement
 	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps --require-hashes --target .venv/recipes -r tests/recipes.lock
 	@$(VENV)/pytest tests/lab/test_recipes.py
 	@$(VENV)/python tests/mutate.py
+	@$(MAKE) --no-print-directory faults
+
+faults: setup  ## faults drawn anew: kills, full disks, damaged files, hostile input: make faults [FAULTS=0.1]
+	@PYTHONPATH=.:tests $(VENV)/python -m faults --share "$${FAULTS:-1}"
 
 lint: setup  ## ruff, mypy on the core, the arrows between the rooms
 	@$(VENV)/ruff check .
@@ -85,7 +83,7 @@ format: setup  ## let ruff put the sources into shape
 	@$(VENV)/ruff format .
 
 wobble: setup  ## checked cells that rounding decides, half an hour: make wobble [NOTEBOOKS="name name"] [JOBS=2]
-	@$(VENV)/python notebooks/wobble.py $(NOTEBOOKS) --jobs $(or $(JOBS),2)
+	@set -f; $(VENV)/python notebooks/wobble.py $$NOTEBOOKS --jobs "$${JOBS:-2}"
 
 run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epochs=1"
 	@$(VENV)/python notebooks/run.py --page "$$PAGE" --parameters "$$P"
@@ -96,6 +94,15 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
 	@$(VENV)/python -m mtl_lab results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
 
+queue: setup  ## several results: make queue QUEUE="qm9:small …" [WORKERS=2] [SHOW=1]; without QUEUE, go on
+	@set -f; $(VENV)/python -m mtl_lab queue $$QUEUE $${WORKERS:+--workers "$$WORKERS"} $${SHOW:+--show}
+
+pause: setup  ## results and queue wait from their next step on
+	@$(VENV)/python -m mtl_lab pause
+
+resume: setup  ## results and queue go on
+	@$(VENV)/python -m mtl_lab resume
+
 again: setup  ## one committed run once more, against its record: make again EXPERIMENT=qm9 ROW=equal [SEED=0]
 	@$(VENV)/python -m mtl_lab again "$$EXPERIMENT" --row "$$ROW" $${SEED:+--seed "$$SEED"} $${PROFILE:+--profile "$$PROFILE"}
 
@@ -104,8 +111,8 @@ lab: setup  ## JupyterLab in notebooks/
 
 serve: setup  ## serve the built site on this machine; PORT=8000
 	@test -f _build/html/index.html || { echo "no site yet: run make book first" >&2; exit 1; }
-	@echo "http://127.0.0.1:$(PORT)/   (Ctrl-C stops)"
-	@$(VENV)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT) || test $$? = 130
+	@echo "http://127.0.0.1:$${PORT:-8000}/   (Ctrl-C stops)"
+	@$(VENV)/python -m http.server --bind 127.0.0.1 --directory _build/html "$${PORT:-8000}" || test $$? = 130
 
 bench: setup  ## time of a training step, ours against one forward and two backward passes
 	@$(VENV)/python benchmarks/step_time.py

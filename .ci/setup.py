@@ -76,7 +76,7 @@ def environment(python):
     env = dict(os.environ, VIRTUAL_ENV=str(python.parents[1]))
     for noise in ("PYTHONPATH", "PYTHONHOME", "CONDA_PREFIX"):
         env.pop(noise, None)
-    home = pathlib.Path(os.environ.get("XDG_CONFIG_HOME") or pathlib.Path.home() / ".config")
+    home = pathlib.Path(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"))  # "~" where no home is
     own = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_CONFIG_FILE", "UV_OFFLINE"} & set(env)
     if not own and not any(p.exists() for p in (home / "uv/uv.toml", pathlib.Path("/etc/uv/uv.toml"))):
         asked = subprocess.run([str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, env=env)
@@ -138,12 +138,27 @@ def install(folder, torch, moved):
     call([*pip, "install", "--no-deps", "--no-build-isolation", "-e", "."], env, "installing mtl_core")
 
 
+def read_stamp(stamp):
+    """What the last set-up left; {} where nothing is there or it is damaged, and then everything is looked at again."""
+    if not stamp.exists():
+        return {}
+    try:
+        known = json.loads(stamp.read_text(encoding="utf-8"))
+        return {key: known[key] for key in ("digest", "torch", "root") if isinstance(known[key], str)}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        print("set-up: .venv/set-up.json is damaged; .venv is looked at again", flush=True)
+        return {}
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="cpu: torch without CUDA; default: the ordinary build; left out: as it was")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark
     folder = ROOT / ".venv"
     stamp = folder / "set-up.json"
-    known = json.loads(stamp.read_text()) if stamp.exists() else {}
+    known = read_stamp(stamp)
     torch = parser.parse_args(arguments).torch or known.get("torch", "default")
     try:
         if torch not in GIGABYTES:
@@ -152,7 +167,7 @@ def main(arguments=None):
         wanted = digest(ROOT, torch, f"{sys.version_info[0]}.{sys.version_info[1]}")
         if known.get("digest") == wanted:
             return 0
-        if known:
+        if stamp.exists():
             stamp.unlink()
         install(folder, torch, known.get("root", str(ROOT)) != str(ROOT))  # scripts in .venv hold its path
         part = stamp.with_suffix(".part")
@@ -160,6 +175,10 @@ def main(arguments=None):
         os.replace(str(part), str(stamp))
     except SetupError as error:
         print(f"set-up stopped: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"set-up stopped: {where}{error.strerror or error}; make room or give permission", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nset-up interrupted; the same command goes on from here.", file=sys.stderr)

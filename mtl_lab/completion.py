@@ -4,7 +4,7 @@ Only the evaluation reads test data, and it begins only once the present search.
 """
 
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mtl_lab import records
@@ -14,6 +14,7 @@ from mtl_lab.protocol.evaluation import evaluate
 from mtl_lab.protocol.search import search
 from mtl_lab.protocol.table import Table
 from mtl_lab.runs import grid
+from mtl_lab.runs.run import Run
 
 
 def is_committed(file: Path) -> bool:
@@ -55,18 +56,18 @@ def complete_table(
     return f"{len(committed.load(table, root))} records, {count} trained now."
 
 
+def missing_of_grid(plan: Grid, recorded: Sequence[Mapping]) -> dict[str, tuple[str, Run]]:
+    """Identity -> (row, run) of the runs of the plan that the records lack."""
+    done, planned = {record["identity"] for record in recorded}, plan.plan(recorded)
+    return {run.identity: (row, run) for row, runs in planned.items() for run in runs if run.identity not in done}
+
+
 def complete_grid(name: str, plan: Grid, workers: int = 1, root: Path = records.ROOT) -> str:
     """Train the runs of the plan that runs.jsonl lacks, until it names no more. Returns a sentence about it."""
     file, count = records.folder(name, plan.profile, root) / "runs.jsonl", 0
     while True:
         recorded = records.load(name, plan.profile, root)
-        done = {record["identity"] for record in recorded}
-        missing = {
-            run.identity: (row, run)
-            for row, runs in plan.plan(recorded).items()
-            for run in runs
-            if run.identity not in done
-        }
+        missing = missing_of_grid(plan, recorded)
         if not missing:
             return f"{len(recorded)} records, {count} trained now."
         count += len(missing)

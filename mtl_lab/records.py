@@ -15,10 +15,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mtl_lab import ROOT as CHECKOUT
-from mtl_lab.files import write_atomically
+from mtl_lab.files import damaged, read_json_lines, write_atomically
+from mtl_lab.files import read_json as read_file
 
 ROOT = CHECKOUT / "results"
 DIGITS = 6  # significant digits of the numbers in a committed record
+# The fields of a run that every reader needs.
+RUN = {"identity": str, "config": dict, "final": dict, "epochs": dict, "provenance": dict, "seconds": float}
 
 
 def folder(experiment: str, profile: str, root: Path = ROOT) -> Path:
@@ -26,8 +29,17 @@ def folder(experiment: str, profile: str, root: Path = ROOT) -> Path:
 
 
 def load(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
-    """The valid records of an experiment, in the file's order; [] while there are none."""
-    return valid(read_lines(folder(experiment, profile, root) / "runs.jsonl"))
+    """The valid records of an experiment, in the file's order; [] while there are none.
+
+    `files.Damaged`, with the line, where a line is no record.
+    """
+    file = folder(experiment, profile, root) / "runs.jsonl"
+    records = read_lines(file)
+    for line, record in enumerate(records, 1):
+        shape = {"row": str} | (RUN if "config" in record else {})  # studies have fields of their own
+        if wrong := [name for name, kind in shape.items() if not isinstance(record.get(name), kind)]:
+            raise damaged(file, f"no record: {', '.join(wrong)} missing or of another type", line)
+    return valid(records)
 
 
 def valid(records: Iterable[dict]) -> list[dict]:
@@ -54,12 +66,12 @@ def attempts(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
 
 def read_json(file: Path) -> dict | None:
     """A JSON file's content; None where there is no file."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_file(file) if file.exists() else None
 
 
 def read_lines(file: Path) -> list[dict]:
     """The records of a file, one a line; [] where there is no file."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return read_json_lines(file) if file.exists() else []
 
 
 def as_line(record: Mapping) -> str:

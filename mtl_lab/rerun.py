@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mtl_lab import experiments, records
+from mtl_lab.files import damage_named
 from mtl_lab.runs.execute import execute
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
@@ -25,7 +26,8 @@ def recorded(experiment: str, profile: str, row: str, seed: int, root: Path = re
     rows = {record["row"] for record in committed}
     if row not in rows:
         raise LookupError(f"results/{experiment}/{profile} has no row {row!r}; there are: {', '.join(sorted(rows))}")
-    by_seed = {record["config"]["seed"]: record for record in committed if record["row"] == row}
+    with damage_named(records.folder(experiment, profile, root)):
+        by_seed = {record["config"]["seed"]: record for record in committed if record["row"] == row}
     if seed not in by_seed:
         raise LookupError(f"row {row} has no seed {seed}; there are: {', '.join(map(str, sorted(by_seed)))}")
     return by_seed[seed]

@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -21,7 +22,7 @@ INPUTS = (
     "notebooks/.ipython/profile_default",
     "notebooks/page.py",
 )
-SOURCE_SUFFIXES = {".py", ".json", ".csv", ".yml", ".yaml", ".npz", ".gz", ".txt"}
+SOURCE_SUFFIXES = {".py", ".json", ".jsonl", ".csv", ".yml", ".yaml", ".npz", ".gz", ".txt"}
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}\b")
 KERNEL_FILE = re.compile(r"(?:/[\w.-]+)*/ipykernel_\d+/\d+\.py")
 
@@ -70,17 +71,13 @@ def hardware() -> str:
     return f"{name.strip()}, {cores} core{'s' if cores != 1 else ''}, {gpus or 'no GPU'}"
 
 
-def command(page, given) -> str:
-    """The command that repeats the page."""
-    text = " ".join(f"{name}={str(value).replace(', ', ',')}" for name, value in given.items())
-    if not text:
-        return f"make run PAGE={page}"
-    mark = "'" if '"' in text else '"'
-    return f"make run PAGE={page} P={mark}{text}{mark}"
+def command(page, text) -> str:
+    """The command that repeats the page with the parameters in `text`, quoted for a shell."""
+    return f"make run PAGE={shlex.quote(page)}" + (f" P={shlex.quote(text)}" if text else "")
 
 
-def card(page, given, parameters, mark, seconds, root) -> dict:
-    """The run card: how this page was made, and how to make it again."""
+def card(page, text, parameters, mark, seconds, root) -> dict:
+    """The run card: how this page was made, and how to make it again; `text` as for `command`."""
     commit = _git(root, "rev-parse", "--short=12", "HEAD") or "unknown"
     changed = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
     return {
@@ -94,18 +91,15 @@ def card(page, given, parameters, mark, seconds, root) -> dict:
             ["Python", platform.python_version()],
             *([n, importlib.metadata.version(n)] for n in VERSIONS),
         ],
-        "command": command(page, given),
+        "command": command(page, text),
     }
 
 
 def strip_machine(text: str, root: pathlib.Path) -> str:
     """Without paths and addresses of this machine."""
     text = KERNEL_FILE.sub("<cell>", text)
-    for folder, word in (
-        (str(root) + os.sep, ""),
-        (str(root), "."),
-        (str(pathlib.Path.home()) + os.sep, "~/"),
-    ):
+    home = os.path.expanduser("~")  # "~" for a user who has none
+    for folder, word in ((str(root) + os.sep, ""), (str(root), "."), (home + os.sep, "~/")):
         text = text.replace(folder, word)
     return ADDRESS.sub("at 0x…", text)
 

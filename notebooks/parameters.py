@@ -1,16 +1,32 @@
 """The parameters of a notebook: one cell tagged `parameters`, each line `name: type = literal  # help`.
 
+The help may state which values mean something: `1 to 41`, `at least 0`, `above 0`, `in (-1, 0]`, `one of a, b, c`; of a
+list, each item must be so, and the help may state `2 numbers`, `3 by 2 numbers`, or, of the items of the default,
+`2 or more of these`. What is stated is enforced. Numbers are finite, and a list is not empty.
+
 Papermill's scanner drops a default that holds "=" and cuts one that holds "#"; Python's parser does neither.
 """
 
 import ast
 import difflib
 import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KINDS = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "None": type(None)}
 LINE = "name: type = literal  # help"
+UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what `literal_eval` meets text with
+NUMBER = r"(-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?)"
+RANGES = (  # what the help says of numbers, and whether a number fits
+    (rf"(?<![\w.-]){NUMBER} to {NUMBER}\b", lambda v, low, high: low <= v <= high),
+    (rf"\bat least {NUMBER}\b", lambda v, low: v >= low),
+    (rf"\babove {NUMBER}\b", lambda v, low: v > low),
+    (rf"\bin \[{NUMBER}, {NUMBER}\]", lambda v, low, high: low <= v <= high),
+    (rf"\bin \({NUMBER}, {NUMBER}\]", lambda v, low, high: low < v <= high),
+    (rf"\bin \[{NUMBER}, {NUMBER}\)", lambda v, low, high: low <= v < high),
+    (rf"\bin \({NUMBER}, {NUMBER}\)", lambda v, low, high: low < v < high),
+)
 
 
 class ParameterError(Exception):
@@ -29,24 +45,35 @@ class Parameter:
 
 def parse(path) -> dict[str, Parameter]:
     """Parameters of the notebook at `path`, in order. ParameterError where the cell is not as it must be."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    if len(tagged) != 1:
-        raise ParameterError(f"{path.name} must have one cell tagged 'parameters', has {len(tagged)}")
-    source = tagged[0]["source"]
-    source = source if isinstance(source, str) else "".join(source)
-    lines, found = source.splitlines(), {}
-    for node in ast.parse(source).body:
+    restore = f"put it right, or restore it: git checkout -- notebooks/{path.parent.name}/{path.name}"
+    try:
+        book = json.loads(path.read_text(encoding="utf-8"))
+        cells, _ = book["cells"], book["metadata"].get("reads")
+        _ = [c[key] for c in cells for key in ("cell_type", "source", "metadata")]
+        tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+        sources = ["".join(c["source"]) for c in tagged]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ParameterError(f"{path.name} is no notebook ({type(error).__name__}: {error}); {restore}") from None
+    if len(sources) != 1:
+        raise ParameterError(f"{path.name} must have one cell tagged 'parameters', has {len(sources)}")
+    try:
+        (source,) = sources
+        body, lines, found = ast.parse(source).body, source.splitlines(), {}
+    except UNREADABLE as error:
+        line = getattr(error, "lineno", None) or 1
+        raise ParameterError(f"{path.name}, line {line} of the parameters: {error}; {restore}") from None
+    for node in body:
         text = lines[node.lineno - 1]
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
             raise ParameterError(f"{path.name}: a parameter line reads '{LINE}', found {text!r}")
         help_text = re.search(r"#\s*(.*)$", lines[node.end_lineno - 1][node.end_col_offset :])
         try:
             value = ast.literal_eval(node.value)
-        except ValueError:
+        except UNREADABLE:
             raise ParameterError(f"{path.name}: the default must be a literal, found {text!r}") from None
         name, kind = node.target.id, ast.unparse(node.annotation)
-        found[name] = Parameter(name, kind, _checked(name, kind, value, path), help_text.group(1) if help_text else "")
+        parameter = Parameter(name, kind, value, help_text.group(1) if help_text else "")
+        found[name] = replace(parameter, default=_checked(parameter, value, path))
     return found
 
 
@@ -63,18 +90,64 @@ def _fits(kind, value):
         if base not in KINDS:
             raise ParameterError(f"type {alternative.strip()!r} is not one of {', '.join(KINDS)}")
         if base == "float" and type(value) is int:
-            return float(value)
+            value = float(value) if abs(value) < 1e300 else math.inf
         if type(value) is KINDS[base]:
             return [_fits(inner.rstrip("]"), item) for item in value] if base == "list" and inner else value
     raise TypeError
 
 
-def _checked(name, kind, value, path, default=None):
-    """`value` as `kind` wants it. Where the default is None, None is allowed, as Papermill has it."""
+def _checked(parameter, value, path):
+    """`value` as the parameter wants it. Where its default is None, None is allowed, as Papermill has it."""
+    kind, got = parameter.kind, repr(value) if len(repr(value)) < 80 else repr(value)[:80] + "…"
     try:
-        return _fits(f"{kind} | None" if default is None else kind, value)
+        value = _fits(f"{kind} | None" if parameter.default is None else kind, value)
     except TypeError:
-        raise ParameterError(f"parameter {name!r} of {path.name} must be {kind}, got {value!r}") from None
+        raise ParameterError(f"parameter {parameter.name!r} of {path.name} must be {kind}, got {got}") from None
+    if wrong := _meaningless(value, parameter):
+        raise ParameterError(f"parameter {parameter.name!r} of {path.name} must be {wrong}, got {got}")
+    return value
+
+
+def _meaningless(value, parameter):
+    """What a value must be and is not, in words; None where it is all right."""
+    items, depth = [value], 0
+    if isinstance(value, list):
+        if not value and parameter.default:
+            return "a list that is not empty"
+        if shape := re.search(r"\b(?:(\d+) by )?(\d+) numbers\b", parameter.help):
+            sizes = [int(size) for size in shape.groups() if size]
+            if not _has_shape(value, sizes):
+                return f"a list of {shape[0]}"
+        count = re.search(r"\b(\d+) or more of these\b", parameter.help)
+        if count and (len(value) < int(count[1]) or not all(item in parameter.default for item in value)):
+            return f"{count[1]} or more of {', '.join(map(str, parameter.default))}"
+        while any(isinstance(item, list) for item in items) and depth < 9:
+            items = [inner for item in items for inner in (item if isinstance(item, list) else [item])]
+            depth += 1
+    numbers = [item for item in items if isinstance(item, float | int) and not isinstance(item, bool)]
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+        return "finite"
+    for pattern, fits in RANGES:
+        for stated in re.finditer(pattern, parameter.help):
+            limits = [float(limit) for limit in stated.groups()]
+            if not all(fits(number, *limits) for number in numbers):
+                return stated[0]
+    if stated := re.search(r"\bone of ([\w.-]+(?: [\w.-]+)*(?:, [\w.-]+(?: [\w.-]+)*)*)", parameter.help):
+        allowed = stated[1].split(", ")
+        if not all(item is None or item in allowed for item in items):
+            return f"one of {stated[1]}{close_to(next(str(i) for i in items if i not in allowed), allowed)}"
+    try:
+        plain = json.loads(json.dumps(value, allow_nan=False)) == value
+        str(value).encode()
+    except UNREADABLE:
+        plain = False
+    return None if plain else "plain text, numbers, lists or objects as in JSON"
+
+
+def _has_shape(value, sizes):
+    if not sizes:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    return isinstance(value, list) and len(value) == sizes[0] and all(_has_shape(item, sizes[1:]) for item in value)
 
 
 def resolve(given, known, path) -> dict:
@@ -84,7 +157,7 @@ def resolve(given, known, path) -> dict:
         try:
             if name not in known:
                 raise ParameterError(f"no parameter {name!r} in {path.name}{close_to(name, known)}")
-            good[name] = _checked(name, known[name].kind, value, path, known[name].default)
+            good[name] = _checked(known[name], value, path)
         except ParameterError as error:
             problems.append(str(error))
     if problems:
@@ -112,7 +185,7 @@ def _literal(raw, kind):
         return raw.lower() == "true"
     try:
         value = ast.literal_eval(raw)
-    except (ValueError, SyntaxError):
+    except UNREADABLE:
         value = raw
     if kind.startswith("list") and not isinstance(value, list) and not raw.startswith("["):
         return [_literal(item.strip(), "") for item in raw.split(",")] if isinstance(value, str) else _as_list(value)
@@ -121,6 +194,23 @@ def _literal(raw, kind):
 
 def _as_list(value):
     return list(value) if isinstance(value, tuple) else [value]
+
+
+def as_text(given, known) -> str:
+    """The text that `split` reads as these values; it has no blank but those between two parameters."""
+    return " ".join(f"{name}={_as_literal(value, name, known)}" for name, value in given.items())
+
+
+def _as_literal(value, name, known):
+    if isinstance(value, list):
+        return f"[{','.join(_as_literal(item, None, known) for item in value)}]"
+    if isinstance(value, dict):
+        pairs = (":".join(_as_literal(side, None, known) for side in pair) for pair in value.items())
+        return f"{{{','.join(pairs)}}}"
+    plain = name and isinstance(value, str) and re.fullmatch(r"[\w.-]+", value)
+    if plain and split(f"{name}={value}", known)[name] == value:
+        return value
+    return repr(value).replace(" ", "\\x20")
 
 
 def describe(page, known) -> str:

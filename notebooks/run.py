@@ -11,6 +11,7 @@ third is removed.
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -20,8 +21,9 @@ import signal
 import sys
 import time
 
-from page import INPUTS, card, contents, fingerprint, polish
-from parameters import ParameterError, close_to, describe, parse, resolve, split
+from orphans import end_with_parent
+from page import INPUTS, card, contents, fingerprint, polish, strip_machine
+from parameters import ParameterError, as_text, close_to, describe, parse, resolve, split
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES, PAGES, SCRATCH = ROOT / "notebooks", ROOT / "book" / "notebooks", ROOT / "_build" / "pages"
@@ -40,7 +42,7 @@ def registry():
 
 
 def trains(notebook):
-    return "mtl_lab.runs" in notebook.read_text(encoding="utf-8")
+    return b"mtl_lab.runs" in notebook.read_bytes()
 
 
 def page_of(notebook):
@@ -49,9 +51,16 @@ def page_of(notebook):
 
 
 def stored(notebook):
-    """The run card of the executed page, or {}."""
+    """The run card of the executed page, or {}: also where the page is damaged, with a line that says so."""
     path = page_of(notebook)
-    return json.loads(path.read_text(encoding="utf-8"))["metadata"].get("mtl_run", {}) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))["metadata"]["mtl_run"]
+        return made | {"parameters": dict(made["parameters"])}
+    except (ValueError, LookupError, TypeError, RecursionError):
+        print(f"{notebook.stem}: its executed page is damaged and is made again", flush=True)
+        return {}
 
 
 def _kernel_environment():
@@ -87,9 +96,12 @@ def execute(notebook, given, parameters, mark, timeout=None, warm=False):
 
     _kernel_environment()
     logging.getLogger("papermill").setLevel(logging.ERROR)  # its scanner of parameters warns where ours does not
-    target, scratch = page_of(notebook), SCRATCH / notebook.name
+    target, failed = page_of(notebook), SCRATCH / notebook.name
+    scratch = SCRATCH / f".{notebook.stem}.{os.getpid()}.part.ipynb"  # two commands may make one page
+    part = target.with_name(scratch.name)  # _build/ may lie on another file system than book/
     for folder in (target.parent, SCRATCH):
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
     name, start = f"notebooks/{notebook.relative_to(SOURCES).as_posix()}", time.monotonic()
     try:
         papermill.execute_notebook(
@@ -103,22 +115,39 @@ def execute(notebook, given, parameters, mark, timeout=None, warm=False):
             start_timeout=120,
             **_kernels(warm),
         )
+        seconds = time.monotonic() - start
+        book = polish(nbformat.read(scratch, 4), ROOT)
+        text = as_text(given, parse(notebook))
+        book.metadata["mtl_run"] = card(notebook.stem, text, parameters, mark, seconds, ROOT)
+        nbformat.write(book, part)
+        os.replace(part, target)
     except PapermillExecutionError as error:
+        os.replace(scratch, failed)
         first = next((line for line in error.source.splitlines() if line.strip()), "")[:60]
         last = f"{error.ename}: {error.evalue}".strip().splitlines()[-1]
         raise PageError(
             f"{name}, the cell that begins `{first}`: {last}\n"
             f"  The whole error: _build/pages/{notebook.name}. The page in book/notebooks/ is as it was."
         ) from None
+    except OSError:
+        raise
     except Exception as error:  # a dead kernel or a cell over its time: no cell is named
         text = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise PageError(f"{name} stopped: {type(error).__name__}: {text}") from None
-    seconds = time.monotonic() - start
-    book = polish(nbformat.read(scratch, 4), ROOT)
-    book.metadata["mtl_run"] = card(notebook.stem, given, parameters, mark, seconds, ROOT)
-    nbformat.write(book, scratch)
-    os.replace(scratch, target)
+    finally:
+        for file in (part, scratch):
+            file.unlink(missing_ok=True)
     return seconds
+
+
+def _sweep(folder):
+    """Remove the temporary files of processes that were killed."""
+    for file in folder.glob(".*.part.ipynb"):
+        with contextlib.suppress(OSError):
+            try:
+                os.kill(int(file.name.split(".")[-3]), 0)
+            except ProcessLookupError:
+                file.unlink()
 
 
 def plan(arguments, pages):
@@ -140,7 +169,7 @@ def plan(arguments, pages):
         elif arguments.absent or old.get("fingerprint") == mark:
             print(f"{page}: up to date", flush=True)
         else:
-            mine = {k: v for k, v in dict(old.get("parameters", [])).items() if parameters.get(k) != v}
+            mine = {k: v for k, v in old.get("parameters", {}).items() if parameters.get(k) != v}
             why = f"it was made with {mine}; the book's own parameters again" if mine else "its sources changed"
             print(f"{page}: executed anew, because {why}", flush=True)
             jobs.append(job)
@@ -154,6 +183,8 @@ def _one(job, timeout, warm=False):
         return execute(*job, timeout=timeout, warm=warm), None
     except PageError as error:
         return 0.0, str(error)
+    except OSError as error:
+        return 0.0, _stopped(error)
 
 
 def run(jobs, workers, timeout):
@@ -161,7 +192,7 @@ def run(jobs, workers, timeout):
     if workers == 1 or len(jobs) < 2:
         outcomes = ((job, _one(job, timeout)) for job in jobs)
         return _report(outcomes)
-    with concurrent.futures.ProcessPoolExecutor(workers) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         futures = {pool.submit(_one, job, timeout, warm=True): job for job in jobs}
         try:
             done = concurrent.futures.as_completed(futures)
@@ -169,6 +200,13 @@ def run(jobs, workers, timeout):
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _stopped(error):
+    if not isinstance(error, OSError):
+        return f"Stopped: a process was killed or memory ran out; fewer at once: -j 1. {KEPT}"
+    where = f"{strip_machine(error.filename, ROOT)}: " if isinstance(error.filename, str) else ""
+    return f"Stopped: {where}{error.strerror or error}; make it possible (room, permission). {KEPT}"
 
 
 def _report(outcomes):
@@ -192,11 +230,14 @@ def main(arguments=None):
     parser.add_argument("--timeout", type=int, help="seconds a cell may take (default: no limit)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark
     try:
         pages = registry()
         if options.page == "" or options.list:
             for page, notebook in pages.items():
-                print(describe(page, parse(notebook)))
+                print(describe(page, parse(notebook)), flush=True)
             if options.page == "":
                 raise PageError('name a page: make run PAGE=name P="name=value …"')
             return 0
@@ -206,6 +247,9 @@ def main(arguments=None):
         return run(jobs, options.jobs, options.timeout)
     except (PageError, ParameterError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except (OSError, concurrent.futures.BrokenExecutor) as error:
+        print(_stopped(error), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nInterrupted. {KEPT}", file=sys.stderr)

@@ -9,15 +9,17 @@ import signal
 
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
+from orphans import end_with_parent
 
 IMPORTED = ["ipykernel.kernelapp", "matplotlib_inline.backend_inline", "mtl_lab.experiments", "mtl_lab.figures.plots"]
 
 
 def kernel(arguments, folder, environment):
     """What a forked process does: become the kernel that Jupyter's own command would have started."""
+    end_with_parent()
     os.setsid()
     os.chdir(folder)
-    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))  # it ends when the process that forks ends
+    os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     from ipykernel.kernelapp import launch_new_instance
 

@@ -49,7 +49,7 @@ class PrintedTable(SphinxDirective):
         name = f"{about['short']}, Table {number}"
         caption = f" ({about['version']}), as printed. {about['captions'][number]}"
         caption = _caption(name, caption, f"{paper}-table-{number}")
-        return [caption, _table(head, body, 1 + variants, "printed-table"), *_notes(notes)]
+        return [caption, set_table(head, body, 1 + variants, "printed-table"), *_notes(notes)]
 
 
 class ClaimTable(SphinxDirective):
@@ -76,7 +76,7 @@ class ClaimTable(SphinxDirective):
                 against.append(f"{claim['id']}: " + "; ".join(failed) + ".")
         head = ["claim", "outcome", "in our words", "where", "scope", "behind it"]
         name, text = f"Claims of {printed_tables.about(paper)['short']}", ", and what arithmetic gives."
-        found = [_caption(name, text, f"{paper}-claims"), _table(head, body, 1, "claims")]
+        found = [_caption(name, text, f"{paper}-claims"), set_table(head, body, 1, "claims")]
         if against:
             found.append(nodes.paragraph("", "Comparisons that do not hold, or are listed without a bound:"))
             found.append(nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", a)) for a in against)))
@@ -120,7 +120,7 @@ def _caption(name, text, target):
     return nodes.paragraph("", "", *content, classes=["printed-table-caption"], ids=[target])
 
 
-def _table(head, body, stubs, style):
+def set_table(head, body, stubs, style):
     group = nodes.tgroup("", cols=len(head))
     group += [nodes.colspec(colwidth=1, **({"stub": 1} if k < stubs else {})) for k in range(len(head))]
     group += nodes.thead("", _row([[nodes.Text(text)] for text in head]))

@@ -1,6 +1,7 @@
 """Bring, check and list data sets: `python -m mtl_core.data fetch mnist fashion_mnist [--root FOLDER]`."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -19,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (fetching, listing, embedding):
         command.add_argument("--root", help="folder of all data sets (else $MTL_DATA, else the user's cache)")
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows a question mark
     try:
         if options.command == "fetch":
             for name, folder in fetch(options.names, options.root, progress=not options.quiet).items():
@@ -28,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name}: SHA-256 {sha256}")
         else:
             _list(options.root)
-    except (DataError, ImportError) as error:
+    except (DataError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

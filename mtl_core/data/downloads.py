@@ -107,12 +107,16 @@ def members(path: Path, wanted: set[str]) -> dict[str, bytes]:
     """
     found = {}
     try:
-        with _unpacked(path) as file, tarfile.open(fileobj=_Bounded(file), mode="r|") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                if name in wanted and member.isreg() and not member.issparse():  # a sparse one may be of any size
-                    content = archive.extractfile(member)
-                    found[name] = content.read() if content else b""
+        with _unpacked(path) as file:
+            stream = _Bounded(file)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in archive:
+                    name = member.name.removeprefix("./")
+                    if name in wanted and member.isreg() and not member.issparse():  # a sparse one may be of any size
+                        content = archive.extractfile(member)
+                        found[name] = content.read() if content else b""
+            while stream.read(1 << 16):  # gzip's checksum lies at the end, behind the last member
+                pass
     except DAMAGE as error:
         raise NoAnswer(f"it cannot be unpacked: {error}") from error
     return found

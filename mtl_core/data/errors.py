@@ -10,7 +10,7 @@ from pathlib import Path
 # What reading a damaged file raises: gzip, zip and tar archives, npy headers, CSV, text. RuntimeError is zipfile's, for
 # one that is encrypted or packed by an unknown method.
 DAMAGE = (
-    *(OSError, EOFError, KeyError, ValueError, RuntimeError, MemoryError),
+    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, MemoryError),
     *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
 )
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import damage_as_data_error, data_error
+from .errors import DataError, damage_as_data_error, data_error
 
 LARGEST = (
     1 << 28
@@ -31,12 +31,18 @@ class FileSet(NamedTuple):
 
 
 def data_root(root: Root = None) -> Path:
-    """Folder of all data sets: `root`, else $MTL_DATA, else `conflicting-gradients` in the user's cache."""
-    if root is not None:
-        return Path(root).expanduser()
-    if os.environ.get("MTL_DATA"):
-        return Path(os.environ["MTL_DATA"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conflicting-gradients"
+    """Folder of all data sets: `root`, else $MTL_DATA, else `conflicting-gradients` in the user's cache.
+
+    `DataError` where that is below the home of a user who has none.
+    """
+    try:
+        if root is not None:
+            return Path(root).expanduser()
+        if os.environ.get("MTL_DATA"):
+            return Path(os.environ["MTL_DATA"]).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conflicting-gradients"
+    except RuntimeError as error:
+        raise DataError(f"no folder of data sets: {error} Name one: `--root FOLDER` or $MTL_DATA") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

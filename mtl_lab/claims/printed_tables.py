@@ -4,9 +4,8 @@ import csv
 import re
 from pathlib import Path
 
-import yaml
-
 from mtl_lab import ROOT as CHECKOUT
+from mtl_lab.files import damage_named, read_yaml
 
 ROOT = CHECKOUT / "book" / "papers"
 COLUMNS = ["table", "row", "method", "variant", "dataset", "task", "metric", "value", "unit"]
@@ -20,7 +19,7 @@ def about(paper: str) -> dict:
     if not path.is_file():
         known = sorted(p.parent.name for p in ROOT.glob("*/paper.yml")) or f"none under {ROOT}"
         raise LookupError(f"no printed tables of a paper {paper!r}; the papers are: {known}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(path)
 
 
 def path(paper: str, table: int) -> Path:
@@ -41,17 +40,17 @@ def table(paper: str, table: int) -> list[dict]:
     Errors: LookupError for an unknown paper or table; ValueError for a malformed file, with its line.
     """
     file = path(paper, table)
-    with file.open(encoding="utf-8", newline="") as stream:
+    with damage_named(file), file.open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
         if reader.fieldnames != COLUMNS:
             raise ValueError(f"{file.name}: expected the columns {COLUMNS}, got {reader.fieldnames}")
         rows = [_typed(row, f"{file.name}, line {reader.line_num}", table) for row in reader]
-    seen = set()
-    for row in rows:
-        key = row["row"], row["task"], row["metric"]
-        if key in seen:
-            raise ValueError(f"{file.name}: row {key[0]} has {key[2]!r} of task {key[1]!r} twice")
-        seen.add(key)
+        seen = set()
+        for row in rows:
+            key = row["row"], row["task"], row["metric"]
+            if key in seen:
+                raise ValueError(f"{file.name}: row {key[0]} has {key[2]!r} of task {key[1]!r} twice")
+            seen.add(key)
     return rows
 
 

@@ -7,12 +7,11 @@ A claim states its rule; the verdict is computed by that rule and never typed. A
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import yaml
-
 from mtl_lab import ROOT as CHECKOUT
 from mtl_lab import experiments
 from mtl_lab.checks import Check
 from mtl_lab.claims.printed_rules import RULES
+from mtl_lab.files import damage_named, read_yaml
 from mtl_lab.protocol.table import REFERENCE
 from mtl_lab.protocol.verdict import paired_differences
 from mtl_lab.statistics import paired
@@ -50,7 +49,12 @@ def load(paper: str) -> list[dict]:
     if not path.is_file():
         known = sorted(p.stem for p in ROOT.glob("*.yml"))
         raise LookupError(f"no claims of a paper {paper!r}; there are: {known}")
-    claims, seen = yaml.safe_load(path.read_text(encoding="utf-8")), set()
+    with damage_named(path):
+        return _checked(read_yaml(path))
+
+
+def _checked(claims):
+    seen = set()
     for claim in claims:
         name = claim.get("id", claim)
         if FIELDS - set(claim) or set(claim) - FIELDS - {"needs", "reply", "note"}:
@@ -77,7 +81,9 @@ def verdicts(paper: str, judged=None) -> list[Verdict]:
 
     judged: (experiment, profile) -> TableVerdict or None; by default the verdicts on what `results/` holds.
     """
-    return [_judge(paper, claim, judged) for claim in load(paper)]
+    claims = load(paper)
+    with damage_named(ROOT / f"{paper}.yml"):
+        return [_judge(paper, claim, judged) for claim in claims]
 
 
 def _judge(paper, claim, judged):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mtl_lab import records
 from mtl_lab.experiments.registry import GRIDS, RULES, STUDIES, TABLES
+from mtl_lab.files import damage_named
 from mtl_lab.protocol import committed as _committed
 from mtl_lab.protocol.verdict import TableVerdict, judge
 
@@ -20,7 +21,8 @@ for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
 def committed(name: str, profile: str, root: Path = records.ROOT) -> TableVerdict | None:
     """The verdict on the committed records of the table `name`; None while it has none."""
     table = TABLES[name](profile)
-    table_records = _committed.load(table, root)
-    if not table_records:
-        return None
-    return judge(table, table_records, _committed.search_of(table, root) or {}, _committed.seeds_of(table, root))
+    with damage_named(records.folder(name, profile, root)):
+        table_records = _committed.load(table, root)
+        if not table_records:
+            return None
+        return judge(table, table_records, _committed.search_of(table, root) or {}, _committed.seeds_of(table, root))

@@ -61,8 +61,11 @@ class ReconExperiment:
     def __post_init__(self):
         if self.profile not in RECON:
             raise ValueError(f"profile is one of {', '.join(RECON)}; got {self.profile!r}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds counts from 1, got {self.seeds}")
+        for name, least in (("seeds", 1), ("epochs", 1), ("layers", 0)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"{name} is at least {least}, got {getattr(self, name)}")
+        if not self.methods or not -1 < self.threshold <= 0:
+            raise ValueError(f"expected methods and a threshold in (-1, 0], got {self.methods}, {self.threshold}")
 
     @property
     def base(self) -> Run:

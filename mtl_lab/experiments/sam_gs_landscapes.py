@@ -157,7 +157,8 @@ def again(rows, problems, steps: int, workers: int = 2) -> dict[tuple[str, str],
     """
     if other := [row for row in rows if row in CONVENTIONS]:
         raise ValueError(f"{', '.join(other)}: expected rows with the landscape's convention; use `study` for others")
-    with ProcessPoolExecutor(min(workers, len(problems)), mp_context=processes.worker_context()) as pool:
+    options = {"mp_context": processes.worker_context(), "initializer": processes.attend}
+    with ProcessPoolExecutor(min(workers, len(problems)), **options) as pool:
         studies = [pool.submit(_side_by_side, problem, rows, steps) for problem in problems]
         return {key(record): record for study in studies for record in study.result()}
 

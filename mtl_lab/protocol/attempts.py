@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtl_lab import records
+from mtl_lab.files import append_line, mend_last_line
 from mtl_lab.runs import grid
 from mtl_lab.runs.run import Run
 
@@ -16,6 +17,7 @@ def train(
 
     keep  called with each record after its line is in the log, so that no kept run lacks its line.
     """
+    mend_last_line(folder / "attempts.jsonl")
     logged = {(a["identity"], a["stage"]) for a in records.read_lines(folder / "attempts.jsonl")}
     trained = {}
 
@@ -32,9 +34,7 @@ def train(
                 "core_seconds": round(record["core_seconds"], 2),
                 "commit": record["provenance"]["commit"],
             }
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / "attempts.jsonl", "a", encoding="utf-8") as log:
-                log.write(json.dumps(line, sort_keys=True) + "\n")
+            append_line(folder / "attempts.jsonl", json.dumps(line, sort_keys=True))
         if keep is not None:
             keep(record)
 

@@ -6,9 +6,9 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 import torch
 
+from mtl_lab.runs import processes
 from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs.execute import execute
-from mtl_lab.runs.processes import worker_context
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
 
@@ -73,7 +73,8 @@ def _train(todo, workers, store, fresh, client, device):
         for run in todo:
             yield run.identity, execute(run, store, fresh, device)
     else:
-        with ProcessPoolExecutor(min(workers, len(todo) or 1), mp_context=worker_context()) as pool:
+        options = {"mp_context": processes.worker_context(), "initializer": processes.attend}
+        with ProcessPoolExecutor(min(workers, len(todo) or 1), **options, initargs=(processes.pause_file,)) as pool:
             waiting = {pool.submit(_work, run, store.root, fresh, device) for run in todo}
             try:
                 while waiting:

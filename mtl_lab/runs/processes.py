@@ -1,6 +1,15 @@
-"""How worker processes are started. A module of its own, so that starting some imports no training code."""
+"""How worker processes start, wait and end. A module of its own, so that starting some imports no training code."""
 
-from multiprocessing import get_all_start_methods, get_context
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from multiprocessing import connection, get_all_start_methods, get_context
+from pathlib import Path
+
+pause_file: Path | None = None  # whose workers wait while it exists: a command of `make` sets it, a page does not
+LOOK = 0.5  # seconds between two looks at the file of a pause
 
 
 def worker_context():
@@ -10,3 +19,33 @@ def worker_context():
     context = get_context("forkserver")
     context.set_forkserver_preload(["mtl_lab.runs.execute"])
     return context
+
+
+def attend(paused: Path | None = None) -> None:
+    """Let this process end when the one that started it does, and wait while the file `paused` exists.
+
+    A SIGKILL of the main process reaches neither its workers nor the server that forks them. The main thread waits in
+    a signal handler, between two instructions of Python, and uses no processor meanwhile. To be called on it.
+    """
+    parent = multiprocessing.parent_process()
+    waiting = threading.Event()
+
+    def wait(*_):
+        waiting.set()
+        while paused.exists():
+            time.sleep(LOOK)
+        waiting.clear()
+
+    def watch():
+        while True:
+            if parent is None:
+                time.sleep(LOOK)
+            elif connection.wait([parent.sentinel], LOOK):
+                os._exit(1)  # everything is written atomically
+            if paused is not None and paused.exists() and not waiting.is_set():
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    if paused is not None:
+        signal.signal(signal.SIGUSR1, wait)
+    if parent is not None or paused is not None:
+        threading.Thread(target=watch, daemon=True).start()

@@ -215,8 +215,9 @@ def test_experiment_rows_differ_only_where_they_should():
     assert not experiment.search().test and len(experiment.single_task()) == 4
     record = {"conflict": {"layers": ["a", "b", "c", "d"], "scores": {"-0.1": [2, 5, 2, 7]}}}
     assert experiment.ranking(record) == ["d", "b", "a", "c"] and experiment.split(record) == ["d", "b", "a"]
-    for wrong in ({"profile": "huge"}, {"seeds": 0}):
-        with pytest.raises(ValueError, match="profile|seeds"):
+    refused = {"profile": "huge", "seeds": 0, "epochs": 0, "layers": -1, "threshold": 0.5, "methods": []}
+    for wrong in ({name: value} for name, value in refused.items()):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
             ReconExperiment(**wrong)
 
 
@@ -263,9 +264,10 @@ def test_results_names_what_exists(capsys, words, meant):
 
 def test_two_that_write_one_folder_do_not_run_at_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MTL_RUNS", str(tmp_path))
+    monkeypatch.setattr(records, "ROOT", tmp_path / "results")
     monkeypatch.setattr(completion, "complete_table", lambda *_, **__: "done.")
-    (tmp_path / "locks").mkdir()
-    with FileLock(tmp_path / "locks" / "qm9 tiny.lock"):
+    (tmp_path / "results" / ".locks").mkdir(parents=True)
+    with FileLock(tmp_path / "results" / ".locks" / "qm9 tiny.lock"):
         assert cli("results", "qm9", "--profile", "tiny") == 2
         assert "another `make results` is writing it" in capsys.readouterr().err
         assert cli("results", "two_digits", "--profile", "tiny") == 0

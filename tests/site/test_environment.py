@@ -1,6 +1,5 @@
 """pyproject.toml, environment.yml and requirements.lock in step; the set-up; the workflow's pins."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -21,9 +20,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
-spec = importlib.util.spec_from_file_location("project_setup", ROOT / ".ci" / "setup.py")
-setup = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(setup)
+
+def module(name):
+    """A file of .ci/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"project_{name}", ROOT / ".ci" / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+setup, site = module("setup"), module("site")
 
 
 def asked():
@@ -189,9 +195,24 @@ def test_a_mirror_of_pip_holds_for_uv_too(tmp_path, monkeypatch, own):
 def test_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("book", "test", "wobble", "run", "results", "lab", "serve", "bench", "lock", "clean"):
+    for target in (
+        "book",
+        "test",
+        "wobble",
+        "run",
+        "results",
+        "queue",
+        "pause",
+        "resume",
+        "faults",
+        "lab",
+        "serve",
+        "bench",
+        "lock",
+        "clean",
+    ):
         assert re.search(rf"(?m)^{target}:.*## \S", makefile) and re.search(rf"(?m)^  {target} +\S", listed), target
-    phony = re.search(r"(?m)^\.PHONY: (.*)$", makefile).group(1).split()
+    phony = re.search(r"(?m)^\.PHONY: ((?:.*\\\n)*.*)$", makefile).group(1).replace("\\", "").split()
     assert set(phony) == set(re.findall(r"(?m)^([a-z]+):", makefile))
 
 
@@ -203,28 +224,67 @@ def test_help_lists_every_target():
         ("results/qm9/runs.jsonl", True),
         ("mtl_core/conflict.py", True),
         ("book/notebooks/page.ipynb", False),
-        ("book/_drawn/forest.svg", False),
-        ("mtl_core/__pycache__/conflict.pyc", False),
+        ("book/_drawn/forest.svg", None),
+        ("results/.locks/qm9 small.lock", None),
+        ("mtl_core/__pycache__/conflict.pyc", None),
     ],
 )
 def test_make_run_draws_the_whole_site_where_more_than_pages_changed(changed, whole, tmp_path):
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    command = re.search(r"(?m)^NEWER = ((?:.*\\\n)*.*)$", makefile).group(1).replace("$(STAMP)", "stamp")
-    watched = re.match(r"find ((?:[\w./]+ )+)-newer", command).group(1).split()
-    assert all((ROOT / name).exists() for name in watched)
-    for name in watched:
-        place = tmp_path / name
-        place.mkdir() if (ROOT / name).is_dir() else place.touch()
-    (tmp_path / changed).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / changed).touch()
-    for name in (tmp_path, *tmp_path.rglob("*")):
-        os.utime(name, (1, 1))
-    (tmp_path / "stamp").touch()
-    newer = functools.partial(subprocess.run, ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True)
-    assert newer(check=True).stdout == ""
-    (tmp_path / changed).write_text("changed")
-    os.utime(tmp_path / "stamp", (2, 2))
-    assert newer(check=True).stdout == (f"{changed}\n" if whole else "")
+    assert all((ROOT / name).exists() for name in site.SOURCES)
+    for name in ("_build/site.stamp", "_build/html/index.html", changed):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    os.utime(tmp_path / "_build/site.stamp", (2, 2))
+    os.utime(tmp_path / changed, (1, 1))
+    assert site.plan(tmp_path, now=3) is None
+    os.utime(tmp_path / changed, (3, 3))
+    assert site.plan(tmp_path, now=3) == (None if whole is None else (whole, f"{changed} changed"))
+    os.utime(tmp_path / "_build/site.stamp", (1000, 1000))
+    assert site.plan(tmp_path, now=3)[0] is True, "a stamp of the future hides changed sources"
+
+
+def write_site(root, text):
+    made = root / "_build" / "site" / "_build" / "html"
+    made.mkdir(parents=True, exist_ok=True)
+    (made / "index.html").write_text(text)
+
+
+def test_a_site_is_built_aside_and_takes_the_old_ones_place(tmp_path, monkeypatch):
+    """A failed build leaves the old site; pages alone that cannot be built make all of it be built."""
+    page, calls, outcomes = tmp_path / "_build" / "html" / "index.html", [], []
+
+    def build(root, whole):
+        calls.append(whole)
+        assert not calls[1:] or page.read_text(), "the old site is there meanwhile"
+        write_site(root, f"site {len(calls)}")
+        return outcomes.pop(0)
+
+    monkeypatch.setattr(site, "build", build)
+    outcomes[:] = [True]
+    assert site.make(tmp_path) == 0 and page.read_text() == "site 1"
+    assert site.make(tmp_path) == 0 and calls == [True], "nothing changed"
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "new.md").touch()
+    os.utime(tmp_path / "_build/site.stamp", (2, 2))
+    outcomes[:] = [False]
+    assert site.make(tmp_path) == 1 and page.read_text() == "site 1"
+    outcomes[:] = [True]
+    assert site.make(tmp_path) == 0 and page.read_text() == "site 3" and calls == [True] * 3
+    (tmp_path / "book" / "notebooks").mkdir()
+    os.utime(tmp_path / "book" / "new.md", (1, 1))
+    (tmp_path / "book" / "notebooks" / "page.ipynb").touch()
+    os.utime(tmp_path / "_build/site.stamp", (2, 2))
+    outcomes[:] = [False, True]
+    assert site.make(tmp_path) == 0 and calls[3:] == [False, True] and page.read_text() == "site 5"
+
+
+def test_a_kill_between_the_two_renames_leaves_the_old_site(tmp_path, monkeypatch):
+    old = tmp_path / "_build" / "html.old" / "index.html"
+    old.parent.mkdir(parents=True)
+    old.write_text("old")
+    monkeypatch.setattr(site, "build", lambda root, whole: False)
+    assert site.make(tmp_path) == 1
+    assert (tmp_path / "_build" / "html" / "index.html").read_text() == "old"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +310,7 @@ def test_make_hands_on_what_it_is_given(given, expected, tmp_path):
 
 def with_stubs(target, folder, broken=""):
     """(`make -j4 target` with programs that only write their name and first argument to a log, that log)."""
-    for name in ("python", "jupyter-book", "pytest", "ruff", "mypy", "lint-imports"):
+    for name in ("python", "pytest", "ruff", "mypy", "lint-imports"):
         stub = folder / name
         slow = "sleep 0.3; " if name in ("python", "mypy") else ""
         stub.write_text(f'#!/bin/sh\n{slow}echo "{name} $1" >> log\nexit {int(name == broken)}\n')
@@ -264,10 +324,10 @@ def with_stubs(target, folder, broken=""):
 def test_pages_come_before_the_site_under_j(target, tmp_path):
     """With -j both would begin at once, and older pages would be published under a fresh stamp."""
     made, log = with_stubs(target, tmp_path)
-    assert made.returncode == 0 and log.index("python notebooks/run.py") < log.index("jupyter-book --version")
+    assert made.returncode == 0 and log.index("python notebooks/run.py") < log.index("python .ci/site.py")
 
 
-@pytest.mark.parametrize("broken", ["python", "jupyter-book", "pytest", "ruff", "mypy", "lint-imports"])
+@pytest.mark.parametrize("broken", ["python", "pytest", "ruff", "mypy", "lint-imports"])
 def test_make_test_fails_where_one_of_its_steps_does(broken, tmp_path):
     """Lint and the site run beside others."""
     assert with_stubs("test", tmp_path, broken)[0].returncode != 0

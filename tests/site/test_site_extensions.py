@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from mtl_lab import experiments
@@ -18,6 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import conflicting_gradients_site as furniture  # noqa: E402
+import fault_record  # noqa: E402
 import feed  # noqa: E402
 import ledger  # noqa: E402
 import module_code  # noqa: E402
@@ -226,3 +228,15 @@ def test_roles_and_heads_for_screen_readers():
     context = {"body": '<div role="doc-biblioentry"></div><th class="head"><p></p></th><th class="head"><p>x</p></th>'}
     furniture.tidy_body(None, "page", "page.html", context, None)
     assert context["body"] == '<div role="listitem"></div><td class="head"></td><th class="head"><p>x</p></th>'
+
+
+def test_the_record_of_faults_is_summed_by_kind_and_named_where_it_is_damaged(tmp_path):
+    file = tmp_path / "record.jsonl"
+    head = '{"commit": "0", "failures": 1, "faults": 6, "finished": "2026-01-01", "seed": 7}\n'
+    line = '{{"kind": "a kill", "fault": "{}", "outcome": "{}", "count": {}, "seconds": 1.0}}\n'
+    file.write_text(head + line.format("x", "ok", 2) + line.format("y", "ok", 3) + line.format("z", "FAILURE", 1))
+    assert fault_record.counts(fault_record.read(file)[1]) == {"a kill": {"ok": 5, "one sentence": 0, "FAILURE": 1}}
+    for content in ("", "{}\n", "no JSON"):
+        file.write_text(content)
+        with pytest.raises(ExtensionError, match="record.jsonl: no record of faults"):
+            fault_record.read(file)

@@ -1,0 +1,50 @@
+"""`{faults}`: the last committed record of `make faults`, a line for each kind of fault."""
+
+import json
+import pathlib
+
+import checkout  # noqa: F401 (before printed_tables, which needs mtl_lab)
+from docutils import nodes
+from printed_tables import set_table
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+RECORD = pathlib.Path(__file__).resolve().parents[2] / "tests" / "faults" / "record.jsonl"
+OUTCOMES = ("ok", "one sentence", "FAILURE")
+
+
+def read(path):
+    """(head, lines) of a record. ExtensionError where there is none."""
+    try:
+        head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {name: head[name] for name in ("seed", "faults", "failures", "commit", "finished")}, lines
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        remedy = "make one: PYTHONPATH=.:tests .venv/bin/python -m faults --record"
+        raise ExtensionError(f"{path.name}: no record of faults ({error}); {remedy}") from error
+
+
+def counts(lines):
+    """Kind -> number of faults with each of the `OUTCOMES`, in the record's order."""
+    found = {}
+    for line in lines:
+        found.setdefault(line["kind"], dict.fromkeys(OUTCOMES, 0))[line["outcome"]] += line["count"]
+    return found
+
+
+class Faults(SphinxDirective):
+    def run(self):
+        self.env.note_dependency(str(RECORD))
+        head, lines = read(RECORD)
+        body = []
+        for kind, number in counts(lines).items():
+            cells = [kind, sum(number.values()), *number.values()]
+            body.append([[nodes.Text(f"{cell:,}" if isinstance(cell, int) else cell)] for cell in cells])
+        text = f"{head['faults']:,} faults drawn from seed {head['seed']} on {head['finished']}, commit "
+        text += f"{head['commit'][:12]}: {head['failures']:,} failures."
+        titles = ["kind of fault", "faults", "went well", "one sentence", "failures"]
+        return [nodes.paragraph("", text), set_table(titles, body, 1, "faults")]
+
+
+def setup(app):
+    app.add_directive("faults", Faults)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
