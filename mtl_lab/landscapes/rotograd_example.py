@@ -182,7 +182,8 @@ def _homogenise(method, R, tilde, state, again, objective):
     norms = _both(G.square()).sqrt()
     U = G / norms.clamp_min(torch.finfo(G.dtype).tiny)[..., None]
     V, total = _both(U, -2) / 2, _both(G, -2)
-    factor = _both(total.square()).sqrt() if objective == "code" else V.new_ones(V.shape[:-1])  # 2 |mean gradient|, or 1
+    twice_the_mean = _both(total.square()).sqrt()  # its length
+    factor = twice_the_mean if objective == "code" else torch.ones_like(twice_the_mean)
     pull = -factor[..., None, None, None] * tilde[..., :, None] * V[..., None, None, :]
     if method in ("vanilla", "rotate_only"):
         return total, pull

@@ -1,4 +1,4 @@
-"""What `import mtl_core` costs: data at hand, a method made and a matrix combined load none of the extras' libraries."""
+"""What `import mtl_core` costs: data, a method and a combined matrix load none of the libraries that are extras."""
 
 import subprocess
 import sys

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_for_processes
 from command_line import run
 from engine import small_model, small_problem
 
@@ -41,7 +42,7 @@ def launch(folder, *arguments, processes=2):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Processes -> method -> weights and losses, all in one launch; batches of 33, shared 17 to 16.
+    """Processes -> method -> weights and losses, two processes in one launch, one here; batches of 33, shared 17 to 16.
 
     "drawn" -> rank -> what two processes with dropout end with.
     """
@@ -49,13 +50,8 @@ def trained(tmp_path_factory):
     process = launch(folder, "compare")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), "compare"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
-    )
-    assert done.returncode == 0, done.stderr
+    with torch.random.fork_rng():
+        train_for_processes.compare(folder, rank=0, world=1)
     return {
         world: {f.stem.partition("-")[2]: torch.load(f, weights_only=True) for f in folder.glob(f"{world}-*.pt")}
         for world in (1, 2, "drawn")
