@@ -26,6 +26,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Files of tests go to all cores, four at most; what times pages in the browser has the machine to itself.
 SPREAD := -n logical --maxprocesses=4 --dist=loadfile
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=600
+# Importing nbval costs each process of pytest 1.8 s: a library below it builds parsers of addresses.
+NO_NBVAL := -p no:nbval
 ALONE := tests/site/test_site_browser.py
 
 help:  ## this list
@@ -56,10 +58,10 @@ pdf: pages  ## the whole book in one file, printed by Chromium
 test: setup  ## lint, unit tests, nbval on the notebooks, the site and its checks
 	@$(VENV)/python .ci/browser.py
 	@$(MAKE) --no-print-directory lint & lint=$$!; $(MAKE) --no-print-directory pages && wait $$lint
-	@$(MAKE) --no-print-directory site & site=$$!; $(VENV)/pytest tests/core tests/lab $(SPREAD); status=$$?; \
+	@$(MAKE) --no-print-directory site & site=$$!; $(VENV)/pytest tests/core tests/lab $(SPREAD) $(NO_NBVAL); status=$$?; \
 	wait $$site && exit $$status
 	@$(VENV)/pytest tests/site tests/notebooks notebooks --ignore=$(ALONE) $(SPREAD) $(NBVAL)
-	@$(VENV)/pytest $(ALONE) -n logical --maxprocesses=4
+	@$(VENV)/pytest $(ALONE) -n logical --maxprocesses=4 $(NO_NBVAL)
 
 nightly: setup  ## nbval from an empty store of runs, a test for every statement of every method, the recipes: hours
 	@store=$$(mktemp -d) && MTL_RUNS=$$store $(VENV)/pytest notebooks $(SPREAD) $(NBVAL); \

@@ -1,8 +1,9 @@
-"""What tests/test_processes.py starts, by itself and under torchrun: FOLDER compare | die."""
+"""What tests/core/test_processes.py starts under torchrun: train all methods, then, told to go, train until killed."""
 
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from mtl_core import methods
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
+from mtl_lab.files import write_atomically
 from mtl_lab.runs.checkpoints import fit_from
 
 OPTIONS = {"static": {"weights": [0.5, 1.0, 1.5]}}
@@ -55,7 +57,9 @@ def draw(folder, rank):
 
 
 def die(folder, rank):
-    (folder / f"pid-{rank}.json").write_text(json.dumps({"pid": os.getpid(), "rank": rank}))
+    write_atomically(folder / f"pid-{rank}.json", json.dumps({"pid": os.getpid(), "rank": rank}))
+    while not (folder / "go").exists():
+        time.sleep(0.02)
     schedule = Schedule(epochs=400, batch_size=32, learning_rate=0.05)
     given = small_model(3), small_problem(3, examples=640), "mgda", schedule
     fit_from(folder / "c.pt", "three tasks", *given)
@@ -63,11 +67,7 @@ def die(folder, rank):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    here, what = Path(sys.argv[1]), sys.argv[2]
-    place, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if what == "die":
-        die(here, place)
-    else:
-        compare(here, place, size)
-        if size > 1:
-            draw(here, place)
+    here, place = Path(sys.argv[1]), int(os.environ["RANK"])
+    compare(here, place, int(os.environ["WORLD_SIZE"]))
+    draw(here, place)
+    die(here, place)

@@ -75,6 +75,8 @@ def side_by_side(
     *,
     steps: int | None = None,
     every: int = 1,
+    optimizer: str | None = None,
+    learning_rate: float | None = None,
     convention: str | None = None,
 ) -> list[Paths]:
     """The Paths of `trajectories` for each (method, options), bit for bit, with one landscape gradient a step for all.
@@ -83,7 +85,8 @@ def side_by_side(
     of a step, so that five methods take less than half the time. ValueError: as `trajectories`, and for a method
     without a batched rule.
     """
-    starts, training, kept = _checked(landscape, starts, {"steps": steps, "convention": convention}, every)
+    changes = {"steps": steps, "optimizer": optimizer, "learning_rate": learning_rate, "convention": convention}
+    starts, training, kept = _checked(landscape, starts, changes, every)
     for method, options in methods_with_options:
         if not closed_forms.knows(_spec(method).name, options):
             raise ValueError(f"{method} has no batched rule with {dict(options)}: take trajectories")

@@ -19,7 +19,7 @@ from mtl_core.methods import METHODS, ROTATION, Convention, Method, SolverError
 from mtl_core.methods.backward import task_weights
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import arguments_of
-from mtl_lab.landscapes import descent
+from mtl_lab.landscapes import closed_forms, descent
 
 
 @dataclass(frozen=True)
@@ -72,16 +72,23 @@ def paths(landscape, starts, names: Iterable[str] | None = None, **training) -> 
     """(name -> Paths, name -> why it has none) of methods from the same starts (..., 2) of a landscape.
 
     names     methods; None for all of the registry.
-    training  further arguments of `descent.trajectories`.
+    training  further arguments of `descent.trajectories`: steps, every, optimizer, learning_rate, convention.
     """
-    paths_of, reasons = {}, {}
-    for name in METHODS if names is None else names:
-        options = arguments(methods.find(name), 2)
+    options = {name: arguments(methods.find(name), 2) for name in (METHODS if names is None else names)}
+    batched = {name: given for name, given in options.items() if closed_forms.knows(name, given)}
+    try:
+        paths_of = dict(zip(batched, descent.side_by_side(landscape, starts, batched.items(), **training), strict=True))
+    except ValueError:  # one of them does not end: each by itself, so that the others have their paths
+        paths_of = {}
+    reasons = {}
+    for name in options:
+        if name in paths_of:
+            continue
         try:
-            paths_of[name] = descent.trajectories(landscape, starts, name, options=options, **training)
+            paths_of[name] = descent.trajectories(landscape, starts, name, options=options[name], **training)
         except (ValueError, TypeError, SolverError) as error:
             reasons[name] = str(error)
-    return paths_of, reasons
+    return {name: paths_of[name] for name in options if name in paths_of}, reasons
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import pickle
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -48,13 +47,6 @@ def test_unknown_profiles_and_sizes_are_refused(name):
     for number in (0, 1.5):
         with pytest.raises(ValueError, match=rf"train is a number of \w+, .*1.*, got {number}"):
             data.load(name, train=number)
-
-
-def test_importing_the_package_imports_nothing_optional():
-    code = "import sys, mtl_core.data; print([m for m in sys.argv[1:] if m in sys.modules])"
-    optional = ["torchvision", "torchmetrics", "matplotlib", "pooch", "requests", "yaml", "mtl_lab"]
-    done = subprocess.run([sys.executable, "-c", code, *optional], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 def test_a_missing_library_names_its_extra(monkeypatch, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What `import mtl_core` costs: a method made and a matrix combined load none of the libraries that are extras."""
+"""What `import mtl_core` costs: data, a method and a combined matrix load none of the libraries that are extras."""
 
 import subprocess
 import sys
@@ -7,10 +7,11 @@ import pytest
 
 from mtl_core import _extras
 
-EXTRAS = ("torchvision", "torchmetrics", "matplotlib", "pandas", "IPython", "yaml", "pooch", "typer", "filelock")
+EXTRAS = ("torchvision", "torchmetrics", "matplotlib", "pandas", "IPython", "yaml", "pooch", "requests", "typer")
+EXTRAS += ("filelock", "mtl_lab")
 STEP = """
 import sys, torch
-import mtl_core
+import mtl_core, mtl_core.data
 from mtl_core import methods
 for name in ("pcgrad", "sam_gs"):
     update = methods.make(name)(torch.tensor([[1.0, 0.5, 2.0], [0.5, 1.0, -1.0]]))

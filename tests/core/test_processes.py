@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_for_processes
 from command_line import run
 from engine import small_model, small_problem
 
@@ -23,37 +24,38 @@ HERE = Path(__file__).resolve().parent
 SCRIPT = HERE.parent / "train_for_processes.py"
 
 
-def launch(folder, *arguments, processes=2):
-    """torchrun with one thread a process, on this machine alone."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
-    return subprocess.Popen(
-        [*command, str(SCRIPT), str(folder), *arguments],
-        env=environment,
-        start_new_session=True,
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """torchrun with two processes of one thread each, its folder, and the two when they have trained all methods."""
+    folder = tmp_path_factory.mktemp("two")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT), str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        started = time.time()
+        while len(list(folder.glob("pid-*.json"))) < 2:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.time() - started < 300, "the two processes did not train all methods within five minutes"
+            time.sleep(0.1)
+        yield process, folder, [json.loads(file.read_text()) for file in folder.glob("pid-*.json")]
+    finally:
+        process.terminate()  # torchrun ends its two before itself
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Processes -> method -> weights and losses, all in one launch; batches of 33, shared 17 to 16.
+def trained(pair):
+    """Processes -> method -> weights and losses, two processes in one launch, one here; batches of 33, shared 17 to 16.
 
     "drawn" -> rank -> what two processes with dropout end with.
     """
-    folder = tmp_path_factory.mktemp("two")
-    process = launch(folder, "compare")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), "compare"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])},
-    )
-    assert done.returncode == 0, done.stderr
+    _, folder, _ = pair
+    with torch.random.fork_rng():
+        train_for_processes.compare(folder, rank=0, world=1)
     return {
         world: {f.stem.partition("-")[2]: torch.load(f, weights_only=True) for f in folder.glob(f"{world}-*.pt")}
         for world in (1, 2, "drawn")
@@ -75,15 +77,11 @@ def test_two_processes_end_where_one_ends_for_every_method(trained, draws):
     assert not far
 
 
-def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
-    process = launch(tmp_path, "die")
+def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(pair):
+    process, folder, pids = pair
+    (folder / "go").touch()
     started = time.time()
-    pids = []
-    while len(pids) < 2 and time.time() - started < 120 and process.poll() is None:
-        time.sleep(0.05)
-        pids = [json.loads(f.read_text()) for f in tmp_path.glob("pid-*.json") if f.stat().st_size]
-    assert len(pids) == 2
-    while not (tmp_path / "c.pt").exists() and process.poll() is None and time.time() - started < 120:
+    while not (folder / "c.pt").exists() and process.poll() is None and time.time() - started < 120:
         time.sleep(0.02)
     os.kill(next(p["pid"] for p in pids if p["rank"] == 1), signal.SIGKILL)
     killed = time.time()
@@ -92,12 +90,12 @@ def test_a_process_that_dies_ends_the_run_and_a_checkpoint_goes_on(tmp_path):
     for p in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(p["pid"], 0)
-    state = checkpoints.read(tmp_path / "c.pt")
-    assert 1 <= len(state["history"]["epochs"]) < 400 and not list(tmp_path.glob("*.part"))
+    state = checkpoints.read(folder / "c.pt")
+    assert 1 <= len(state["history"]["epochs"]) < 400 and not list(folder.glob("*.part"))
     epochs = len(state["history"]["epochs"])
     schedule = Schedule(epochs=epochs + 1, batch_size=32, learning_rate=0.05)
     given = small_model(3), small_problem(3, examples=640), "mgda", schedule
-    history = checkpoints.fit_from(tmp_path / "c.pt", "three tasks", *given)
+    history = checkpoints.fit_from(folder / "c.pt", "three tasks", *given)
     assert history.epochs[:epochs] == state["history"]["epochs"] and len(history.epochs) == epochs + 1
     assert "could not be added up" in output or "SIGKILL" in output or "Signal 9" in output
 

@@ -60,12 +60,16 @@ SEEN = """(() => {
   }
   return found;
 })()"""
+# Events of another window size and of other colours come with the next frame, which the second one follows.
+NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
+LOADED_FOR_EACH_VIEW = ("index.html", "playground.html")  # the frame that all pages share, and a script that draws
 SPEED = "performance.timing.domInteractive - performance.timing.navigationStart"
 
 
 def accessibility(chromium, contrast, others):
     """What axe finds, a line each."""
-    chromium.send("Runtime.evaluate", expression=AXE.read_text(encoding="utf-8"))
+    if not chromium.run("'axe' in window"):
+        chromium.send("Runtime.evaluate", expression=AXE.read_text(encoding="utf-8"))
     runs = [(SAMPLES, {"runOnly": ["color-contrast"]})] if contrast else []
     runs += [("document", {"rules": {"color-contrast": {"enabled": False}}})] if others else []
     found = []
@@ -75,14 +79,19 @@ def accessibility(chromium, contrast, others):
     return [f"axe {one['id']}: {node['html'][:120]}" for one in found for node in one["nodes"]]
 
 
-def faults(chromium, path, view):
-    """Everything that is wrong with one page in one view, as sentences. A phone's menus are those of index.html."""
+def faults(chromium, path, view, load=True):
+    """Everything that is wrong with one page in one view, as sentences. A phone's menus are those of index.html.
+
+    load  False: the page is open already, and only the window's size and the colours change.
+    """
     screen, contrast, others = VIEWS[view]
     others = others or path.name == "index.html"
     chromium.screen(*screen)
-    chromium.open(path)
-    chromium.run(FORMULAS_SET)
-    chromium.run(CALM)
+    if load:
+        chromium.open(path)
+        chromium.run(FORMULAS_SET)
+        chromium.run(CALM)
+    chromium.run(NEXT_FRAME)
     return chromium.run(SEEN) + accessibility(chromium, contrast, others) + chromium.complaints()
 
 
@@ -95,13 +104,17 @@ def test_there_are_pages(pages):  # noqa: F811
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page(chromium, pages, name):  # noqa: F811
-    found, times = [], []
+    found = []
     for view in VIEWS:
-        found += [f"{view}: {fault}" for fault in faults(chromium, SITE / name, view)]
+        load = view == "desk" or name in LOADED_FOR_EACH_VIEW
+        found += [f"{view}: {fault}" for fault in faults(chromium, SITE / name, view, load)]
         assert chromium.run("document.documentElement.dataset.theme") == ("dark" if view == "dark" else "light")
-        times.append(chromium.run(SPEED))
     assert not found, "\n".join(found)
-    assert min(times) < 1000, f"interactive after {times} ms, expected less than a second"
+    times = [chromium.run(SPEED)]
+    while times[-1] >= 1000 and len(times) < 3:  # a busy machine, or a slow page?
+        chromium.open(SITE / name)
+        times.append(chromium.run(SPEED))
+    assert times[-1] < 1000, f"interactive after {times} ms, expected less than a second"
 
 
 def test_search_works_from_a_disk(chromium, pages):  # noqa: F811
@@ -171,6 +184,15 @@ def test_a_page_too_wide_for_a_phone_is_seen(chromium, tmp_path):
     page.write_text(page.read_text().replace("<p>Text", '<p style="width: 600px">Text'))
     assert faults(chromium, page, "desk") == []
     assert any(one.startswith("wider than the window") for one in faults(chromium, page, "phone"))
+
+
+def test_a_fault_of_another_view_is_seen_without_loading_the_page_anew(chromium, tmp_path):
+    page = page_with(tmp_path)
+    dark = "<style>@media (prefers-color-scheme: dark) {p {color: #333; background: #222}}</style>"
+    page.write_text(page.read_text().replace("<p>Text", f'{dark}<p style="width: 600px">Text'))
+    assert faults(chromium, page, "desk") == []
+    assert any("axe color-contrast" in one for one in faults(chromium, page, "dark", load=False))
+    assert any(one.startswith("wider than the window") for one in faults(chromium, page, "phone", load=False))
 
 
 def test_printed_as_one_file(chromium, tmp_path):
