@@ -236,7 +236,7 @@ def test_lower_precision(name):
 
 
 MEMORY = """
-import resource, torch
+import resource, sys, torch
 from torch import nn
 from mtl_core.balancer import Balancer
 torch.set_num_threads(1)
