@@ -33,7 +33,7 @@ NOTES = {  # method -> (reference, reason where the difference may be above the 
     "mgda": (TRIED, "TorchJD's Frank-Wolfe method stops after 100 iterations or at a short step"),
     "mgda_ub": (TRIED, ""),
     "upgrad": (TRIED, ""),
-    "cagrad": (TRIED, "TorchJD solves the problem with Clarabel at its default accuracy"),
+    "cagrad": (TRIED, ""),
     "nash_mtl": ("restatement in numpy, float64; a general root finder", ""),
     "fairgrad": ("restatement in numpy, float64; a general root finder", ""),
     "sam_gs": (RESTATED + "; recorded traces of the released class", ""),

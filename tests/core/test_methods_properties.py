@@ -80,8 +80,7 @@ def test_the_order_of_tasks_does_not_matter(name, kind):
     J = family(kind, 5)
     order = torch.tensor([3, 0, 4, 2, 1])
     one, other = update(name, J, 3), update(name, J[order], 3)
-    # Clarabel stops at a relative accuracy of its own; Frank-Wolfe stops on the way
-    tolerance = {"cagrad": 1e-3, "mgda": 0.2}.get(name, 1e-8)
+    tolerance = 0.2 if name == "mgda" else 1e-8  # Frank-Wolfe stops on the way
     assert (one - other).norm() <= tolerance * one.norm()
 
 
@@ -91,7 +90,7 @@ def test_a_rotation_of_parameter_space_turns_the_update(name):
     J = family("conflicting", 4)
     turn, _ = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     one, other = update(name, J, 2) @ turn, update(name, J @ turn, 2)
-    assert (one - other).norm() <= (1e-3 if name == "cagrad" else 1e-8) * one.norm()
+    assert (one - other).norm() <= 1e-8 * one.norm()
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
@@ -179,8 +178,7 @@ def test_no_task_is_harmed_by_any_matrix(matrix, scale):
 def test_any_matrix_gives_a_result(matrix):
     J = torch.tensor(matrix, dtype=torch.float64)
     for name in NAMES:
-        if name != "cagrad":  # 10 ms a call
-            assert torch.isfinite(update(name, J, 2)).all(), name
+        assert torch.isfinite(update(name, J, 2)).all(), name
 
 
 def test_equal_projections_equal_gains_and_equal_singular_values():
