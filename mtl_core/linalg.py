@@ -14,11 +14,11 @@ CHUNK = 1 << 15
 
 
 def gram(matrix: Tensor) -> Tensor:
-    """J Jᵀ of (K, D) as (K, K) float64. One float32 product over ten million columns is wrong by 5e-4; this by 2e-7."""
-    chunks = matrix.shape[1] // CHUNK
-    parts = matrix[:, : chunks * CHUNK].unflatten(1, (chunks, CHUNK)).transpose(0, 1)  # (chunk, K, columns)
-    rest = matrix[:, chunks * CHUNK :]
-    return (parts @ parts.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
+    """J Jᵀ of (K, D) as (K, K) float64, its products in float64: twice the time, and float32 loses no square."""
+    product = matrix.new_zeros(len(matrix), len(matrix), dtype=torch.float64)
+    for chunk in matrix.split(CHUNK, 1):
+        product.addmm_(chunk.double(), chunk.double().T)
+    return product
 
 
 def gradient_norms(matrix: Tensor) -> Tensor:
@@ -33,7 +33,9 @@ def gradient_norms(matrix: Tensor) -> Tensor:
 
 
 def check_finite(values: Tensor) -> None:
-    """NonFiniteGradientError, with the tasks, where one of the K values is NaN or infinity."""
+    """NonFiniteGradientError, with the tasks, where one of the K values is NaN or infinity; ValueError for K = 0."""
+    if not len(values):
+        raise ValueError("expected the gradients of one task or more, got none")
     bad = [k for k, finite in enumerate(values.isfinite().tolist()) if not finite]
     if bad:
         raise NonFiniteGradientError(

@@ -21,15 +21,12 @@ def unit_gram(matrix: Tensor) -> Tensor:
     matrix, they are. NonFiniteGradientError, with the tasks, where J is not finite.
     """
     product = gram(matrix)
-    if not 1e-30 < product.trace() < 1e30:  # squares may have left float32
+    if not 1e-200 < product.trace() < 1e200:  # squares may have left float64
         largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
-        matrix = matrix / torch.where(largest > 0, largest, 1)
-        product = gram(matrix)
-    short = product.diagonal() < 1e-30
-    if short.any() and matrix[short.to(matrix.device)].any():  # their squares may have, their products need not
-        product = gram(matrix.double())
-        kept = product.diagonal() >= 1e-290
-        product = torch.where(kept[:, None] & kept, product, 0)
+        product = gram(matrix / torch.where(largest > 0, largest, 1))
+    # No weight that J's dtype can hold lengthens a gradient that is this short beside the others
+    kept = product.diagonal() >= max(1e-290, torch.finfo(matrix.dtype).tiny ** 2 * product.trace().item())
+    product = torch.where(kept[:, None] & kept, product, 0)
     check_finite(product.diagonal())
     trace = product.trace()
     return (product / torch.where(trace > 0, trace, 1)).cpu()
@@ -38,24 +35,34 @@ def unit_gram(matrix: Tensor) -> Tensor:
 class ByGram(aggregation.WeightedAggregator):
     r"""$J^\top w$, (K, D) -> (D,): `weigh` maps G of unit trace, (K, K) float64, to the weights w of the tasks, (K,).
 
-    SolverError where a weight is not finite.
+    ridge  adds this many roundings of J's dtype to the squared length of each gradient, as if each had a short part of
+           its own: G is positive definite then, and gradients that cancel each other get weights that J's dtype bears.
+
+    SolverError where a weight is not finite in J's dtype.
     """
 
-    def __init__(self, weigh: Callable[[Tensor], Tensor]):
-        super().__init__(_OnUnitGram(weigh))
+    def __init__(self, weigh: Callable[[Tensor], Tensor], ridge: float = 0):
+        super().__init__(_OnUnitGram(weigh, ridge))
 
 
 class _OnUnitGram(aggregation.Weighting):
-    def __init__(self, weigh: Callable[[Tensor], Tensor]):
+    def __init__(self, weigh: Callable[[Tensor], Tensor], ridge: float):
         super().__init__()
-        self.weigh = weigh
+        self.weigh, self.ridge = weigh, ridge
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
-        weights = self.weigh(unit_gram(matrix))
-        if not weights.isfinite().all():
-            raise SolverError(f"the weights of the task gradients are not finite: {weights.tolist()}")
-        return weights.to(matrix)
+        gramian = unit_gram(matrix)
+        gramian.diagonal().mul_(1 + self.ridge * torch.finfo(matrix.dtype).eps)
+        return as_weights(self.weigh(gramian), matrix)
+
+
+def as_weights(found: Tensor, matrix: Tensor) -> Tensor:
+    """Weights (K,) in the matrix's dtype and place. SolverError where one is not finite there."""
+    weights = found.to(matrix)
+    if not weights.isfinite().all():
+        raise SolverError(f"weights of the task gradients are not finite in {matrix.dtype}: {found.tolist()}")
+    return weights
 
 
 def cosine_form(gramian: Tensor) -> tuple[Tensor, Tensor]:

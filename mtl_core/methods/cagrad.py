@@ -1,7 +1,5 @@
 r"""CAGrad: near the mean gradient, the direction along which the task that gains least gains most."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy.optimize import brentq, nnls
@@ -10,7 +8,7 @@ from torch import Tensor
 from mtl_core.methods._gramian import ByGram, cosine_form, square_root
 from mtl_core.methods.registry import AGGREGATION, GRAM, Method, register
 
-RIDGE = 1e-5  # of a gradient's length, as if at right angles to all else: gradients that cancel get bounded weights
+RIDGE = 1e-4  # each gradient's part of its own, in lengths: with it, gradients that cancel do not get weights of 1e8
 
 
 class CAGrad(ByGram):
@@ -31,17 +29,9 @@ class CAGrad(ByGram):
     def __init__(self, c: float = 0.4, rescale: bool = False):
         if not 0 <= c < float("inf"):
             raise ValueError(f"c is a radius, a finite number from 0, got {c}")
-        super().__init__(_Weights(c, 1 / (1 + c**2) if rescale else 1.0))
-
-
-@dataclass
-class _Weights:
-    c: float
-    factor: float
-
-    def __call__(self, gramian: Tensor) -> Tensor:
         # The weights of \Delta, and the published codes' factor:  1/K + v_k, with u = \sum_k v_k g_k;  1 / (1 + c^2)
-        return self.factor * (1 / len(gramian) + shift(gramian, self.c))
+        super().__init__(lambda G: self.factor * (1 / len(G) + shift(G, c)))
+        self.c, self.factor = c, 1 / (1 + c**2) if rescale else 1.0
 
 
 def shift(gramian: Tensor, c: float) -> Tensor:
@@ -70,7 +60,8 @@ def shift(gramian: Tensor, c: float) -> Tensor:
 
     # Length 0 is enough for the smallest gain of the mean gradient, and s for no more than  \min_k h_k + s n_k
     low, high = (own * norms).min(), ((own + 1.01 * radius) * norms).min()
-    v[some] = torch.from_numpy(shortest(brentq(excess, low, high, xtol=1e-300, rtol=1e-14)) / norms)
+    m = brentq(excess, low, high, xtol=1e-15 * radius * norms.min(), rtol=1e-14, maxiter=1000)
+    v[some] = torch.from_numpy(shortest(m) / norms)
     return v
 
 

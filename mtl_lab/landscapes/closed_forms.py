@@ -269,11 +269,10 @@ def _cagrad(method):
 
     With $q(w) = \|g_w\|^2 = a(w-m)^2 + r$ the derivative vanishes where $a(w-m)/\sqrt q = s$ for one number s.
     """
-    weighting = method.weighting.weigh
 
     def update(J, losses):
         mean = J.mean(1)
-        reach = weighting.c * vector_norm(mean, dim=-1)
+        reach = method.c * vector_norm(mean, dim=-1)
         between = J[:, 0] - J[:, 1]
         a = _dot(between, between)
         safe = a.masked_fill(a == 0, 1)
@@ -287,7 +286,7 @@ def _cagrad(method):
         worst = torch.where((J == 0).all(-1).any(-1, keepdim=True), J.sum(1), worst)  # a zero gradient takes no part
         length = vector_norm(worst, dim=-1)
         step = mean + (reach / length.masked_fill(length == 0, 1))[:, None] * worst
-        return weighting.factor * step
+        return method.factor * step
 
     return update
 
