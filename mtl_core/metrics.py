@@ -26,7 +26,9 @@ def delta_m(values, baseline, higher_is_better, groups=None) -> float:
     if (S <= 0).any():
         bad = {n: float(s) for n, s in zip(names, S, strict=True) if s <= 0}
         raise ValueError(f"a relative change needs a positive baseline, got {bad}")
-    change = np.where(_directions(higher_is_better, names), 1.0, -1.0) * (M - S) / S
+    with np.errstate(over="ignore"):
+        change = np.where(_directions(higher_is_better, names), 1.0, -1.0) * (M - S) / S
+    _finite(change, "relative changes", least=1)
     if groups is None:
         return 100 * float(change.mean())
     tasks = _task_of(groups, names)

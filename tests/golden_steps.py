@@ -25,7 +25,7 @@ WIDTH = 6  # of the matrices
 KINDS_OF_MATRIX = ("ordinary", "conflicting", "norms e^6 apart", "one zero gradient")
 FURTHER = {
     "dwa": {"window 1": {"window": 1}},  # within three steps the default window of 25 changes no weight
-    "mgda": {"exact": {"solver": "exact"}},
+    "mgda": {"frank-wolfe": {"solver": "frank-wolfe"}},
     "fairgrad": {"as printed": {"normalise": False}},
     "aligned_mtl": {"median": {"scale_mode": "median"}},
     "sam_gs": {"printed": {"gamma": 0.6, "variant": "printed"}},

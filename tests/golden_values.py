@@ -31,10 +31,6 @@ from mtl_lab.runs.run import Run
 FOLDER = Path(__file__).parent / "golden"
 TOLERANCE = 1e-6  # relative: another processor's rounding moves a value by 1e-9 at most
 ZERO = 1e-12  # absolute: the made-up gradients are of length 1
-LOOSE = {
-    # rounding moves it by 1e-10 on these matrices, one iteration of the solver more or less by up to 1e-4
-    "cagrad": (1e-4, "TorchJD solves CAGrad's problem with Clarabel, which stops at 1e-8 of the objective"),
-}  # method -> (relative tolerance, why)
 
 # --- tables: the first steps of each row's chosen run, and the measure
 
@@ -196,7 +192,7 @@ def same(kind: str, name: str, one: list, other: list) -> bool:
         if kind == "tables":
             near = [math.isclose(x, y, rel_tol=TOLERANCE, abs_tol=TOLERANCE / 10) for x, y in zip(a, b, strict=True)]
         else:
-            tolerance = LOOSE.get(name, (TOLERANCE,))[0] * largest + ZERO
+            tolerance = TOLERANCE * largest + ZERO
             near = [abs(x - y) <= tolerance for x, y in zip(a, b, strict=True)]
         if not all(near):
             return False

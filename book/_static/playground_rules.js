@@ -93,9 +93,9 @@ window.playgroundRules = (() => {
         const off = s * s < square ? Math.sqrt(s * s * rest / (square * (square - s * s))) : Infinity;
         w = clamp(s === 0 ? middle : middle + Math.sign(s) * off, 0, 1);
       }
-      const worst = mix(w, a, 1 - w, b), length = norm(worst);
-      if (!(length > 0) || length < 1e-4 * Math.sqrt(dot(a, a) + dot(b, b))) return [0, 0];
-      return mix(1, mean, reach / length, worst);
+      // A gradient of zero takes no part.
+      const worst = norm(a) > 0 && norm(b) > 0 ? mix(w, a, 1 - w, b) : mix(1, a, 1, b), length = norm(worst);
+      return mix(1, mean, length > 0 ? reach / length : 0, worst);
     } },
     sam_gs: { title: "SAM-GS", native: "sum", make: (gamma = 0.1, beta1 = 0.9, beta2 = 0.99) => {
       const m = [[0, 0], [0, 0]];

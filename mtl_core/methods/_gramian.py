@@ -1,6 +1,5 @@
 r"""Methods whose weights follow from the Gram matrix $G = J J^\top$ alone, and what their solvers share."""
 
-import math
 from collections.abc import Callable
 from typing import cast
 
@@ -24,46 +23,54 @@ def unit_gram(matrix: Tensor, product: Tensor | None = None) -> Tensor:
 
     product  J Jᵀ, where it is known.
     """
-    product = gram(matrix).cpu() if product is None else product
+    product, dtype = gram(matrix).cpu() if product is None else product, matrix.dtype
     squares = product.diagonal()
-    if not 1e-30 < (trace := squares.sum().item()) < 1e30:  # squares may have left float32
-        largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
-        matrix = matrix / torch.where(largest > 0, largest, 1)
+    if matrix.dtype != torch.float64 and not ((squares > 1e-30) & (squares < 1e30)).all():  # may have left float32
+        matrix = matrix.double()
         product = gram(matrix).cpu()
-        squares = product.diagonal()
-    short = squares < 1e-30
-    if short.any() and matrix[short.to(matrix.device)].any():  # their squares may have, their products need not
-        product = gram(matrix.double()).cpu()
-        kept = product.diagonal() >= 1e-290
-        product = torch.where(kept[:, None] & kept, product, 0)
-    if not (trace := product.trace().item()) < math.inf:
-        check_finite(product.diagonal())
-    return product / (trace or 1.0)
+    if not 1e-200 < product.trace() < 1e200:  # squares may have left float64
+        largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
+        product = gram(matrix / torch.where(largest > 0, largest, 1)).cpu()
+    check_finite(product.diagonal())
+    # No weight that J's dtype can hold lengthens a gradient that is this short beside the others
+    kept = product.diagonal() >= max(1e-290, torch.finfo(dtype).tiny ** 2 * product.trace().item())
+    product = torch.where(kept[:, None] & kept, product, 0)
+    return product / (product.trace().item() or 1.0)
 
 
 class OnGram(aggregation.Weighting):
     r"""J, (K, D) -> the weights w of the tasks, (K,): `weigh` makes them of G of unit trace, (K, K) float64.
 
-    SolverError where a weight is not finite.
+    ridge  adds this many roundings of J's dtype to the squared length of each gradient, as if each had a short part of
+           its own: G is positive definite then, and gradients that cancel each other get weights that J's dtype bears.
+
+    SolverError where a weight is not finite in J's dtype.
     """
 
-    def __init__(self, weigh: Callable[[Tensor], Tensor]):
+    def __init__(self, weigh: Callable[[Tensor], Tensor], ridge: float = 0):
         super().__init__()
-        self.weigh = weigh
+        self.weigh, self.ridge = weigh, ridge
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /, product: Tensor | None = None) -> Tensor:
-        weights = self.weigh(unit_gram(matrix, product))
-        if not weights.isfinite().all():
-            raise SolverError(f"the weights of the task gradients are not finite: {weights.tolist()}")
-        return weights.to(matrix)
+        gramian = unit_gram(matrix, product)
+        gramian.diagonal().mul_(1 + self.ridge * torch.finfo(matrix.dtype).eps)
+        return as_weights(self.weigh(gramian), matrix)
+
+
+def as_weights(found: Tensor, matrix: Tensor) -> Tensor:
+    """Weights (K,) in the matrix's dtype and place. SolverError where one is not finite there."""
+    weights = found.to(matrix)
+    if not weights.isfinite().all():
+        raise SolverError(f"weights of the task gradients are not finite in {matrix.dtype}: {found.tolist()}")
+    return weights
 
 
 class ByGram(aggregation.WeightedAggregator):
     r"""$J^\top w$, (K, D) -> (D,), by an `OnGram` or what it takes."""
 
-    def __init__(self, weigh: Callable[[Tensor], Tensor] | OnGram):
-        super().__init__(weigh if isinstance(weigh, OnGram) else OnGram(weigh))
+    def __init__(self, weigh: Callable[[Tensor], Tensor] | OnGram, ridge: float = 0):
+        super().__init__(weigh if isinstance(weigh, OnGram) else OnGram(weigh, ridge))
 
     def weights(self, matrix: Tensor, product: Tensor | None = None) -> Tensor:
         """w of J; `product` is J Jᵀ, float64 on the host, where it is known."""

@@ -1,39 +1,68 @@
 r"""CAGrad: near the mean gradient, the direction along which the task that gains least gains most."""
 
+import numpy as np
+import torch
+from scipy.optimize import brentq, nnls
 from torch import Tensor
-from torchjd import aggregation
-from torchjd.linalg import PSDMatrix
 
-from mtl_core.methods._gramian import ByGram
+from mtl_core.methods._gramian import ByGram, cosine_form, square_root
 from mtl_core.methods.registry import AGGREGATION, GRAM, Method, register
 
-
-class _CAGradWeighting(aggregation.CAGradWeighting):
-    def __init__(self, c: float, rescale: bool):
-        super().__init__(c)
-        self.factor = 1 / (1 + c**2) if rescale else 1.0
-
-    def forward(self, gramian: PSDMatrix, /) -> Tensor:
-        # Solve for w on the simplex:  \min_w g_w \cdot \bar g + c \|\bar g\| \|g_w\|
-        # The weights of \Delta, and the published codes' factor:  1/K + c \|\bar g\| w_k / \|g_w\|;  1 / (1 + c^2)
-        return self.factor * super().forward(gramian)
+RIDGE = 1e-4  # each gradient's part of its own, in lengths: with it, gradients that cancel do not get weights of 1e8
 
 
 class CAGrad(ByGram):
-    r"""$\Delta = \bar g + c\|\bar g\|\, g_w/\|g_w\|$, (K, D) -> (D,); $\bar g$ is the mean, $g_w = \sum_k w_k g_k$.
+    r"""$\Delta = \bar g + u$, (K, D) -> (D,): $\bar g$ is the mean, u maximises $\min_k g_k\cdot\Delta$ in a ball.
 
-    w on the simplex minimises $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$.
+    $\|u\| \le c\|\bar g\|$. The published form is $u = c\|\bar g\|\, g_w/\|g_w\|$ with $g_w = \sum_k w_k g_k$, w on the
+    simplex minimising $g_w\cdot\bar g + c\|\bar g\|\|g_w\|$: the same problem, from its dual side.
 
-    c        radius of the ball around the mean gradient, in lengths of it.
+    c        radius of the ball around the mean gradient, in lengths of it; at least 0 (ValueError).
     rescale  divide by $1 + c^2$, as the published codes do.
 
-    TorchJD's rule, on a Gram matrix of unit trace: TorchJD's own gives zero weights, so no step at all, where the
-    squared norms sum to less than 1e-4.
+    A task whose gradient is zero takes no part in the minimum. Solved exactly, by least squares, where the published
+    codes iterate. Differs from TorchJD's, which takes no step where $\|g_w\|$ is below 1e-4 of $\|J\|$, as where one
+    gradient is 1e-4 as long as another; the published codes always move.
     Source: Liu et al., NeurIPS 2021, arXiv 2110.14048, Algorithm 1.
     """
 
     def __init__(self, c: float = 0.4, rescale: bool = False):
-        super().__init__(_CAGradWeighting(c, rescale))
+        if not 0 <= c < float("inf"):
+            raise ValueError(f"c is a radius, a finite number from 0, got {c}")
+        # The weights of \Delta, and the published codes' factor:  1/K + v_k, with u = \sum_k v_k g_k;  1 / (1 + c^2)
+        super().__init__(lambda G: self.factor * (1 / len(G) + shift(G, c)))
+        self.c, self.factor = c, 1 / (1 + c**2) if rescale else 1.0
+
+
+def shift(gramian: Tensor, c: float) -> Tensor:
+    r"""v >= 0, (K,): of all u in the ball, $u = \sum_k v_k g_k$ brings the smallest gain furthest.
+
+    The shortest u whose gains are all at least m solves a non-negative least squares problem, and its length grows
+    with m: a search in one dimension finds the m at which that length is the ball's radius.
+    """
+    # The gains along the mean gradient, and the radius:  h_k = g_k \cdot \bar g;  s = c \|\bar g\|
+    v, gains, some = torch.zeros_like(gramian[0]), gramian.mean(1), gramian.diagonal() > 0
+    radius = c * gains.mean().clamp(min=0).sqrt().item()
+    if not radius > 0:
+        return v
+    lengths, product = cosine_form(gramian[some][:, some])
+    norms, own = lengths.numpy(), (gains[some] / lengths).numpy()
+    # In lengths, x_k = v_k n_k, the shortest u with gains of at least m, from the cosines C = R^\top R:
+    # \min_{x \ge 0} \frac12 \|R x\|^2 - x \cdot (m - h) / n
+    R = np.vstack([square_root(product), RIDGE * np.eye(len(norms))])
+    back = np.linalg.pinv(R).T
+
+    def shortest(m: float) -> np.ndarray:
+        return nnls(R, back @ (m / norms - own), maxiter=20 * len(norms))[0]
+
+    def excess(m: float) -> float:
+        return float(np.linalg.norm(R @ shortest(m))) / radius - 1
+
+    # Length 0 is enough for the smallest gain of the mean gradient, and s for no more than  \min_k h_k + s n_k
+    low, high = (own * norms).min(), ((own + 1.01 * radius) * norms).min()
+    m = brentq(excess, low, high, xtol=1e-15 * radius * norms.min(), rtol=1e-14, maxiter=1000)
+    v[some] = torch.from_numpy(shortest(m) / norms)
+    return v
 
 
 PAPER = "Liu et al. 2021, arXiv 2110.14048"

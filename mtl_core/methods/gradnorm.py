@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mtl_core.linalg import gradient_norms
+from mtl_core.linalg import check_finite, gradient_norms
 from mtl_core.methods._state import LearnedParameters, check_positive
 from mtl_core.methods.registry import WEIGHTING, Method, register
 
@@ -42,6 +42,7 @@ class GradNorm(LearnedParameters):
         self.first = torch.where(self.first.isnan(), losses, self.first) if self.first.numel() else losses.clone()
         self.begin(losses)
         weights, norms = self.weights.detach().clone(), gradient_norms(matrix).to(losses)
+        check_finite(norms)  # a float32 cannot hold the norm of every float32 gradient
         # Norms of the weighted gradients:  n_k = \|w_k \nabla_W L_k\|
         actual = weights * norms
         # How far behind each task is: its loss over its first loss, relative to the mean task

@@ -39,7 +39,8 @@ def gradvac(beta: float = 0.5) -> aggregation.WeightedAggregator:
     """
     # Turn g_i' towards g_j until their cosine is the usual one, then move the usual one:
     # \cos(g_i', g_j) = \hat\varphi_{ij};  \hat\varphi_{ij} \leftarrow (1-\beta) \hat\varphi_{ij} + \beta c
-    return ByGram(_GradVac(beta, eps=1e-40))  # a guard against 0/0 only; 1e-8 damps the cosines of short gradients
+    # eps guards against 0/0 only, 1e-8 would damp the cosines of short gradients; the ridge keeps cosines below 1
+    return ByGram(_GradVac(beta, eps=1e-40), ridge=16)
 
 
 PAPER, DEFAULTS = "Wang et al. 2021, arXiv 2010.05874", {"beta": (0.5, "TorchJD and LibMTL")}

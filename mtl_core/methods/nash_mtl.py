@@ -6,8 +6,8 @@ from scipy.linalg import lapack
 from torch import Tensor
 from torchjd import aggregation
 
-from mtl_core.linalg import gram
-from mtl_core.methods._gramian import ByGram, OnGram, SolverError, cosine_form
+from mtl_core.linalg import finite_norms
+from mtl_core.methods._gramian import ByGram, OnGram, SolverError, as_weights, cosine_form, unit_gram
 from mtl_core.methods.registry import AGGREGATION, GRAM, Method, register
 
 STATIONARY = 1e-13  # squared length of the shortest convex combination of unit gradients that counts as zero
@@ -41,12 +41,13 @@ class AlphaFairWeighting(OnGram):
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /, product: Tensor | None = None) -> Tensor:
-        weights = super().forward(matrix, product)
+        unit = unit_gram(matrix, product)
+        weights = self.weigh(unit)
         # Without it:  v = \|G\|^{-1/(1+p)} w  has  G v = v^{-p}
         if not self.normalise:
-            size = torch.linalg.norm(gram(matrix)).item()
+            size = (unit.norm() * finite_norms(matrix).square().sum()).item()
             weights *= size ** (-self.alpha / (1 + self.alpha)) if size else 0.0
-        return weights
+        return as_weights(weights, matrix)
 
 
 def alpha_fair_weights(gramian: Tensor, alpha: float) -> Tensor:

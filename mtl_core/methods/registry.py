@@ -106,8 +106,13 @@ def arguments_of(make: Callable) -> dict[str, inspect.Parameter]:
 
 
 def make(name: str, **arguments: Any) -> nn.Module:
-    """A fresh instance of the method, its defaults overridden by `arguments`. ValueError for unknown ones."""
+    """A fresh instance of the method, its defaults overridden by `arguments`.
+
+    ValueError for unknown arguments and for numbers that are not finite.
+    """
     spec = find(name)
+    if bad := [key for key, value in arguments.items() if isinstance(value, float) and not math.isfinite(value)]:
+        raise ValueError(f"options are finite numbers; not so: {', '.join(bad)}")
     known = arguments_of(spec.make)
     for argument in arguments:
         if argument not in known:
@@ -125,8 +130,6 @@ def instance(method: str | nn.Module, spec: Method | None = None, options: Mappi
     ValueError: an option that is not finite, options beside an instance, a feature rotation, an unknown class.
     """
     options = dict(options or {})
-    if bad := [name for name, value in options.items() if isinstance(value, float) and not math.isfinite(value)]:
-        raise ValueError(f"options are finite numbers; not so: {', '.join(bad)}")
     kind: type = type(method)
     if isinstance(method, str):
         spec = find(method)

@@ -45,8 +45,8 @@ class _FeatureRotation(RotatedHeads):
         super().__init__(trunk, heads, rotation_size, **options)
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is one of {', '.join(OBJECTIVES)}; got {objective!r}")
-        if not rotation_rate > 0:
-            raise ValueError(f"rotation_rate is positive, got {rotation_rate}")
+        if not (rotation_rate > 0 and burn_in >= 0):
+            raise ValueError(f"rotation_rate is positive and burn_in at least 0, got {rotation_rate} and {burn_in}")
         self.burn_in, self.normalize_losses, self.objective = burn_in, normalize_losses, objective
         self.rotation_rate = rotation_rate
         self.rotation.skew.requires_grad_(self.rotates)
@@ -244,7 +244,8 @@ class RotoGrad(_FeatureRotation):
     orthogonal_map    see `mtl_core.models.rotations.Rotations`.
     rotation_rate     for `training.fit`: learning rate of the rotations, as a multiple of the network's.
 
-    ValueError: an unknown objective, start or map; a rotation_rate that is not positive; a rotation_size below 1.
+    ValueError: an unknown objective, start or map; a rotation_rate that is not positive; a burn_in below 0; a
+    rotation_size below 1.
     Differs from the released package: the start is the identity unless asked; a loss or gradient that is zero gives
     a defined step, a tiny loss is not divided by at the end of the burn-in, and losses are divided by their
     absolute value; losses are given by task or in a list, not stacked.

@@ -22,7 +22,7 @@ def upgrad() -> aggregation.WeightedAggregator:
     Source: Quinton & Rey 2024, arXiv 2406.16232, equations 4 and 6.
     """
     # J^\top v_k is g_k projected onto the cone  {d : J d \ge 0};  the weights of the tasks are the mean of the v_k
-    return ByGram(aggregation.UPGradWeighting(projector=ExactProjector()))
+    return ByGram(aggregation.UPGradWeighting(projector=ExactProjector()), ridge=16)
 
 
 class ExactProjector(DualConeProjector):

@@ -269,11 +269,10 @@ def _cagrad(method):
 
     With $q(w) = \|g_w\|^2 = a(w-m)^2 + r$ the derivative vanishes where $a(w-m)/\sqrt q = s$ for one number s.
     """
-    weighting = method.weighting.weigh
 
     def update(J, losses):
         mean = J.mean(1)
-        reach = weighting.c * vector_norm(mean, dim=-1)
+        reach = method.c * vector_norm(mean, dim=-1)
         between = J[:, 0] - J[:, 1]
         a = _dot(between, between)
         safe = a.masked_fill(a == 0, 1)
@@ -284,11 +283,10 @@ def _cagrad(method):
         distance = (s**2 * r / (safe * (a - s**2).masked_fill(~inside, 1))).sqrt()
         offset = torch.sign(s) * torch.where(inside, distance, torch.inf)
         worst = _mix(torch.where(a > 0, middle + offset, 0.5).clamp(0, 1), J)
+        worst = torch.where((J == 0).all(-1).any(-1, keepdim=True), J.sum(1), worst)  # a zero gradient takes no part
         length = vector_norm(worst, dim=-1)
-        least = weighting.norm_eps * _dot(J, J).sum(-1).sqrt()
-        moves = (length >= least) & (length > 0)  # else the point is nearly Pareto stationary: no step
-        step = mean + (reach / length.masked_fill(~moves, 1))[:, None] * worst
-        return weighting.factor * torch.where(moves[:, None], step, 0.0)
+        step = mean + (reach / length.masked_fill(length == 0, 1))[:, None] * worst
+        return method.factor * step
 
     return update
 

@@ -114,6 +114,12 @@ def test_unknown_names_and_arguments_give_suggestions():
         methods.make("sam_gs", gama=0.5)
     with pytest.raises(ValueError, match="mgda has no argument 'zzzz'.*takes: "):
         methods.make("mgda", zzzz=0.5)
+    for name in METHODS:
+        for argument in METHODS[name].defaults:
+            with pytest.raises(ValueError, match=f"options are finite numbers; not so: {argument}"):
+                methods.make(name, **{argument: float("nan")})
+    with pytest.raises(ValueError, match="c is a radius, a finite number from 0, got nan"):
+        METHODS["cagrad"].make(float("nan"))
 
 
 def test_make_applies_defaults_and_arguments():

@@ -12,6 +12,7 @@ from mtl_core.methods import CONVENTIONS, METHODS, SolverError
 from mtl_core.methods._gramian import ByGram, unit_gram
 from mtl_core.methods.backward import task_weights
 from mtl_core.methods.moco import onto_simplex
+from mtl_lab.probes.update_comparison import update_of
 
 NAMES = [n for n, spec in METHODS.items() if spec.kind == "gradient aggregation"]
 GRAM = [n for n in NAMES if METHODS[n].needs == ("Gram matrix",)]
@@ -71,6 +72,43 @@ def test_finite_for_all_families_sizes_and_scales(name, kind):
         assert found.shape == (60,) and found.dtype == dtype and torch.isfinite(found).all(), (K, scale)
 
 
+ROWS = {
+    "zero": lambda J: 0 * J,
+    "tiny beside ordinary": lambda J: torch.cat([J[:1] * 1e-44, J[1:]]),
+    "tiny": lambda J: J * 1e-44,
+    "huge beside ordinary": lambda J: torch.cat([J[:1] * 1e36, J[1:]]),
+    "huge": lambda J: J * 1e35,
+    "parallel": lambda J: J[:1] * torch.arange(1.0, len(J) + 1)[:, None],
+    "opposite": lambda J: J[:1] * torch.arange(len(J) // 2 - len(J) + 0.5, len(J) // 2)[:, None],
+    "one column": lambda J: J[:, :1].clone(),
+    "three columns": lambda J: J[:, :3].clone(),
+}
+TOO_LARGE = {"sam_gs": "quadratic", "gradnorm": "expected finite gradients", "fairgrad": "not finite in torch.float32"}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("name", [n for n, spec in METHODS.items() if spec.kind != "feature rotation"])
+def test_float32_gradients_at_the_edge_give_a_result_or_say_why_not(name, kind):
+    """Also a weight that float64 holds and float32 does not, and cosines that rounding brings above 1."""
+    for K in (2, 10, 40):
+        J = ROWS[kind](torch.randn(K, 60, generator=torch.Generator().manual_seed(K))).clamp(-3e38, 3e38)
+        torch.manual_seed(0)
+        method = method_of(name, K)
+        try:
+            for _ in range(6):
+                found = update_of(method, METHODS[name], J)
+                assert found.isfinite().all(), K
+        except ArithmeticError as error:
+            assert TOO_LARGE[name] in str(error) and kind in ("huge", "huge beside ordinary"), K
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "broken"])
+def test_no_gradients_at_all_are_refused(name):
+    if name != "graddrop":  # an empty sum
+        with pytest.raises(ValueError, match="expected the gradients of one task or more, got none"):
+            fresh(name, 1)(torch.zeros(0, 5))
+
+
 # --- symmetries
 
 
@@ -80,8 +118,7 @@ def test_the_order_of_tasks_does_not_matter(name, kind):
     J = family(kind, 5)
     order = torch.tensor([3, 0, 4, 2, 1])
     one, other = update(name, J, 3), update(name, J[order], 3)
-    # Clarabel stops at a relative accuracy of its own; Frank-Wolfe stops on the way
-    tolerance = {"cagrad": 1e-3, "mgda": 0.2}.get(name, 1e-8)
+    tolerance = 0.2 if name == "mgda" else 1e-8  # Frank-Wolfe stops on the way
     assert (one - other).norm() <= tolerance * one.norm()
 
 
@@ -91,10 +128,10 @@ def test_a_rotation_of_parameter_space_turns_the_update(name):
     J = family("conflicting", 4)
     turn, _ = torch.linalg.qr(torch.randn(60, 60, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     one, other = update(name, J, 2) @ turn, update(name, J @ turn, 2)
-    assert (one - other).norm() <= (1e-3 if name == "cagrad" else 1e-8) * one.norm()
+    assert (one - other).norm() <= 1e-8 * one.norm()
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e-4, 1e4, 1e12, 1e30])
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("sam_gs", "moco")])
 def test_linear_in_the_common_scale_in_float32_too(name, scale):
     """A method must not stop moving because gradients are small (graddrop draws the same numbers)."""
@@ -113,9 +150,9 @@ def test_float32_gradients_whose_squares_overflow_or_vanish(name, scale):
     assert torch.isfinite(other).all() and (one - other).norm() <= 1e-2 * one.norm()
 
 
-def test_moco_says_that_its_step_overflowed():
-    with pytest.raises(NonFiniteGradientError, match="MoCo's step is quadratic .* norm is 3.9e\\+19"):
-        update("moco", torch.ones(2, 60) * 1e19)
+def test_a_gradient_whose_norm_float64_cannot_hold_is_no_gradient():
+    with pytest.raises(NonFiniteGradientError, match="expected finite gradients, got NaN or infinity for task 0, 1"):
+        update("moco", torch.ones(2, 60, dtype=torch.float64) * 1e155)
 
 
 @pytest.mark.parametrize("name", ["nash_mtl", "imtl_g", "imtl_g_features", "norm_equalised"])
@@ -179,8 +216,7 @@ def test_no_task_is_harmed_by_any_matrix(matrix, scale):
 def test_any_matrix_gives_a_result(matrix):
     J = torch.tensor(matrix, dtype=torch.float64)
     for name in NAMES:
-        if name != "cagrad":  # 10 ms a call
-            assert torch.isfinite(update(name, J, 2)).all(), name
+        assert torch.isfinite(update(name, J, 2)).all(), name
 
 
 def test_equal_projections_equal_gains_and_equal_singular_values():

@@ -25,12 +25,22 @@ def test_facts_are_those_of_the_registry(name):
 
 
 def test_suppliers():
-    ours = {"norm_equalised", "mgda_ub", "imtl_g", "imtl_g_features", "nash_mtl", "fairgrad", "moco", "db_mtl"}
+    ours = {
+        "norm_equalised",
+        "mgda_ub",
+        "cagrad",
+        "imtl_g",
+        "imtl_g_features",
+        "nash_mtl",
+        "fairgrad",
+        "moco",
+        "db_mtl",
+    }
     assert {n for n in AGGREGATIONS if method_card.library_class(n) is None} == ours | {"sam_gs", "broken"}
     assert method_card.library_class("pcgrad") is aggregation.PCGradWeighting
     assert method_card.library_class("aligned_mtl").__name__ == "AlignedMTLWeighting"
     version = importlib.metadata.version("torchjd")
-    for text in (method_card.facts("cagrad").data, method_card.library_code(aggregation.PCGradWeighting.forward).data):
+    for text in (method_card.facts("mgda").data, method_card.library_code(aggregation.PCGradWeighting.forward).data):
         assert f"TorchJD {version}" in text and f"/v{version}/src/torchjd/aggregation/_" in text
     assert method_card.library_code(aggregation.PCGradWeighting.forward).data.startswith("```python\ndef forward(")
 
