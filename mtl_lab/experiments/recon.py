@@ -13,7 +13,7 @@ RECON = {
     "tiny": {
         "problem_options": {"profile": "tiny", "train": 1280},
         "model_options": {"width": 8},
-        "schedule": {"epochs": 3, "batch_size": 64, "learning_rate": 0.05, "decay": "cosine"},
+        "schedule": {"epochs": 2, "batch_size": 64, "learning_rate": 0.05, "decay": "cosine"},
     },
     "small": {
         "problem_options": {"profile": "small"},

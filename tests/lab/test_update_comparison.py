@@ -10,6 +10,7 @@ from torch import nn
 from mtl_core import methods
 from mtl_core.gradients import task_gradients
 from mtl_core.methods import METHODS, Convention, Method
+from mtl_lab.landscapes.descent import trajectories
 from mtl_lab.landscapes.problems import LANDSCAPES
 from mtl_lab.probes.update_comparison import IDENTITIES, Updates, arguments, compare, paths
 
@@ -191,6 +192,15 @@ def test_on_a_landscape_the_features_are_the_parameters():
     distances = {(a, b): paths_of[a].points - paths_of[b].points for a, b in combinations(paths_of, 2)}
     same = {pair for pair, distance in distances.items() if distance.abs().max() < 1e-9}
     assert same == listed("vector", "two tasks", "anywhere", "features are the parameters")
+
+
+def test_a_method_that_cannot_descend_leaves_the_others_their_paths():
+    landscape, run = LANDSCAPES["samgs_1"], {"steps": 3, "optimizer": "sgd", "learning_rate": 0.01}
+    paths_of, reasons = paths(landscape, [(3.0, -8.0)], ["equal", "log_sum", "mgda"], **run)
+    assert reasons == {"log_sum": "the sum of logs needs positive losses"} and list(paths_of) == ["equal", "mgda"]
+    for name, path in paths(landscape, [(3.0, -8.0)], ["equal", "mgda"], **run)[0].items():
+        alone = trajectories(landscape, [(3.0, -8.0)], name, **run)
+        assert torch.equal(path.points, alone.points) and torch.equal(path.points, paths_of[name].points)
 
 
 def test_identities_name_methods():
