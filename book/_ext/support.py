@@ -79,12 +79,13 @@ class Support(SphinxDirective):
             shown = nodes.paragraph()
             for mark in found:
                 shown += [nodes.Text(", ")] if len(shown) else []
-                shown += nodes.reference("", mark.test, refuri=f"{repository}/blob/main/{mark.place}")
+                words = mark.test.removeprefix("test_").replace("_", " ")
+                shown += nodes.reference("", words, refuri=f"{repository}/blob/main/{mark.place}")
             cells = nodes.paragraph(text=feature), nodes.paragraph(text=answer(found)), shown
             body += nodes.row("", *(nodes.entry("", cell) for cell in cells))
         group, head = nodes.tgroup(cols=3), nodes.thead()
-        words = ("with", "works?", "the test that shows it")
-        head += nodes.row("", *(nodes.entry("", nodes.paragraph(text=word)) for word in words))
+        titles = ("with", "works?", "the test that shows it")
+        head += nodes.row("", *(nodes.entry("", nodes.paragraph(text=title)) for title in titles))
         group += [*(nodes.colspec(colwidth=width) for width in (35, 35, 30)), head, body]
         return [nodes.table("", group, classes=["support"])]
 
