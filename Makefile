@@ -17,7 +17,8 @@ STAMP := _build/site.stamp
 # What the whole site is made from, beside the executed notebooks: the first file that is newer than the site.
 NEWER = find _config.yml requirements.lock CHANGELOG.md book mtl_core mtl_lab results -newer $(STAMP) -type f \
   -not -path 'book/notebooks/*' -not -path 'book/_drawn/*' -not -path '*/__pycache__/*' -print -quit
-NEWER_PAGE = find book/notebooks -newer $(STAMP) -type f -print -quit
+# Marks on tests make a table of book/support.md, which Sphinx reads again by itself.
+NEWER_PAGE = find book/notebooks tests/core -newer $(STAMP) -type f -not -path '*/__pycache__/*' -print -quit
 
 # One thread a process: two threads that fight over a busy core are many times slower.
 export OMP_NUM_THREADS ?= 1
@@ -45,7 +46,7 @@ book: pages site  ## execute the notebooks at the book's parameters and build th
 pages: setup
 	@$(VENV)/python notebooks/run.py
 
-# Everything anew where a source changed, the changed pages alone where nothing but executed notebooks did.
+# Everything anew where a source changed, the changed pages alone where nothing but executed notebooks or tests did.
 site: setup
 	@mkdir -p _build && touch $(STAMP).new
 	@if test -f $(STAMP) && test -z "$$($(NEWER))"; \
