@@ -16,8 +16,8 @@ CHUNK, NARROW = 1 << 15, 1 << 12
 def gram(matrix: Tensor) -> Tensor:
     """J Jᵀ of (K, D) as (K, K) float64. One float32 product over ten million columns is wrong by 5e-4; this by 2e-7.
 
-    In float64 throughout it would take twice as long, a third of the backward passes of a small network at K = 40; where
-    J is narrow, that costs nothing, and gradients that nearly cancel each other keep their digits.
+    In float64 throughout it would take twice as long, a third of a small network's backward passes at K = 40; where J
+    is narrow, that costs nothing, and gradients that nearly cancel each other keep their digits.
     """
     if matrix.shape[1] <= NARROW:
         return matrix.double() @ matrix.double().T

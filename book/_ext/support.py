@@ -71,20 +71,21 @@ class Support(SphinxDirective):
         listed = self.env.support_listed.setdefault(self.env.docname, set())
         listed |= {*self.content}
         every, body = marks(), nodes.tbody()
-        for file in {mark.place.partition("#")[0] for mark in every}:
-            self.env.note_dependency(str(ROOT / file))
+        for file in (ROOT / "tests" / "core").glob("test_*.py"):
+            self.env.note_dependency(str(file))
         repository = self.config.html_theme_options.get("repository_url", "")
         for feature in self.content:
             found = [mark for mark in every if mark.feature == feature]
             shown = nodes.paragraph()
             for mark in found:
                 shown += [nodes.Text(", ")] if len(shown) else []
-                shown += nodes.reference("", mark.test, refuri=f"{repository}/blob/main/{mark.place}")
+                words = mark.test.removeprefix("test_").replace("_", " ")
+                shown += nodes.reference("", words, refuri=f"{repository}/blob/main/{mark.place}")
             cells = nodes.paragraph(text=feature), nodes.paragraph(text=answer(found)), shown
             body += nodes.row("", *(nodes.entry("", cell) for cell in cells))
         group, head = nodes.tgroup(cols=3), nodes.thead()
-        words = ("with", "works?", "the test that shows it")
-        head += nodes.row("", *(nodes.entry("", nodes.paragraph(text=word)) for word in words))
+        titles = ("with", "works?", "the test that shows it")
+        head += nodes.row("", *(nodes.entry("", nodes.paragraph(text=title)) for title in titles))
         group += [*(nodes.colspec(colwidth=width) for width in (35, 35, 30)), head, body]
         return [nodes.table("", group, classes=["support"])]
 

@@ -34,7 +34,7 @@ def plain_before(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for x, labels in batches:
         outputs = net(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -45,7 +45,7 @@ def plain_after(net, batches):
     balancer = Balancer("sam_gs", net)
     for x, labels in batches:
         outputs = net(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()
@@ -55,7 +55,7 @@ def transformer_before(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for ids, padding, labels in batches:
         outputs = net(ids, padding)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -66,7 +66,7 @@ def transformer_after(net, batches):
     balancer = Balancer("pcgrad", net)
     for ids, padding, labels in batches:
         outputs = net(ids, padding)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()
@@ -98,7 +98,7 @@ def unet_after(net, batches):
 def own_batches_before(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for batch in batches:
-        losses = {task: cross_entropy(net(x)[task], y) for task, (x, y) in batch.items()}
+        losses = {t: cross_entropy(net(x)[t], y) for t, (x, y) in batch.items()}
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -108,7 +108,7 @@ def own_batches_after(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     balancer = Balancer("pcgrad", net)
     for batch in batches:
-        losses = {task: cross_entropy(net(x)[task], y) for task, (x, y) in batch.items()}
+        losses = {t: cross_entropy(net(x)[t], y) for t, (x, y) in batch.items()}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()
@@ -118,7 +118,7 @@ def from_one_batch(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     balancer = Balancer("pcgrad", net)
     for batch in batches:
-        losses = {task: cross_entropy(net(batch["x"])[task], batch[task]) for task in TASKS}
+        losses = {t: cross_entropy(net(batch["x"])[t], batch[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()
@@ -130,7 +130,7 @@ def amp_before(net, batches):
     for x, labels in batches:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs = net(x)
-            losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+            losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         scaler.scale(sum(losses.values())).backward()
         scaler.step(optimizer)
@@ -144,7 +144,7 @@ def amp_after(net, batches):
     for x, labels in batches:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs = net(x)
-            losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+            losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses, scaler=scaler)
         scaler.step(optimizer)
@@ -155,7 +155,7 @@ def accumulation_before(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for n, (x, labels) in enumerate(batches, 1):
         outputs = net(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) / 4 for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) / 4 for t in TASKS}
         sum(losses.values()).backward()
         if n % 4 > 0:
             continue
@@ -168,7 +168,7 @@ def accumulation_after(net, batches):
     balancer = Balancer("pcgrad", net)
     for n, (x, labels) in enumerate(batches, 1):
         outputs = net(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) / 4 for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) / 4 for t in TASKS}
         if n % 4 > 0:
             balancer.accumulate(losses)
             continue
@@ -182,7 +182,7 @@ def processes_before(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for x, labels in batches:
         outputs = replica(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -193,7 +193,7 @@ def processes_after(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for x, labels in batches:
         outputs = net(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()
@@ -204,7 +204,7 @@ def log_before(net, batches, log):
     balancer = Balancer("mgda", net)
     for ids, padding, labels in batches:
         outputs = net(ids, padding)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()
@@ -215,19 +215,19 @@ def log_after(net, batches, log):
     balancer = Balancer("mgda", net)
     for ids, padding, labels in batches:
         outputs = net(ids, padding)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()
-        log({f"weight of {task}": weight for task, weight in balancer.weights.items()})
-        log({f"cosine of {a} and {b}": cosine for (a, b), cosine in balancer.cosines.items()})
+        log({f"weight of {t}": w for t, w in balancer.weights.items()})
+        log({f"cosine of {a}, {b}": c for (a, b), c in balancer.cosines.items()})
 
 
 def rotograd_before(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for x, labels in batches:
         outputs = net(x)
-        losses = [cross_entropy(output, labels[task]) for task, output in zip(TASKS, outputs, strict=True)]
+        losses = [*map(cross_entropy, outputs, labels.values())]
         optimizer.zero_grad()
         sum(losses).backward()
         optimizer.step()
@@ -238,7 +238,7 @@ def rotograd_after(net, batches):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for x, labels in batches:
         outputs = net(x)
-        losses = [cross_entropy(output, labels[task]) for task, output in zip(TASKS, outputs, strict=True)]
+        losses = [*map(cross_entropy, outputs, labels.values())]
         optimizer.zero_grad()
         net.backward(losses)
         optimizer.step()
@@ -250,7 +250,7 @@ def recon_before(build, batches, train):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     for x, labels in batches:
         outputs = net(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -263,7 +263,7 @@ def recon_after(build, batches, train):
     scores = ConflictScores(recon.candidate_layers(net)).attach(balancer)
     for x, labels in batches:
         outputs = net(x)
-        losses = {task: cross_entropy(outputs[task], labels[task]) for task in TASKS}
+        losses = {t: cross_entropy(outputs[t], labels[t]) for t in TASKS}
         optimizer.zero_grad()
         balancer.backward(losses)
         optimizer.step()

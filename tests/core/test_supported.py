@@ -93,7 +93,7 @@ def test_the_optimizers_are_yours():
     assert all(not torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
 
 
-@pytest.mark.supports("hooks on tensors", "yes", "they fire once for each task")
+@pytest.mark.supports("hooks on tensors", "yes", "each fires once for each task")
 def test_hooks_of_tensors_fire_for_each_task():
     net, (x, ys), fired = Net(), batch(), []
     net.trunk.register_forward_hook(lambda module, given, z: z.register_hook(lambda g: fired.append(1)) and None)

@@ -45,7 +45,7 @@ def test_a_log_has_weights_and_cosines():
     CASES["log"].run(CASES["log"].after, 2, entries.append)
     assert [sorted(entry) for entry in entries[:2]] == [
         ["weight of first", "weight of largest", "weight of sum"],
-        ["cosine of first and largest", "cosine of sum and first", "cosine of sum and largest"],
+        ["cosine of first, largest", "cosine of sum, first", "cosine of sum, largest"],
     ]
 
 
@@ -68,6 +68,11 @@ def after_it():
     c = 3
     b = 4
     return a + b + c
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_lines_fit_the_page(case):
+    assert max(map(len, case.difference())) <= 79
 
 
 def test_lines_are_counted():
