@@ -14,7 +14,6 @@ from mtl_core._names import did_you_mean
 from mtl_core.data import DataError
 from mtl_lab import experiments, files, records
 from mtl_lab.experiments import test_set_bootstrap
-from mtl_lab.protocol.table import SEEDS
 from mtl_lab.runs.store import Store
 
 PROFILES = ("tiny", "small", "paper")
@@ -167,10 +166,13 @@ def _complete(experiment, profile, seeds, workers, rows) -> str:
             known("row", name, [r.name for r in table.rows])
         return completion.complete_table(table, seeds, workers, rows=rows)
     if experiment in experiments.STUDIES:
-        return experiments.STUDIES[experiment](profile)
-    grid = experiments.GRIDS[experiment]
-    planned = grid.seeds if grid.seeds > 1 else len(SEEDS)  # one seed is for a page, not for reference results
-    return completion.complete_grid(experiment, grid(profile=profile, seeds=seeds or planned), workers)
+        try:
+            return experiments.STUDIES[experiment](profile)
+        except KeyError as error:
+            if error.args != (profile,):
+                raise
+            stop(f"{experiment} has no profile {profile!r}")
+    return completion.complete_grid(experiment, completion.planned_grid(experiment, profile, seeds), workers)
 
 
 @app.command()

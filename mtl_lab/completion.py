@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mtl_lab import records
-from mtl_lab.experiments.registry import Grid
+from mtl_lab.experiments.registry import GRIDS, Grid
 from mtl_lab.protocol import committed
 from mtl_lab.protocol.evaluation import evaluate
 from mtl_lab.protocol.search import search
-from mtl_lab.protocol.table import Table
+from mtl_lab.protocol.table import SEEDS, Table
 from mtl_lab.runs import grid
 from mtl_lab.runs.run import Run
 
@@ -54,6 +54,12 @@ def complete_table(
         return f"{reason} Widen its range for all rows, remove search.json and search again."
     count = evaluate(table, seeds, workers, root, rows)
     return f"{len(committed.load(table, root))} records, {count} trained now."
+
+
+def planned_grid(name: str, profile: str, seeds: int | None = None) -> Grid:
+    """The plan of a grid's reference results: with its own number of seeds, or ten where that is one, as for a page."""
+    grid = GRIDS[name]
+    return grid(profile=profile, seeds=seeds or (grid.seeds if grid.seeds > 1 else len(SEEDS)))
 
 
 def missing_of_grid(plan: Grid, recorded: Sequence[Mapping]) -> dict[str, tuple[str, Run]]:

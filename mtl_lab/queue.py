@@ -17,7 +17,7 @@ Entry = tuple[str, str]  # experiment, profile
 
 def kept(file: Path) -> list[str]:
     """The entries in the file of a queue, as EXPERIMENT:PROFILE."""
-    return file.read_text(encoding="utf-8").split() if file.exists() else []
+    return file.read_text(encoding="utf-8", errors="replace").split() if file.exists() else []
 
 
 def lacks(experiment: str, profile: str, root: Path = records.ROOT) -> list[tuple[str, float]] | None:
@@ -25,7 +25,7 @@ def lacks(experiment: str, profile: str, root: Path = records.ROOT) -> list[tupl
     if experiment in experiments.STUDIES:
         return None
     if experiment in experiments.GRIDS:
-        plan = experiments.GRIDS[experiment](profile=profile)
+        plan = completion.planned_grid(experiment, profile)
         recorded = records.load(experiment, profile, root)
         return [(row, 1.0) for row, _ in completion.missing_of_grid(plan, recorded).values()]
     table = experiments.TABLES[experiment](profile)
@@ -57,10 +57,10 @@ def progress(entries: Iterable[Entry], workers: int, root: Path = records.ROOT) 
         time = hours(experiment, profile, lacking, workers, root) if lacking else 0.0
         runs, total = runs + len(lacking or ()), total + (time or 0.0)
         open_ended |= lacking is None or time is None
-        words = "a study: it computes what it lacks" if lacking is None else f"{len(lacking)} runs are missing"
+        words = "a study: it computes what it lacks" if lacking is None else f"missing runs: {len(lacking)}"
         about = "" if not lacking else ", time unknown yet" if time is None else f", about {time:.1f} hours"
-        lines.append(f"{experiment}:{profile:8} {words}{about}")
-    return [*lines, f"in all {runs} runs, {'at least' if open_ended else 'about'} {total:.1f} hours"]
+        lines.append(f"{f'{experiment}:{profile}':40} {words}{about}")
+    return [*lines, f"missing runs in all: {runs}, {'at least' if open_ended else 'about'} {total:.1f} hours"]
 
 
 def work(entries: list[Entry], workers: int, complete: Callable[[str, str], str | None], file: Path) -> bool:

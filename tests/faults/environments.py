@@ -21,6 +21,7 @@ COMMANDS = {
     ),
     "results of a seed below 1": functools.partial(lab_main, ["results", "rotation_rates", "--seeds", "-2"]),
     "results of no experiment": functools.partial(lab_main, ["results", "../../etc", "--profile", "tiny"]),
+    "results of no such profile": functools.partial(lab_main, ["results", "sam_gs_landscapes", "--profile", "paper"]),
     "again": functools.partial(lab_main, ["again", "qm9", "--row", "equal"]),
     "again, no such row": functools.partial(lab_main, ["again", "qm9", "--row", "é\x00"]),
     "list of pages": lambda: runner().main(["--list"]),

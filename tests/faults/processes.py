@@ -93,7 +93,7 @@ def queue(random, place):
     finished = len(outcomes(results))
     if finished < 3 and (runs / "queue").exists():
         status, said = in_fork(lambda: complete(results, runs, "queue", "--show"), place)
-        if status or f"{3 - finished} runs are missing" not in said or len(outcomes(results)) != finished:
+        if status or f"missing runs: {3 - finished}" not in said or len(outcomes(results)) != finished:
             raise Failure(f"a queue: exit status {status}, {finished} of 3 are finished, {said}")
     words = () if (runs / "queue").exists() else ("faulty:tiny",)
     status, said = in_fork(lambda: complete(results, runs, "queue", *words), place)
