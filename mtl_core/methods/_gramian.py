@@ -24,10 +24,10 @@ def unit_gram(matrix: Tensor) -> Tensor:
     if not 1e-200 < product.trace() < 1e200:  # squares may have left float64
         largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
         product = gram(matrix / torch.where(largest > 0, largest, 1))
+    check_finite(product.diagonal())
     # No weight that J's dtype can hold lengthens a gradient that is this short beside the others
     kept = product.diagonal() >= max(1e-290, torch.finfo(matrix.dtype).tiny ** 2 * product.trace().item())
     product = torch.where(kept[:, None] & kept, product, 0)
-    check_finite(product.diagonal())
     trace = product.trace()
     return (product / torch.where(trace > 0, trace, 1)).cpu()
 
