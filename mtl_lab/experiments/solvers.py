@@ -65,7 +65,7 @@ def solvers() -> list[tuple]:
         ("Nash-MTL", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, 1.0), lambda G, w: bargain(G, w, 1.0)),
         ("FairGrad", "Newton", "mtl_core", lambda G: alpha_fair_weights(G, ALPHA), bargain),
         ("FairGrad", "least squares", "torchjd", aggregation.FairGradWeighting(ALPHA), bargain_as_printed),
-        ("CAGrad", "Newton, non-negative least squares", "mtl_core", methods.make("cagrad").weighting.weigh, cagrad),
+        ("CAGrad", "root of least squares", "mtl_core", methods.make("cagrad").weighting.weigh, cagrad),
         ("CAGrad", "Clarabel", "torchjd", aggregation.CAGradWeighting(0.4), cagrad),
         ("UPGrad", "non-negative least squares, once a task", "mtl_core", projected, projections),
     ]
