@@ -14,6 +14,10 @@ def random_state(device: str | torch.device) -> dict:
     return state
 
 
+def same_state(one: dict | None, other: dict) -> bool:
+    return one is not None and all(torch.equal(one[name].cpu(), state.cpu()) for name, state in other.items())
+
+
 def set_random_state(state: dict, device: str | torch.device) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.device(device).type == "cuda":

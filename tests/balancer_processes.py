@@ -79,6 +79,10 @@ def main(folder):
         for i, (a, b) in enumerate(zip(train(name, PARTS[rank], True), want[name], strict=True)):
             if not torch.allclose(a, b, rtol=1e-6, atol=1e-6 * b.abs().max().item()):
                 bad.append(f"{name}, step {i}: {(a - b).abs().max():.1e} of {b.abs().max():.1e}")
+        drawn = [torch.empty(1) for _ in range(2)]
+        distributed.all_gather(drawn, torch.rand(1))
+        if not torch.equal(*drawn):  # they were seeded alike
+            bad.append(f"{name}: behind its steps the processes' random states are not alike")
     assert not bad, bad
 
     net = build()

@@ -33,7 +33,8 @@ class Balancer(Rule):
     shared      the parameters that J is about: names, layers, parameters or modules. None: those that two or more
                 tasks have ever reached. All others get the plain sum of their tasks' gradients, weighted where the
                 convention weights heads, and under a loss weighting.
-    ignore      what losses may reach and the balancer leaves alone; given as `shared` is.
+    ignore      what losses may reach and the balancer leaves alone; given as `shared` is. `torch.Tensor` in it is every
+                leaf that is no nn.Parameter, such as inputs that require grad.
     convention  name in `methods.CONVENTIONS` or a `Convention`: scale, clip, heads. Scale and clip apply to the
                 method's update, never to what `.grad` held before.
     every       weights are computed in each n-th step; between, the last ones are used, and the shared part is walked

@@ -44,12 +44,19 @@ class Layout:
 
     def known(self, leaves: Mapping[Tensor, int]) -> dict[int, int]:
         """Number of a parameter -> bits, in order, without what is ignored. ValueError for what was not given."""
-        if strangers := [leaf for leaf in leaves if leaf not in self.index and leaf not in self.ignored]:
+        kinds = nn.Parameter if Tensor in self.ignored else Tensor
+        strangers = [p for p in leaves if p not in self.index and p not in self.ignored and isinstance(p, kinds)]
+        if strangers:
             names = dict(zip(strangers, _inputs.names_in_process(strangers), strict=True))
             ignored = tuple(f"{item}." for item in self.ignored if isinstance(item, str))
             self.ignored |= {leaf for leaf, name in names.items() if f"{name}.".startswith(ignored)}
             if unknown := ", ".join([name for leaf, name in names.items() if leaf not in self.ignored][:6]):
-                raise ValueError(f"the losses reach {unknown}: give the module that holds all, or name it in ignore=")
+                more = (
+                    ""
+                    if isinstance(strangers[0], nn.Parameter)
+                    else "; inputs that require grad: ignore=[torch.Tensor]"
+                )
+                raise ValueError(f"the losses reach {unknown}: give the module that holds all, or ignore= it{more}")
         return {i: leaves[p] for p, i in self.index.items() if p in leaves and p not in self.ignored}
 
     def lay_out(self, trained: Iterable[int]) -> dict[int, slice] | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from mtl_core import _inputs
 from mtl_core.balancer.layout import Layout
 from mtl_core.gradients import add, gradients, reached, vector, views, write
-from mtl_core.random_state import random_state
+from mtl_core.random_state import random_state, same_state
 
 
 class Step:
@@ -19,7 +19,7 @@ class Step:
     losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined.
     shares  where there are several processes: task -> this one's share of its examples.
     scale   of a scaler: the backward passes start from it, and their gradients are divided by it.
-    random  where there are several processes: the random state that the method draws from in this one.
+    random  of the first of several processes: the random state that the method draws from, if this one's is another.
     now     numbers of the parameters that the losses reach; alone: task -> those that are no columns of J.
     moved   where the columns of J were before, if they are others now.
     flat    what goes to `.grad`: the update of the columns, then the sums of gradients of what is no column of J.
@@ -58,7 +58,7 @@ class Step:
                 layout.reached[i] |= 1 << number[name]
         self.moved = layout.lay_out(trained) if self.walked else None
         self.layout, self.columns = layout, layout.columns
-        self.random = random if several and torch.distributed.get_rank() else None
+        self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
         self.losses = [(number[name], loss) for name, loss in given.items()]
         self.tasks = sorted(number[name] for name in values)
         in_order = [values[layout.tasks[k]] for k in self.tasks]

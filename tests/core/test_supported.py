@@ -35,11 +35,15 @@ def test_a_device_gives_what_the_cpu_gives(name, device):
 
 
 @pytest.mark.supports(
-    "a gradient penalty inside a loss (double backward)", "yes", "the input that requires grad goes into ignore="
+    "a gradient penalty inside a loss (double backward)",
+    "yes",
+    "for the input that requires grad: ignore=[torch.Tensor]",
 )
 def test_a_loss_that_holds_a_gradient():
     net, (x, _) = Net(), batch()
     x.requires_grad_()
+    with pytest.raises(ValueError, match=r"inputs that require grad: ignore=\[torch.Tensor\]"):
+        Balancer("equal", net).backward([out.sum() for out in net(x)[1]])
 
     def losses():
         outputs = net(x)[1]
@@ -47,7 +51,7 @@ def test_a_loss_that_holds_a_gradient():
         return [(slope.norm(dim=1) - 1).pow(2).mean(), outputs[1].pow(2).mean()]
 
     want = joint(net, losses())
-    balancer = Balancer("equal", net, ignore=[x])
+    balancer = Balancer("equal", net, ignore=[torch.Tensor])
     balancer.observers.append(lambda gradients: None)  # so that J is computed
     balancer.backward(losses())
     assert same(gradients_of(net), want)
