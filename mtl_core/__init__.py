@@ -3,14 +3,8 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-PUBLIC = {
-    "Balancer": "balancer",
-    "ConflictScores": "conflict",
-    "METHODS": "methods",
-    "RotoGrad": "methods",
-    "Task": "tasks",
-    "fit": "training",
-}
+PUBLIC = {"Balancer": "balancer", "ConflictScores": "conflict", "METHODS": "methods", "RotoGrad": "methods"}
+PUBLIC |= {"Task": "tasks", "fit": "training"}
 
 
 def __getattr__(name: str):

@@ -28,7 +28,7 @@ def delta_m(values, baseline, higher_is_better, groups=None) -> float:
         raise ValueError(f"a relative change needs a positive baseline, got {bad}")
     with np.errstate(over="ignore"):
         change = np.where(_directions(higher_is_better, names), 1.0, -1.0) * (M - S) / S
-    _finite(change, "relative changes", least=1)
+    _in_order(change, [*range(len(change))], "relative changes")
     if groups is None:
         return 100 * float(change.mean())
     tasks = _task_of(groups, names)
@@ -61,15 +61,9 @@ def _in_order(values, names, what):
     if set(given) != set(names):
         missing, extra = [n for n in names if n not in given], [n for n in given if n not in names]
         raise ValueError(f"{what}: expected the entries {names}, missing {missing}, extra {extra}")
-    return _finite([values[n] for n in names], what, least=1)
-
-
-def _finite(values, what, least):
-    array = np.asarray(values, dtype=float)
-    if array.ndim != 1 or len(array) < least:
-        raise ValueError(f"{what}: expected {least} or more numbers in one dimension, got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{what}: expected finite numbers, got {array[~np.isfinite(array)].tolist()}")
+    array = np.asarray([values[n] for n in names], dtype=float)
+    if array.ndim != 1 or not len(array) or not np.isfinite(array).all():
+        raise ValueError(f"{what}: expected finite numbers, 1 or more in one dimension, got {array.tolist()}")
     return array
 
 

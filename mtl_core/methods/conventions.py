@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+ALLOWED: dict[str, tuple[str, ...]] = {"heads": ("unit", "weighted"), "scale": ("sum", "mean", "K times", "raw")}
+ALLOWED["probe"] = ("frozen", "training", "evaluation")
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -43,11 +45,7 @@ class Convention:
     exceptions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("heads", ("unit", "weighted")),
-            ("scale", ("sum", "mean", "K times", "raw")),
-            ("probe", ("frozen", "training", "evaluation")),
-        ):
+        for name, allowed in ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if self.clip is not None and not self.clip > 0:

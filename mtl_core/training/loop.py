@@ -64,7 +64,7 @@ def evaluate(model: nn.Module, tasks: Sequence[Task], split, batch_size: int = 5
 
 def fit(
     model, problem, method="equal", schedule=Schedule(epochs=1), *, spec=None, method_options=None, convention="plain",  # noqa: B008
-    seed=0, observers=(), start=None, after_epoch=None, device="cpu", precision="float32",
+    seed=0, observers=(), start=None, after_epoch=None, device="cpu",
 ) -> History:  # fmt: skip
     """Train `model` in place; the History of it.
 
@@ -79,7 +79,6 @@ def fit(
                  that a run needs to go on, which torch.save writes and torch.load(…, weights_only=True) reads.
     start        such a state: training goes on from there and ends bit for bit where the undisturbed run ends (same
                  machine, same versions; on a GPU as far as its kernels are deterministic).
-    precision    "bfloat16": forward passes of training run under torch.autocast; evaluation does not.
 
     Started by `torchrun`, each process trains on its part of every batch (`distributed`), on a device of its own.
     Gradients, losses or validation metrics that are not finite end the run: History.diverged says where.
@@ -90,8 +89,6 @@ def fit(
     elif spec is None or spec.kind != methods.ROTATION:
         spec, method = methods.instance(method, spec, options)
     convention = methods.named(convention)
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is 'float32' or 'bfloat16', got {precision!r}")
     if isinstance(problem.train, Split) and len(problem.train) < schedule.batch_size:
         raise ValueError(f"a batch of {schedule.batch_size} needs as many examples; there are {len(problem.train)}")
     gpus = [torch.device(device)] if torch.device(device).type == "cuda" else []
@@ -100,18 +97,18 @@ def fit(
         model = model.to(device)
         if isinstance(method, str):  # a feature rotation: its start may be drawn
             method = methods.make(method, **options)
-        loop = _Loop(model, problem, spec, method.to(device), schedule, convention, seed, observers, device, precision)
+        loop = _Loop(model, problem, spec, method.to(device), schedule, convention, seed, observers, device)
         return loop.run(start, after_epoch)
 
 
 class _Loop:
     """What is being trained, and its way to and from a checkpoint."""
 
-    def __init__(self, model, problem, spec, method, schedule, convention, seed, observers, device, precision):
+    def __init__(self, model, problem, spec, method, schedule, convention, seed, observers, device):
         if getattr(model, "rotations", None) is not None:
             raise ValueError("the model has rotations of an earlier fit: train a fresh model")
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
-        self.problem, self.device, self.precision = problem, torch.device(device), precision
+        self.problem, self.device = problem, torch.device(device)
         self.train, self.validation = (
             x.to(device) if isinstance(x, Split) else x for x in (problem.train, problem.validation)
         )
@@ -196,17 +193,15 @@ class _Loop:
         return door.losses, add_up(labels) if started() > 1 else labels
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Any]:
-        """Task -> loss of a batch, at least in float32; and the features, where all tasks share them."""
+        """Task -> loss of a batch; and the features, where all tasks share them."""
         losses, features, model = dict[str, Tensor](), None, self.model
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            for inputs, targets in batch:
-                rotates = not isinstance(self.door, Balancer) and torch.is_grad_enabled()
-                features = None if rotates else model.features(inputs)
-                outputs = self.door(inputs) if rotates else model.outputs(features)
-                for task, output in zip(self.problem.tasks, outputs, strict=True):
-                    if task.name in targets:
-                        output = output.float() if output.dtype == torch.bfloat16 else output
-                        losses[task.name] = task.loss(output, targets[task.name])
+        rotates = not isinstance(self.door, Balancer) and torch.is_grad_enabled()
+        for inputs, targets in batch:
+            features = None if rotates else model.features(inputs)
+            outputs = self.door(inputs) if rotates else model.outputs(features)
+            for task, output in zip(self.problem.tasks, outputs, strict=True):
+                if task.name in targets:
+                    losses[task.name] = task.loss(output, targets[task.name])
         return losses, features if len(batch) == 1 else None
 
     @torch.no_grad()
@@ -224,29 +219,22 @@ class _Loop:
         self.model.train()
         return losses
 
+    def parts(self) -> dict[str, Any]:
+        """What has a state_dict."""
+        found = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "method": self.method}
+        return found | {f"observer {n}": observer for n, observer in enumerate(self.observers)}
+
     def state(self) -> dict:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "method": self.method.state_dict(),
-            "order": self.order.get_state(),
-            "random": random_state(self.device),
-            "last": self.last,
-            "observers": [observer.state_dict() for observer in self.observers],
-            "history": asdict(self.history),
-        }
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        state |= {"order": self.order.get_state(), "random": random_state(self.device), "last": self.last}
+        return state | {"history": asdict(self.history)}
 
     def load(self, state: Mapping) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
         for moments in self.optimizer.state.values():
             if "step" in moments:  # Adam counts on the host: on a GPU each parameter would wait for its count
                 moments["step"] = moments["step"].cpu()
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.method.load_state_dict(state["method"])
         self.order.set_state(state["order"].cpu())
         set_random_state(state["random"], self.device)
-        for observer, saved in zip(self.observers, state["observers"], strict=True):
-            observer.load_state_dict(saved)
         self.last, self.history = state["last"], History(**state["history"])
