@@ -28,6 +28,18 @@ class NonFiniteGradientError(FloatingPointError):
     """A loss or a gradient holds NaN or infinity; the message names the tasks and layers."""
 
 
+def all_finite(parts: Mapping[str, Tensor], refuse: bool = True) -> bool:
+    """Whether no part holds NaN or infinity; with `refuse`, NonFiniteGradientError with the names of those that do."""
+    bad = [name for name, part in parts.items() if not part.isfinite().all()]
+    if bad and refuse:
+        more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
+        raise NonFiniteGradientError(
+            f"expected finite losses and gradients; NaN or infinity in {'; '.join(bad[:6])}{more}. Lower the learning "
+            "rate, clip the gradients, or look at that task's inputs"
+        )
+    return not bad
+
+
 @dataclass
 class TaskGradients:
     """J of one step, for observers. It is valid until the next step.

@@ -24,11 +24,3 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     metrics: Mapping[str, Callable] = field(default_factory=dict)
     labels: Callable[[Tensor], int | Tensor] = len
-
-    def higher_is_better(self) -> dict[str, bool]:
-        """Direction of each metric. ValueError where a metric does not state one."""
-        directions = {name: make().higher_is_better for name, make in self.metrics.items()}
-        for name, direction in directions.items():
-            if direction is None:
-                raise ValueError(f"metric {name!r} of task {self.name!r} does not state higher_is_better")
-        return directions

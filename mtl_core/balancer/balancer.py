@@ -19,7 +19,7 @@ from mtl_core.balancer.layout import Layout
 from mtl_core.balancer.rule import Rule
 from mtl_core.balancer.step import Step
 from mtl_core.conflict import cosines
-from mtl_core.gradients import NonFiniteGradientError, TaskGradients, add, explained, layer_of, reached, views, write
+from mtl_core.gradients import TaskGradients, add, all_finite, explained, layer_of, reached, views, write
 from mtl_core.linalg import gram
 from mtl_core.methods._gramian import ByGram
 from mtl_core.methods.task_state import move_columns, selected
@@ -309,27 +309,17 @@ class Balancer(Rule):
         sizes = numbers[K:-1] if product is None else product.diagonal()
         if numbers.isfinite().all():
             return True, product, sizes
-        names = {f"the loss of {self.tasks[k]!r}": loss for k, loss in zip(step.tasks, step.values, strict=True)}
+        parts_of = {f"the loss of {self.tasks[k]!r}": loss for k, loss in zip(step.tasks, step.values, strict=True)}
         whole = read is not None and read.data_ptr() == step.columns.matrix.data_ptr()
         for where, view in (step.columns.layers(read) if whole else {f"the {self.spec.level}": read}).items():  # type: ignore
             for k, g in zip(step.tasks, view, strict=True) if view is not None else ():
-                names[f"the gradient of {self.tasks[k]!r} at {where}"] = g
-        for i, n in [*self._layout.slot.items()][len(self._layout.at) :] if step.places else ():
-            owner = self._layout.owner(i)
-            whose = "the tasks" if owner is None else repr(self.tasks[owner])
-            names[f"the gradient of {whose} at {self._layout.names[i]}"] = step.places[n]
-        for (k, i), g in step.apart.items():
-            names[f"the gradient of {self.tasks[k]!r} at {self._layout.names[i]}"] = g
-        bad = [name for name, part in names.items() if not part.isfinite().all()]
-        if not bad:  # numbers whose sum or square is beyond the range
-            return True, None, torch.zeros_like(sizes)
-        if step.scale is not None:
-            return False, None, sizes
-        more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
-        raise NonFiniteGradientError(
-            f"expected finite losses and gradients; NaN or infinity in {'; '.join(bad[:6])}{more}. Lower the learning "
-            "rate, clip the gradients, or look at that task's inputs"
-        )
+                parts_of[f"the gradient of {self.tasks[k]!r} at {where}"] = g
+        mine: list = [(self._layout.owner(i), i, step.places[n]) for i, n in self._layout.slot.items() if step.places]
+        for k, i, g in [*mine[len(self._layout.at) :], *((k, i, g) for (k, i), g in step.apart.items())]:
+            whose = "the tasks" if k is None else repr(self.tasks[k])
+            parts_of[f"the gradient of {whose} at {self._layout.names[i]}"] = g
+        finite = all_finite(parts_of, refuse=step.scale is None)
+        return finite, None, torch.zeros_like(sizes)  # else numbers whose sum or square is beyond the range
 
     def _deliver(self, step: Step, weights, joint: float | None, update: Tensor, factor: float, finite: bool) -> None:
         """Scale and clip the update, weigh own gradients, add both to `.grad`.

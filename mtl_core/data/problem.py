@@ -68,6 +68,15 @@ class Problem:
             raise ValueError("source must say whether the data are synthetic")
 
 
+def higher_is_better(task: Task) -> dict[str, bool]:
+    """Direction of each metric of a task. ValueError where a metric does not state one."""
+    directions = {name: make().higher_is_better for name, make in task.metrics.items()}
+    for name, direction in directions.items():
+        if direction is None:
+            raise ValueError(f"metric {name!r} of task {task.name!r} does not state higher_is_better")
+    return directions
+
+
 def classification(name: str, classes: int) -> Task:
     """A classification task: cross-entropy, accuracy in percent of the examples."""
     accuracy = {"accuracy": lambda: _Scaled(_accuracy(classes), 100)}  # in percent

@@ -61,20 +61,11 @@ class Method:
         weighting = self.kind == WEIGHTING
         object.__setattr__(self, "level", self.level or ("losses" if weighting else "parameters"))
         object.__setattr__(self, "needs", self.needs or ("losses" if weighting else "gradients",))
-        for name, allowed in (("kind", KINDS), ("level", LEVELS)):
+        for name, allowed in (("kind", KINDS), ("level", LEVELS), ("native_scale", get_args(Scale))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if unknown := set(self.needs) - set(NEEDS):
             raise ValueError(f"needs holds some of {', '.join(NEEDS)}; got {', '.join(sorted(unknown))}")
-        if self.native_scale not in get_args(Scale):
-            raise ValueError(f"native_scale is 'sum' or 'mean', got {self.native_scale!r}")
-
-    def extra_passes(self, tasks: int) -> dict[str, int]:
-        """What a step costs beside that of the plain sum: passes through the whole trunk, forward and backward."""
-        return {
-            "forward": int("losses after the step" in self.needs),
-            "backward": tasks - 1 if self.level == "parameters" else 0,
-        }
 
 
 METHODS: dict[str, Method] = {}

@@ -11,7 +11,6 @@ and R_k descends $-\langle R_k^\top \tilde G_k, V\rangle$, $V = \frac1K \sum_k U
 gradients are constants. Each head gets the plain gradient of its own loss. One trunk backward pass per step.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import _inputs
-from mtl_core.gradients import Columns, NonFiniteGradientError, TaskGradients, gradients, vector, views, write
+from mtl_core.gradients import Columns, TaskGradients, all_finite, gradients, vector, views, write
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import ROTATION, Method, register
 from mtl_core.models.rotations import RotatedHeads
@@ -98,7 +97,7 @@ class _FeatureRotation(RotatedHeads):
         scale = scaler.scale(torch.ones_like(self.initial_norms[0])) if on else torch.ones_like(self.initial_norms[0])
         try:
             parameters, flat = self._gradients(given, counts or {}, *forward, scale)
-        except (NonFiniteGradientError, ValueError) as error:
+        except (ArithmeticError, ValueError) as error:
             for buffer, value in zip(self.buffers(recurse=False), before, strict=True):
                 buffer.copy_(value)
             if not on or isinstance(error, ValueError):
@@ -146,8 +145,7 @@ class _FeatureRotation(RotatedHeads):
         reached = [(p, g) for p, g in pairs if g is not None]
         flat = torch.cat([(g / scale).to(R).flatten() for _, g in reached])
         flat = _inputs.add_up(flat) if several else flat
-        if not flat.isfinite().all():
-            raise NonFiniteGradientError("a gradient of the trunk or of a head is NaN or infinite: lower the rates")
+        all_finite({"a gradient of the trunk or of a head": flat})
         # The trunk's gradient under the convention:  s g \min(1, c / \|s g\|)
         factor = self.convention.factor("sum", K)
         norm = factor * torch.linalg.vector_norm(flat[:size]).item() if self.convention.clip else 0.0
@@ -187,7 +185,12 @@ class _FeatureRotation(RotatedHeads):
         *squared, batch = _inputs.add_up(sums) if several else sums
         norms = torch.stack(squared).sqrt()
         norms, total_norm, weighted_norm = norms[:K], norms[K], norms[K + 1]
-        _check_finite(seen, norms)
+        named = (
+            {"the loss of": seen, "the gradient at the features of": norms}
+            if not (seen + norms).sum().isfinite()
+            else {}
+        )
+        all_finite({f"{what} task {k}": x for what, values in named.items() for k, x in enumerate(values)})
         # The common direction, (N, d):  V = \frac1K \sum_k G_k / \|G_k\|
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
         V = torch.tensordot(inverse.to(back), back, 1) / K
@@ -325,17 +328,6 @@ def magnitudes(norms: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     ratios = torch.where(initial > 0, norms / initial, 0.0)
     shares = ratios / ratios.sum().clamp_min(torch.finfo(ratios.dtype).tiny)
     return shares, (shares * norms).sum()
-
-
-def _check_finite(losses: Tensor, norms: Tensor) -> None:
-    if torch.isfinite(losses.sum() + norms.sum()):
-        return
-    bad = [f"loss of task {k}" for k, x in enumerate(losses.tolist()) if not math.isfinite(x)]
-    bad += [f"gradient of task {k} at the features" for k, x in enumerate(norms.tolist()) if not math.isfinite(x)]
-    raise NonFiniteGradientError(
-        f"expected finite losses and gradients, got NaN or infinity in: {'; '.join(bad)}. "
-        "Lower the learning rates, or look at the inputs of that task."
-    )
 
 
 PAPER, RATE = "Javaloy & Valera 2022, arXiv 2103.02631", "the paper's text: below the network's, such as half of it"

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -33,12 +35,8 @@ class Schedule:
 
     def make(self, parameters: Iterable) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Optimizer and learning-rate scheduler for `parameters`: tensors, or groups of them as torch takes them."""
-        groups = list(parameters)
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
-        else:
-            optimizer = torch.optim.Adam(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+        kind: Any = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adam": torch.optim.Adam}[self.optimizer]
+        optimizer = kind(list(parameters), lr=self.learning_rate, weight_decay=self.weight_decay)
         if self.decay == "cosine":
             return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
         milestones = [] if isinstance(self.decay, str) else list(self.decay)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtl_core.data.problem import Problem
+from mtl_core.data.problem import Problem, higher_is_better
 from mtl_lab import records
 from mtl_lab.files import write_atomically
 from mtl_lab.protocol import committed, completeness
@@ -81,7 +81,7 @@ def per_example(table: Table, problem: Problem, model, zero) -> torch.Tensor:
     groups = table.groups or [task.name for task in problem.tasks]
     total = torch.zeros(len(problem.test), dtype=torch.float64)
     for k, task in enumerate(problem.tasks):
-        ((metric, higher),) = task.higher_is_better().items()
+        ((metric, higher),) = higher_is_better(task).items()
         base = np.mean([r["final"]["test"][task.name][metric] for r in zero if task.name in r["final"]["test"]])
         share = 100 / base / len(set(groups)) / groups.count(groups[k]) * (1 if higher else -1)
         total += share * (errors(task, outputs[k], problem.test.targets[k]).double() - base)

@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-from mtl_core.methods import FILES, find, make
+from mtl_core.methods import FILES, Method, find, make
 from mtl_lab import ROOT
 from mtl_lab.experiments import solvers
 from mtl_lab.figures.plots import markdown_table
@@ -15,12 +15,20 @@ REPOSITORY = "https://github.com/conflicting-gradients/conflicting-gradients/blo
 LIBRARY = "https://github.com/SimplexLab/TorchJD/blob/v{version}/src/{file}.py"
 
 
+def extra_passes(spec: Method, tasks: int) -> dict[str, int]:
+    """What a step costs beside that of the plain sum: passes through the whole trunk, forward and backward."""
+    return {
+        "forward": int("losses after the step" in spec.needs),
+        "backward": tasks - 1 if spec.level == "parameters" else 0,
+    }
+
+
 def facts(name: str, tasks: int = 3):
     """What the registry says of a method, as a Markdown list: defaults with their source, cost, supplier, paper."""
     from IPython.display import Markdown
 
     spec = find(name)
-    extra = spec.extra_passes(tasks)["backward"]
+    extra = extra_passes(spec, tasks)["backward"]
     chosen = "; ".join(f"`{key}` = {value:g} ({source})" for key, (value, source) in spec.defaults.items())
     presets = "; ".join(
         f"`{code}` {', '.join(f'{key} = {value}' for key, value in options.items())}"

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from mtl_core.data.problem import higher_is_better
 from mtl_lab import records
 from mtl_lab.files import write_atomically
 from mtl_lab.protocol import committed
@@ -93,7 +94,7 @@ def _score(table, row, record, baseline):
         return -float("inf")
     (values,) = record["final"]["validation"].values()
     (task,) = build.load_problem(replace(table.base, tasks=row.tasks)).tasks
-    ((metric, higher),) = task.higher_is_better().items()
+    ((metric, higher),) = higher_is_better(task).items()
     return values[metric] if higher else -values[metric]
 
 

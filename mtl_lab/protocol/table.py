@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mtl_core import metrics
+from mtl_core.data.problem import higher_is_better
 from mtl_core.seeds import numpy_generator
 from mtl_lab import records
 from mtl_lab.protocol import search_space
@@ -186,7 +187,7 @@ class Table:
         entries = [  # value, baseline, whether higher is better, group
             (values[task.name][m], baseline[task.name][m], higher, self.groups[k] if self.groups else task.name)
             for k, task in enumerate(load_problem(self.base).tasks)
-            for m, higher in task.higher_is_better().items()
+            for m, higher in higher_is_better(task).items()
         ]
         return metrics.delta_m(*map(list, zip(*entries, strict=True)))
 

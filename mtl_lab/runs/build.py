@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 
 from mtl_core import data, models, recon
-from mtl_core.data.problem import Problem
+from mtl_core.data.problem import Problem, higher_is_better
 from mtl_core.seeds import torch_generator
 from mtl_lab.runs.run import Run
 
@@ -14,7 +14,7 @@ from mtl_lab.runs.run import Run
 def directions(problem: str) -> dict[str, dict[str, bool]]:
     """Task -> metric -> whether higher is better; from the embedded tiny problem, so no data are needed."""
     tasks = load_problem(Run(problem, {"profile": "tiny"})).tasks
-    return {task.name: task.higher_is_better() for task in tasks}
+    return {task.name: higher_is_better(task) for task in tasks}
 
 
 @functools.lru_cache(maxsize=2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from mtl_core.data.problem import higher_is_better
 from mtl_core.tasks import Task
 from mtl_core.training import History, evaluate, fit
 from mtl_core.training.distributed import rank
@@ -79,7 +80,7 @@ def validation_score(values: Mapping, tasks: Sequence[Task]) -> float:
     """Mean over tasks of the mean ±log(metric), + where higher is better: free of units, like Δm for small changes."""
     total = 0.0
     for task in tasks:
-        signs = task.higher_is_better()
+        signs = higher_is_better(task)
         logs = [(1 if up else -1) * math.log(max(values[task.name][name], 1e-12)) for name, up in signs.items()]
         total += sum(logs) / len(logs)
     return total / len(tasks)

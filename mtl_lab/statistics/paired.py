@@ -7,7 +7,13 @@ import numpy as np
 from scipy import special, stats
 from scipy.optimize import brentq
 
-from mtl_core.metrics import _finite, _in_order, _names
+from mtl_core.metrics import _in_order, _names
+
+
+def _finite(values, what, least):
+    if len(values) < least:
+        raise ValueError(f"{what}: expected {least} or more numbers, got {len(values)}")
+    return _in_order(values, [*range(len(values))], what)
 
 
 def rank_distance(first: Sequence, second: Sequence) -> float:

@@ -12,7 +12,7 @@ import torch
 
 from mtl_core import data
 from mtl_core.data import DataError, downloads, embed, embedded, files, qm9, qm9_descriptors, qm9_files
-from mtl_core.data.problem import regression
+from mtl_core.data.problem import higher_is_better, regression
 from mtl_core.data.qm9_descriptors import descriptors
 
 HEADER = "XYZ_file,Index,SMILES,N_atoms,Elements,XYZ_Ang," + ",".join(qm9_files.COLUMNS)
@@ -299,7 +299,7 @@ def test_train_statistics_scale_all_splits(tiny):
 
 def test_the_error_is_reported_in_the_targets_unit(tiny):
     task = tiny.tasks[2]
-    assert list(task.metrics) == ["MAE (meV)"] and task.higher_is_better() == {"MAE (meV)": False}
+    assert list(task.metrics) == ["MAE (meV)"] and higher_is_better(task) == {"MAE (meV)": False}
     metric = task.metrics["MAE (meV)"]()
     metric.update(torch.tensor([[0.5], [0.0]]), torch.tensor([0.0, 0.25]))
     assert float(metric.compute()) == pytest.approx(0.375 * tiny.source["target_deviation"]["HOMO"], rel=1e-5)

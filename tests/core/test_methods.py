@@ -15,6 +15,7 @@ from mtl_core.methods import METHODS, Method
 from mtl_core.methods.registry import arguments_of
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
+from mtl_lab.figures import method_card
 from mtl_lab.probes import update_comparison
 from mtl_lab.runs.conflict_log import ConflictLog
 
@@ -149,7 +150,7 @@ def test_register_and_replace():
         METHODS.pop("twice", None)
     with pytest.raises(ValueError, match="kind is one of"):
         Method("x", "X", "magic", Twice, "sum", "")
-    with pytest.raises(ValueError, match="native_scale is 'sum' or 'mean', got 'max'"):
+    with pytest.raises(ValueError, match="native_scale is one of sum, mean; got 'max'"):
         Method("x", "X", "loss weighting", Twice, "max", "")
     with pytest.raises(ValueError, match="level is one of losses, last layer, features, parameters; got 'trunk'"):
         Method("x", "X", "gradient aggregation", Twice, "sum", "", level="trunk")
@@ -162,9 +163,13 @@ def test_register_and_replace():
 def test_what_rows_say_of_needs_and_cost():
     assert (METHODS["equal"].level, METHODS["equal"].needs) == ("losses", ("losses",))
     assert (METHODS["norm_equalised"].level, METHODS["norm_equalised"].needs) == ("parameters", ("gradients",))
-    assert METHODS["mgda"].extra_passes(5) == {"forward": 0, "backward": 4}
-    assert METHODS["famo"].extra_passes(5) == {"forward": 1, "backward": 0}
-    assert METHODS["mgda_ub"].extra_passes(5) == METHODS["gradnorm"].extra_passes(5) == {"forward": 0, "backward": 0}
+    assert method_card.extra_passes(METHODS["mgda"], 5) == {"forward": 0, "backward": 4}
+    assert method_card.extra_passes(METHODS["famo"], 5) == {"forward": 1, "backward": 0}
+    assert (
+        method_card.extra_passes(METHODS["mgda_ub"], 5)
+        == method_card.extra_passes(METHODS["gradnorm"], 5)
+        == {"forward": 0, "backward": 0}
+    )
     for name in NAMES:
         assert METHODS[name].learns == hasattr(fresh(name), "learn"), name
         assert ("losses after the step" in METHODS[name].needs) == hasattr(fresh(name), "update"), name

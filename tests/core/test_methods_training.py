@@ -14,6 +14,7 @@ from mtl_core.methods.backward import task_weights
 from mtl_core.tasks import Task
 from mtl_core.training import loop
 from mtl_core.training.schedule import Schedule
+from mtl_lab.figures import method_card
 
 NAMES = [n for n, spec in METHODS.items() if spec.kind != "feature rotation"]
 AGGREGATIONS = [n for n in NAMES if METHODS[n].kind == "gradient aggregation"]
@@ -54,7 +55,7 @@ def test_trains(name):
     assert history.diverged is None and len(history.epochs) == 4
     first, last = (sum(history.epochs[e]["train_loss"].values()) for e in (0, -1))
     assert last < first
-    cost = METHODS[name].extra_passes(2)
+    cost = method_card.extra_passes(METHODS[name], 2)
     assert history.trunk_backward_passes == history.steps * (1 + cost["backward"])
 
 

@@ -7,6 +7,7 @@ import torch
 from mtl_core import data
 from mtl_core.data import two_digits
 from mtl_core.data.embedded import arrays
+from mtl_core.data.problem import higher_is_better
 
 torch.set_num_threads(1)
 SMALL = {"train": 200, "validation": 60, "test": 80}
@@ -99,7 +100,7 @@ def test_losses_and_metrics_by_hand():
         metric = make()
         metric.update(values, targets)
         assert float(metric.compute()) == pytest.approx(scale * 2.5**0.5)
-    assert [list(t.higher_is_better().values()) for t in tasks.values()] == [[True], [True], [True], [False], [False]]
+    assert [list(higher_is_better(t).values()) for t in tasks.values()] == [[True], [True], [True], [False], [False]]
 
 
 def test_missing_files_are_refused(tmp_path):

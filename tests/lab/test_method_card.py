@@ -27,7 +27,9 @@ def test_facts_are_those_of_the_registry(name):
 def test_suppliers():
     ours = {
         "norm_equalised",
+        "mgda",
         "mgda_ub",
+        "pcgrad",
         "cagrad",
         "imtl_g",
         "imtl_g_features",
@@ -37,7 +39,7 @@ def test_suppliers():
         "db_mtl",
     }
     assert {n for n in AGGREGATIONS if method_card.library_class(n) is None} == ours | {"sam_gs", "broken"}
-    assert method_card.library_class("pcgrad") is aggregation.PCGradWeighting
+    assert method_card.library_class("upgrad") is aggregation.UPGradWeighting
     assert method_card.library_class("aligned_mtl").__name__ == "AlignedMTLWeighting"
     version = importlib.metadata.version("torchjd")
     for text in (method_card.facts("mgda").data, method_card.library_code(aggregation.PCGradWeighting.forward).data):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mtl_core import models
+from mtl_core.data.problem import higher_is_better
 from mtl_core.metrics import delta_m
 from mtl_lab import experiments
 from mtl_lab.experiments import test_set_bootstrap
@@ -29,7 +30,7 @@ def test_shares_of_the_examples_add_up_to_delta_m(name):
         values.append(float(measured.compute()))
         zero[task.name] = {metric: 1.7 * values[-1] + 3}
     made_up = [{"final": {"test": {task: metrics}}} for task, metrics in zero.items()]
-    up = [next(iter(task.higher_is_better().values())) for task in problem.tasks]
+    up = [next(iter(higher_is_better(task).values())) for task in problem.tasks]
     against = [next(iter(metrics.values())) for metrics in zero.values()]
     groups = table.groups or [task.name for task in problem.tasks]
     expected = delta_m(values, against, up, groups)
