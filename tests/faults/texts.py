@@ -199,7 +199,7 @@ def parameter_cell(random, place):
 @functools.cache
 def _variables():
     words = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("GIVEN := "))
-    return words.split()[2:]
+    return ["PYTHON", *words.split()[2:]]
 
 
 TARGETS = {  # target -> variables that a command gets
