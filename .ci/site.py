@@ -8,6 +8,7 @@ _build/html/ and takes its place by a rename.
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,11 @@ def plan(root, now):
 def build(root, whole):
     """Whether jupyter-book built it in _build/site/."""
     program = pathlib.Path(sys.executable).parent / "jupyter-book"
-    return subprocess.run([program, *COMMAND, *(["--all"] if whole else [])], cwd=root).returncode == 0
+    command = [program, *COMMAND, *(["--all"] if whole else [])]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, errors="replace")
+    # at the end it names the folder aside as the place of the book
+    print(done.stdout if done.returncode else re.split(r"\n[^\n]*={40}", done.stdout)[0].strip(), flush=True)
+    return done.returncode == 0
 
 
 def swap(root):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mtl_lab import completion, experiments, records
-from mtl_lab.files import write_atomically
+from mtl_lab.files import damage_named, write_atomically
 from mtl_lab.protocol import committed, evaluation
 from mtl_lab.protocol.table import KEPT
 
@@ -53,8 +53,9 @@ def progress(entries: Iterable[Entry], workers: int, root: Path = records.ROOT) 
     """A line for each entry, and one for all: how many runs it lacks, and about how many hours they take."""
     lines, runs, total, open_ended = [], 0, 0.0, False
     for experiment, profile in entries:
-        lacking = lacks(experiment, profile, root)
-        time = hours(experiment, profile, lacking, workers, root) if lacking else 0.0
+        with damage_named(records.folder(experiment, profile, root)):
+            lacking = lacks(experiment, profile, root)
+            time = hours(experiment, profile, lacking, workers, root) if lacking else 0.0
         runs, total = runs + len(lacking or ()), total + (time or 0.0)
         open_ended |= lacking is None or time is None
         words = "a study: it computes what it lacks" if lacking is None else f"missing runs: {len(lacking)}"

@@ -20,8 +20,9 @@ from mtl_lab.files import read_json as read_file
 
 ROOT = CHECKOUT / "results"
 DIGITS = 6  # significant digits of the numbers in a committed record
-# The fields of a run that every reader needs.
-RUN = {"identity": str, "config": dict, "final": dict, "epochs": dict, "provenance": dict, "seconds": float}
+# The types of fields that are there; studies have fields of their own.
+SHAPE = {"row": str, "identity": str, "config": dict, "seconds": float}
+SHAPE |= dict.fromkeys(("final", "epochs", "provenance"), dict)
 
 
 def folder(experiment: str, profile: str, root: Path = ROOT) -> Path:
@@ -36,9 +37,9 @@ def load(experiment: str, profile: str, root: Path = ROOT) -> list[dict]:
     file = folder(experiment, profile, root) / "runs.jsonl"
     records = read_lines(file)
     for line, record in enumerate(records, 1):
-        shape = {"row": str} | (RUN if "config" in record else {})  # studies have fields of their own
-        if wrong := [name for name, kind in shape.items() if not isinstance(record.get(name), kind)]:
-            raise damaged(file, f"no record: {', '.join(wrong)} missing or of another type", line)
+        wrong = [name for name, kind in SHAPE.items() if not isinstance(record.get(name, kind()), kind)]
+        if wrong or "row" not in record:
+            raise damaged(file, f"no record: {', '.join(wrong) or 'row'} missing or of another type", line)
     return valid(records)
 
 

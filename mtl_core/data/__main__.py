@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name}: SHA-256 {sha256}")
         else:
             _list(options.root)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk is noticed here
     except (DataError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -118,15 +118,18 @@ def start(function: Callable, place: Path) -> tuple[int, Path]:
             os.write(2, traceback.format_exc().encode(errors="replace"))
             status = 1
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):
+            try:
+                for stream in filter(None, (sys.stdout, sys.stderr)):
                     stream.flush()
+            except OSError as error:  # where Python says "Exception ignored"
+                os.write(2, f"Traceback: what was printed is lost at the end: {error}".encode())
+                status = 120
             os._exit(status)
     return child, said
 
 
 def _stream(number: int) -> io.TextIOWrapper:
-    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", line_buffering=True)
+    return io.TextIOWrapper(io.FileIO(number, "w", closefd=False), encoding="utf-8", line_buffering=number == 2)
 
 
 def wait(child: int, limit: float = 60) -> int:

@@ -205,7 +205,7 @@ def _variables():
 TARGETS = {  # target -> variables that a command gets
     **{"run": ["PAGE", "P"], "results": ["EXPERIMENT", "PROFILE", "SEEDS"], "again": ["EXPERIMENT", "ROW", "SEED"]},
     **{
-        "setup": ["TORCH"],
+        "setup": ["TORCH", "PYTHON"],
         "serve": ["PORT"],
         "wobble": ["NOTEBOOKS", "JOBS"],
         "queue": ["QUEUE", "WORKERS"],
@@ -234,7 +234,8 @@ def make_variable(random, place):
     stubs(place)
     target = random.choice(list(TARGETS))
     name = random.choice(TARGETS[target] or _variables()) if random.random() < 0.8 else random.choice(_variables())
-    value = random.choice([piece for piece in PIECES if len(piece) < 1000 and "\x00" not in piece])
+    values = [piece for piece in PIECES if len(piece) < 1000 and "\x00" not in piece]
+    value = random.choice([piece for piece in values if "$" in piece] if random.random() < 0.5 else values)
     origin = random.choice(("on the command line", "in the environment"))
     fault = f"{name}={ascii(value)[:60]} {origin}, make {target}"
     command = ["make", "-s", "BOOT=bin/python", "VENV=bin", target]
@@ -250,7 +251,7 @@ def make_variable(random, place):
         raise Failure(f"{fault}: it was executed")
     words = name in ("NOTEBOOKS", "QUEUE") or not value.strip()  # several words are meant, and none
     handed_on = not value or value in said or (words and all(word in said for word in value.split()))
-    if name in TARGETS[target] and done.returncode == 0 and not handed_on:
+    if name in TARGETS[target] and name != "PYTHON" and done.returncode == 0 and not handed_on:
         raise Failure(f"{fault}: altered, {said[-300:]!r}")
     return f"{name} {origin}", judged(fault, done.returncode, done.stderr.decode(errors="replace"))
 
