@@ -42,7 +42,7 @@ def test_suppliers():
     assert method_card.library_class("upgrad") is aggregation.UPGradWeighting
     assert method_card.library_class("aligned_mtl").__name__ == "AlignedMTLWeighting"
     version = importlib.metadata.version("torchjd")
-    for text in (method_card.facts("mgda").data, method_card.library_code(aggregation.PCGradWeighting.forward).data):
+    for text in (method_card.facts("upgrad").data, method_card.library_code(aggregation.PCGradWeighting.forward).data):
         assert f"TorchJD {version}" in text and f"/v{version}/src/torchjd/aggregation/_" in text
     assert method_card.library_code(aggregation.PCGradWeighting.forward).data.startswith("```python\ndef forward(")
 
