@@ -55,7 +55,7 @@ class _FeatureRotation(RotatedHeads):
         self.register_buffer("steps", self.rotation.base.new_zeros((), dtype=torch.int64))
         self.convention = CONVENTIONS["plain"]
         self.observers: list[Callable[[TaskGradients], object]] = []
-        self.losses, self.passes = torch.zeros(0), 0
+        self.losses, self.passes, self.tasks = torch.zeros(0), 0, list[str]()
         self.gradients: TaskGradients | None = None
 
     def rotation_parameters(self) -> Iterator[nn.Parameter]:
@@ -91,7 +91,11 @@ class _FeatureRotation(RotatedHeads):
         if self._forward is None:
             raise ValueError("backward() needs a forward pass in training mode before it, one for each")
         if len(given) != len(self.heads) or any(loss is None for loss in given.values()):
-            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {', '.join(given) or 'none'}")
+            there = ", ".join(name for name, loss in given.items() if loss is not None)
+            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {there or 'none'}")
+        if {*given} == {*self.tasks}:  # named as before: in the heads' order, whatever the mapping's
+            given = {name: given[name] for name in self.tasks}
+        self.tasks = [*given]
         forward, self._forward, self.gradients = self._forward, None, None
         before = [buffer.clone() for buffer in self.buffers(recurse=False)]
         on = scaler is not None and scaler.is_enabled()
@@ -187,7 +191,7 @@ class _FeatureRotation(RotatedHeads):
         *squared, batch = _inputs.add_up(sums) if several else sums
         norms = torch.stack(squared).sqrt()
         norms, total_norm, weighted_norm = norms[:K], norms[K], norms[K + 1]
-        _check_finite(seen, norms)
+        _check_finite(self.tasks, seen, norms)
         # The common direction, (N, d):  V = \frac1K \sum_k G_k / \|G_k\|
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
         V = torch.tensordot(inverse.to(back), back, 1) / K
@@ -303,8 +307,8 @@ class RotoGradNorm(_FeatureRotation):
 
     def _weight_gradients(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> Tensor | None:
         if (seen <= 0).any():
-            bad = ", ".join(map(str, (seen <= 0).nonzero().flatten().tolist()))
-            raise ValueError(f"RotoGradNorm needs positive losses; not positive: task {bad}")
+            bad = ", ".join(repr(self.tasks[k]) for k in (seen <= 0).nonzero().flatten().tolist())
+            raise ValueError(f"RotoGradNorm needs positive losses; not positive: {bad}")
         # How far each loss has come, and the length that its weighted gradient should have, a constant:
         # \hat L_k = L_k / L_k(t_0);  \|\frac1K \sum_i w_i G_i\| (\hat L_k / \bar L)^\alpha
         ratios = seen * torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
@@ -327,11 +331,11 @@ def magnitudes(norms: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
     return shares, (shares * norms).sum()
 
 
-def _check_finite(losses: Tensor, norms: Tensor) -> None:
+def _check_finite(tasks: list[str], losses: Tensor, norms: Tensor) -> None:
     if torch.isfinite(losses.sum() + norms.sum()):
         return
-    bad = [f"loss of task {k}" for k, x in enumerate(losses.tolist()) if not math.isfinite(x)]
-    bad += [f"gradient of task {k} at the features" for k, x in enumerate(norms.tolist()) if not math.isfinite(x)]
+    bad = [f"loss of {tasks[k]!r}" for k, x in enumerate(losses.tolist()) if not math.isfinite(x)]
+    bad += [f"gradient of {tasks[k]!r} at the features" for k, x in enumerate(norms.tolist()) if not math.isfinite(x)]
     raise NonFiniteGradientError(
         f"expected finite losses and gradients, got NaN or infinity in: {'; '.join(bad)}. "
         "Lower the learning rates, or look at the inputs of that task."
