@@ -27,7 +27,9 @@ def set_random_state(state: dict, device: str | torch.device) -> None:
 @contextlib.contextmanager
 def drawing_from(state: dict | None, device: torch.device) -> Iterator[None]:
     """Inside, random numbers are those of `state`; behind, they go on as if none had been drawn. None: as ever."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=state is not None):
-        if state is not None:
-            set_random_state(state, device)
+    if state is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        set_random_state(state, device)
         yield

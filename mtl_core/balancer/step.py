@@ -16,7 +16,8 @@ class Step:
 
     With `walk` False the graphs of tasks and parameters that have been seen together are not walked again.
 
-    losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined.
+    losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined;
+            live: the same with the graph, in one process.
     shares  where there are several processes: task -> this one's share of its examples.
     scale   of a scaler: the backward passes start from it, and their gradients are divided by it.
     random  of the first of several processes: the random state that the method draws from, if this one's is another.
@@ -59,10 +60,12 @@ class Step:
         self.moved = layout.lay_out(trained) if self.walked else None
         self.layout, self.columns = layout, layout.columns
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
-        self.losses = [(number[name], loss) for name, loss in given.items()]
+        self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
-        in_order = [values[layout.tasks[k]] for k in self.tasks]
-        self.values = (layout.like.new_tensor(in_order) if shares else torch.stack(in_order)).to(layout.like)
+        with torch.enable_grad():
+            self.live = torch.stack([loss.to(layout.like) for _, loss in self.losses] or [layout.like])
+        joined = [values[layout.tasks[k]] for k in self.tasks] if shares else self.live
+        self.values = torch.as_tensor(joined).to(layout.like).detach()
         self.shares = {number[name]: share for name, share in shares.items()}
         self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
         self.now, self.alone, columns = {*names}, {k: list[int]() for k in self.tasks}, {*layout.at}
@@ -118,7 +121,7 @@ class Step:
         layout = self.layout
         if row is not None:
             write(row, [found.pop(i, None) for i in layout.at])
-        if layout.by_task:
+        if layout.by_task and k >= 0:  # else they are weighed already
             for i in [i for i in found if layout.owner(i) is None]:
                 self.apart[k, i] = found.pop(i)
         if found:
@@ -141,10 +144,11 @@ class Step:
             return torch.cat([z.to(matrix) for z in _inputs.gathered(matrix.cpu())], 1), matrix
         return (_inputs.add_up(matrix.clone()) if self.shares else matrix), matrix
 
-    def join(self, shared: Tensor) -> None:
+    def join(self, shared: Tensor | None, own: bool = True) -> None:
         """Add the processes up: what is shared, and the gradients of the rest."""
-        if self.shares:
+        if self.shares and shared is not None:
             _inputs.add_up(shared)
+        if self.shares and own:
             if self.rest.numel():
                 _inputs.add_up(self.rest)
             mixed = [i for i in self.layout.slot if i not in self.layout.at and self.layout.owner(i) is None]
