@@ -56,12 +56,7 @@ def finite_norms(matrix: Tensor) -> Tensor:
     return norms
 
 
-def equalised(matrix: Tensor, norms: Tensor) -> Tensor:
-    r"""$\bar n \sum_k g_k / n_k$: the sum of the gradients, each brought to the mean norm, (K, D) -> (D,)."""
-    return equalised_to(matrix, norms, norms.mean())
-
-
-def equalised_to(matrix: Tensor, norms: Tensor, length: Tensor) -> Tensor:
+def equalised(matrix: Tensor, norms: Tensor, length: Tensor) -> Tensor:
     r"""$\ell \sum_k g_k / n_k$: the sum of the gradients, each brought to `length`; a zero gradient takes no part."""
     # Weight of task k:  w_k = \ell / n_k, and 0 where n_k = 0
     weights = torch.where(norms > 0, length / norms, 0.0)

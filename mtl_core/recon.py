@@ -10,12 +10,11 @@ and skip connections that fork inside a block are right by construction.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from mtl_core._names import did_you_mean
 from mtl_core.models import forks
 from mtl_core.models.forks import SplitError
 from mtl_core.models.multi_task import MultiTaskModel
@@ -63,7 +62,7 @@ def split(model: Any, layers: Iterable[str], tasks: Any, init: str = "copy", gen
     """
     if init not in ("copy", "reinitialise"):
         raise ValueError(f"init is 'copy' or 'reinitialise', got {init!r}")
-    model, names, layers = copy.deepcopy(model), _task_names(tasks), list(layers)
+    model, names, layers = copy.deepcopy(model), forks.task_names(tasks), list(layers)
     network = model.trunk if isinstance(model, MultiTaskModel) else model
     if network is not model and len(names) != len(model.heads):
         raise SplitError(f"expected one task for each of the model's {len(model.heads)} heads, got {len(names)}")
@@ -73,7 +72,7 @@ def split(model: Any, layers: Iterable[str], tasks: Any, init: str = "copy", gen
     # A Balancer names the layers of the whole model, of which only the trunk is split
     layers = list(dict.fromkeys(name if name in known else str(name).removeprefix("trunk.") for name in layers))
     for name in layers:
-        if reason := known[name] if name in known else _unknown(name, list(known)):
+        if reason := known[name] if name in known else forks.unknown(name, list(known)):
             raise SplitError(f"layer {name!r} cannot be split: {reason}")
     forked = forks.forked_graph(graph, set(layers), names)
     forks.replace_by_copies(network, layers, len(names), init, generator)
@@ -86,7 +85,7 @@ def expand(state_dict: Mapping[str, Any], layers: Iterable[str], tasks: int | It
 
     Each copy gets the shared values. SplitError: a layer that the checkpoint does not hold.
     """
-    K, result = len(_task_names(tasks)), dict(state_dict)
+    K, result = len(forks.task_names(tasks)), dict(state_dict)
     for layer in dict.fromkeys(layers):
         places = [p for p in (layer, f"trunk.{layer}") if any(f"{key}.".startswith(f"{p}.") for key in result)]
         if not places:
@@ -95,17 +94,3 @@ def expand(state_dict: Mapping[str, Any], layers: Iterable[str], tasks: int | It
             value, end = result.pop(key), key.removeprefix(places[0])
             result |= {f"{places[0]}.{k}{end}": copy.deepcopy(value) for k in range(K)}
     return result
-
-
-def _task_names(tasks: int | Iterable[Any]) -> list[Any]:
-    given = range(tasks) if isinstance(tasks, int) else tasks if isinstance(tasks, Iterable) else ()
-    names = [getattr(task, "name", task) for task in given]
-    if not names or len(set(names)) < len(names) or isinstance(tasks, str):
-        raise SplitError(f"tasks is their number or a list of their names, all different, got {tasks!r}")
-    return names
-
-
-def _unknown(name: str, known: Sequence[str]) -> str:
-    near = [layer for layer in known if layer.startswith(f"{name}.") or name.startswith(f"{layer}.")]
-    hint = f"; what can be split there is {near[:3]}" if near else did_you_mean(name, known)
-    return f"the network calls no layer of that name{hint or f'; there are {list(known[:3])} …'}"

@@ -3,7 +3,7 @@ r"""DB-MTL, dual balancing: losses by their logarithms, then averaged gradients 
 import torch
 from torch import Tensor
 
-from mtl_core.linalg import equalised_to, finite_norms
+from mtl_core.linalg import equalised, finite_norms
 from mtl_core.methods._state import RunningAverages, check_positive
 from mtl_core.methods.registry import AGGREGATION, Method, register
 
@@ -37,7 +37,7 @@ class DBMTL(RunningAverages):
         self.track(matrix, 1 - self.beta)
         # Balance of the gradients, all at the largest norm:  \max_j \|y_j\| \sum_k y_k / \|y_k\|
         norms = finite_norms(self.averages)
-        return equalised_to(self.averages, norms, norms.max())
+        return equalised(self.averages, norms, norms.max())
 
 
 PAPER, NEEDS = "Lin et al. 2023, arXiv 2308.12029", ("gradients", "losses")

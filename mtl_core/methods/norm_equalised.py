@@ -17,7 +17,8 @@ class NormEqualised(aggregation.Aggregator):
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
         # The norms, and the sum of the gradients at their mean norm:  n_k = \|g_k\|;  \bar n \sum_k g_k / n_k
-        return equalised(matrix, finite_norms(matrix))
+        norms = finite_norms(matrix)
+        return equalised(matrix, norms, norms.mean())
 
 
 register(Method("norm_equalised", "Norm-equalised sum", AGGREGATION, NormEqualised, "sum", "control"))

@@ -88,7 +88,7 @@ class SAMGS(ShapedByLoading, Aggregator):
         # (printed:  \bar n \sum_k g_k \odot g_k / n_k)
         if gate < self.gamma:
             self.momentum.lerp_(matrix, 1 - self.beta1)
-            return equalised(matrix * matrix if self.variant == "printed" else matrix, norms)
+            return equalised(matrix * matrix if self.variant == "printed" else matrix, norms, norms.mean())
 
         # Where they agree, moments without their start at zero:  m_k / (1 - \beta_1^t);  \hat h = h / (1 - \beta_2^t)
         step = self.steps.item()

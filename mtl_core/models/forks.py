@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from mtl_core._names import did_you_mean
 from mtl_core.models.multi_task import MultiTaskModel, reinitialise
 from mtl_core.seeds import torch_seed
 
@@ -23,6 +24,14 @@ _OUT_OF_PLACE = {getattr(operator, f"i{name}"): getattr(operator, name) for name
 
 class SplitError(ValueError):
     """A network or a layer that cannot be split; the message names it."""
+
+
+def task_names(tasks: int | Iterable[Any]) -> list[Any]:
+    given = range(tasks) if isinstance(tasks, int) else tasks if isinstance(tasks, Iterable) else ()
+    names = [getattr(task, "name", task) for task in given]
+    if not names or len(set(names)) < len(names) or isinstance(tasks, str):
+        raise SplitError(f"tasks is their number or a list of their names, all different, got {tasks!r}")
+    return names
 
 
 def survey(model: Any) -> tuple[fx.Graph, dict[str, str]]:
@@ -58,6 +67,12 @@ def survey(model: Any) -> tuple[fx.Graph, dict[str, str]]:
         }
         survey[layer] = next((reason for reason, holds in reasons.items() if holds), "")
     return graph, survey
+
+
+def unknown(name: str, known: Sequence[str]) -> str:
+    near = [layer for layer in known if layer.startswith(f"{name}.") or name.startswith(f"{layer}.")]
+    hint = f"; what can be split there is {near[:3]}" if near else did_you_mean(name, known)
+    return f"the network calls no layer of that name{hint or f'; there are {list(known[:3])} …'}"
 
 
 def _record(self: fx.Proxy, operation: Any, other: Any) -> fx.Proxy:
