@@ -62,7 +62,8 @@ def check_loss(name: str, loss, scaler) -> None:
         problem = "has no graph: it is a constant or detached, or nothing that it was computed from requires grad"
     elif scaler is not None:  # a product with the scaler's own tensor?
         other = getattr(loss.grad_fn, "_saved_other", None)
-        if torch.is_tensor(other) and other.data_ptr() == scaler._scale.data_ptr():
+        scale = scaler._scale  # None before the first call, and where the scaler is off
+        if scale is not None and torch.is_tensor(other) and other.data_ptr() == scale.data_ptr():
             problem = "is scaled already: give the losses themselves and scaler=, which scales them and unscales J"
     if problem:
         raise ValueError(f"the loss of {name!r} {problem}. A task that is absent is None")

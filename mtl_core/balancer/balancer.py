@@ -180,7 +180,7 @@ class Balancer(Rule):
         self.tasks[:], self.steps = state["tasks"], state["steps"]
         layout.reached = [state["reached"].get(name, 0) for name in number]
         layout.set_columns([number[name] for name in state["columns"]])
-        self.kept = {self.tasks.index(name): torch.tensor(weight) for name, weight in state["kept"].items()}
+        self.kept = {self.tasks.index(name): layout.like.new_tensor(w) for name, w in state["kept"].items()}
         self.method.load_state_dict(state["method"])
         self._waits, self._last = None, ([], None, False)
 
@@ -339,8 +339,9 @@ class Balancer(Rule):
             places[:columns] = views(update, step.columns.parameters)
         if joint is not None:
             step.rest.mul_(joint)
-        elif self.by_task and weights is not None:
-            of_task = dict(zip(step.tasks, weights * factor, strict=True))
+        elif self.by_task:
+            own = torch.ones_like(step.values) if weights is None else weights * factor
+            of_task = dict(zip(step.tasks, own, strict=True))
             for i in [*layout.slot][columns:]:
                 if (k := layout.owner(i)) in of_task:
                     places[layout.slot[i]].mul_(of_task[k])

@@ -59,7 +59,7 @@ class Step:
         self.moved = layout.lay_out(trained) if self.walked else None
         self.layout, self.columns = layout, layout.columns
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
-        self.losses = [(number[name], loss) for name, loss in given.items()]
+        self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
         in_order = [values[layout.tasks[k]] for k in self.tasks]
         self.values = (layout.like.new_tensor(in_order) if shares else torch.stack(in_order)).to(layout.like)
@@ -118,7 +118,7 @@ class Step:
         layout = self.layout
         if row is not None:
             write(row, [found.pop(i, None) for i in layout.at])
-        if layout.by_task:
+        if layout.by_task and k >= 0:  # else they are weighed already
             for i in [i for i in found if layout.owner(i) is None]:
                 self.apart[k, i] = found.pop(i)
         if found:
