@@ -59,7 +59,8 @@ class Balancer(Rule):
 
     ValueError: a loss that is no scalar with a graph, a reached parameter that was not given, sparse gradients, a
     feature rotation (use `RotoGrad`), a wrapped module. NonFiniteGradientError, with the tasks' names, before any state
-    moves and any `.grad` changes.
+    moves and any `.grad` changes; where the weights come from the losses alone, one pass is made of their sum, and the
+    losses alone are looked at: a gradient that is not finite under a loss that is shows in the next step's losses.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class Balancer(Rule):
     def accumulate(self, losses, scaler=None, counts: Mapping | None = None) -> None:
         """Add gradients by task and losses aside, a second J; the next `backward` uses the sums.
 
-        Divide the losses yourself. ValueError for a method of the level "features", whose batches do not add up.
+        Divide the losses yourself. What was set aside is gone once this call or `backward` raises an error.
+        ValueError for a method of the level "features", whose batches do not add up.
         """
         if self.spec.level == "features":
             raise ValueError(f"{self.spec.name} reads gradients at the features, which do not add up over batches")
@@ -211,6 +213,7 @@ class Balancer(Rule):
         if not known:
             streams = self._streams(step, features)
             read, local = step.probe(streams, self.spec.level == "features", own=True)
+            step.join(None)  # before anything is judged, so that all processes judge alike
         factor = self.convention.factor(self.spec.native_scale, K)
         joint = known and (one or self.by_task)  # what is not shared is weighted, too
         plain = joint and step.scale is None and not step.shares and (one or self.convention.clip is None)
@@ -241,7 +244,7 @@ class Balancer(Rule):
         write(step.places[: len(at)], found[: len(at)])
         step.keep(-1, {i: g for i, g in zip(rest, found[len(at) :], strict=True) if g is not None})
         update = step.flat[: -len(step.rest) or None]
-        step.join(update)
+        step.join(update, own=known)
         if before is not None and not (finite and step.flat.sum().isfinite()):
             finite, self.method = False, before
         self._deliver(step, weights, factor if joint else None, update, factor, finite)
@@ -284,7 +287,10 @@ class Balancer(Rule):
             name = self.spec.name
             raise ValueError(f"{name} reads gradients at the features: backward(losses, features=what all heads read)")
         streams = features.values() if isinstance(features, Mapping) else features
-        streams = [z for z in ([features] if isinstance(features, Tensor) else streams) if z.requires_grad]
+        streams = [features] if isinstance(features, Tensor) else [*streams]
+        if strange := [type(z).__name__ for z in streams if not isinstance(z, Tensor)]:
+            raise ValueError(f"features is a tensor, or several in a list or dict; got also a {strange[0]}")
+        streams = [z for z in streams if z.requires_grad]
         above, _ = reached([loss for _, loss in step.losses], stop=streams)
         inner = [z for z in streams if {*reached([z], stop=[s for s in streams if s is not z])[0]} & {*streams}]
         single = [z for z in streams if not (bits := above.get(z, 0)) & (bits - 1)]
@@ -330,13 +336,11 @@ class Balancer(Rule):
         total: float | Tensor = factor
         if (clip := self.convention.clip) is not None and len(step.tasks) > 1:
             total = factor * (clip / (factor * torch.linalg.vector_norm(update) + 1e-6)).clamp(max=1)
-        kept = {t.untyped_storage().data_ptr() for t in (step.columns.matrix, *self.method.buffers())}
-        if update.untyped_storage().data_ptr() in kept:  # J or the method's own state: not ours to write
-            update = update * total
+        mine = step.flat[: len(update)]
+        if update.data_ptr() != mine.data_ptr():  # J, or what the method may keep: not ours to write or to give away
+            torch.mul(update, total, out=mine)
         elif isinstance(total, Tensor) or total != 1:
-            update.mul_(total)
-        if update.data_ptr() != step.flat.data_ptr():
-            places[:columns] = views(update, step.columns.parameters)
+            mine.mul_(total)
         if joint is not None:
             step.rest.mul_(joint)
         elif self.by_task:

@@ -63,7 +63,8 @@ class Rule:
             return None, None, K  # nothing is shared
         else:
             if into is not None:
-                values = torch.stack([loss.to(values) for _, loss in step.losses])
+                with torch.enable_grad():
+                    values = torch.stack([loss.to(values) for _, loss in step.losses])
             try:
                 with drawing_from(step.random, values.device), selected(method, tasks, len(self.tasks)):
                     weights = task_weights(method, spec, self.convention, read, values, product, into)

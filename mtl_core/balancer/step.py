@@ -141,10 +141,11 @@ class Step:
             return torch.cat([z.to(matrix) for z in _inputs.gathered(matrix.cpu())], 1), matrix
         return (_inputs.add_up(matrix.clone()) if self.shares else matrix), matrix
 
-    def join(self, shared: Tensor) -> None:
+    def join(self, shared: Tensor | None, own: bool = True) -> None:
         """Add the processes up: what is shared, and the gradients of the rest."""
-        if self.shares:
+        if self.shares and shared is not None:
             _inputs.add_up(shared)
+        if self.shares and own:
             if self.rest.numel():
                 _inputs.add_up(self.rest)
             mixed = [i for i in self.layout.slot if i not in self.layout.at and self.layout.owner(i) is None]

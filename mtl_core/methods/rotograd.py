@@ -54,7 +54,7 @@ class _FeatureRotation(RotatedHeads):
         self.register_buffer("steps", self.rotation.base.new_zeros((), dtype=torch.int64))
         self.convention = CONVENTIONS["plain"]
         self.observers: list[Callable[[TaskGradients], object]] = []
-        self.losses, self.passes = torch.zeros(0), 0
+        self.losses, self.passes, self.tasks = torch.zeros(0), 0, list[str]()
         self.gradients: TaskGradients | None = None
 
     def rotation_parameters(self) -> Iterator[nn.Parameter]:
@@ -90,7 +90,11 @@ class _FeatureRotation(RotatedHeads):
         if self._forward is None:
             raise ValueError("backward() needs a forward pass in training mode before it, one for each")
         if len(given) != len(self.heads) or any(loss is None for loss in given.values()):
-            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {', '.join(given) or 'none'}")
+            there = ", ".join(name for name, loss in given.items() if loss is not None)
+            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {there or 'none'}")
+        if {*given} == {*self.tasks}:  # named as before: in the heads' order, whatever the mapping's
+            given = {name: given[name] for name in self.tasks}
+        self.tasks = [*given]
         forward, self._forward, self.gradients = self._forward, None, None
         before = [buffer.clone() for buffer in self.buffers(recurse=False)]
         on = scaler is not None and scaler.is_enabled()
@@ -190,7 +194,7 @@ class _FeatureRotation(RotatedHeads):
             if not (seen + norms).sum().isfinite()
             else {}
         )
-        all_finite({f"{what} task {k}": x for what, values in named.items() for k, x in enumerate(values)})
+        all_finite({f"{what} {k!r}": x for what, of in named.items() for k, x in zip(self.tasks, of, strict=True)})
         # The common direction, (N, d):  V = \frac1K \sum_k G_k / \|G_k\|
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
         V = torch.tensordot(inverse.to(back), back, 1) / K
@@ -306,8 +310,8 @@ class RotoGradNorm(_FeatureRotation):
 
     def _weight_gradients(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> Tensor | None:
         if (seen <= 0).any():
-            bad = ", ".join(map(str, (seen <= 0).nonzero().flatten().tolist()))
-            raise ValueError(f"RotoGradNorm needs positive losses; not positive: task {bad}")
+            bad = ", ".join(repr(self.tasks[k]) for k in (seen <= 0).nonzero().flatten().tolist())
+            raise ValueError(f"RotoGradNorm needs positive losses; not positive: {bad}")
         # How far each loss has come, and the length that its weighted gradient should have, a constant:
         # \hat L_k = L_k / L_k(t_0);  \|\frac1K \sum_i w_i G_i\| (\hat L_k / \bar L)^\alpha
         ratios = seen * torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
