@@ -54,7 +54,7 @@ def test_negative_losses_keep_their_direction():
     for one, other in zip(plain.heads.parameters(), model.heads.parameters(), strict=True):
         assert F.cosine_similarity(one.grad.flatten(), other.grad.flatten(), dim=0) > 0.999
     model, x, y = small(RotoGradNorm)
-    with pytest.raises(ValueError, match="needs positive losses; not positive: task 0, 1, 2"):
+    with pytest.raises(ValueError, match="needs positive losses; not positive: 'task 0', 'task 1', 'task 2'"):
         model.backward([loss - 100 for loss in losses_of(model, x, y)])
 
 
@@ -233,7 +233,7 @@ def test_one_task(make, init):
 def test_non_finite_numbers_are_named(make, bad):
     model, x, y = small(make)
     losses = losses_of(model, x, y)
-    with pytest.raises(NonFiniteGradientError, match="the loss of task 1; the gradient at the features of task 1"):
+    with pytest.raises(NonFiniteGradientError, match="the loss of 'task 1'; the gradient at the features of 'task 1'"):
         model.backward([losses[0], losses[1] * bad, losses[2]])
     assert all(p.grad is None for p in model.parameters()), "heads and rotations included"
 
