@@ -8,6 +8,7 @@ layers work as in ordinary training.
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -143,12 +144,18 @@ class Columns:
 
     def __init__(self, names: list[str], parameters: Sequence[Tensor], K: int, rest: Sequence[Tensor] = ()):
         self.names, self.parameters, self.all = names, parameters, [*parameters, *rest]
-        self.flat = vector(self.all)
-        self.matrix = vector(parameters, K, dtype=self.flat.dtype).to(self.flat.device)
-        self.rows = [views(row, parameters) for row in self.matrix]
+        self.flat, self.K, self.width = vector(self.all), K, sum(p.numel() for p in parameters)
         self.sizes: dict[str, int] = {}
         for name, p in zip(names, parameters, strict=True):
             self.sizes[layer_of(name)] = self.sizes.get(layer_of(name), 0) + p.numel()
+
+    @cached_property
+    def matrix(self) -> Tensor:  # made where it is asked for: a loss weighting needs none
+        return vector(self.parameters, self.K, dtype=self.flat.dtype).to(self.flat.device)
+
+    @cached_property
+    def rows(self) -> list[list[Tensor]]:
+        return [views(row, self.parameters) for row in self.matrix]
 
     def layers(self, matrix: Tensor) -> dict[str, Tensor]:
         """Layer -> (K, D_l) views of J."""
@@ -162,7 +169,7 @@ class Columns:
         """
         if uses(self.flat) > ALONE:
             self.flat = vector(self.all)
-        self.flat[self.matrix.shape[1] :].zero_()
+        self.flat[self.width :].zero_()
         return self.flat, views(self.flat, self.all)
 
 

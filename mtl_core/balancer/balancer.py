@@ -158,10 +158,11 @@ class Balancer(Rule):
     @property
     def gradients(self) -> TaskGradients | None:
         tasks, _, has_matrix = self._last
+        if not has_matrix:
+            return None
         columns = self._layout.columns
-        matrix = columns.matrix[: len(tasks)]
-        names = [self.tasks[k] for k in tasks]
-        return TaskGradients(matrix, columns.layers(matrix), columns.names, names) if has_matrix else None
+        matrix, names = columns.matrix[: len(tasks)], [self.tasks[k] for k in tasks]
+        return TaskGradients(matrix, columns.layers(matrix), columns.names, names)
 
     def state_dict(self) -> dict:
         """What a run needs to go on: tasks, who reached what, the method's state. Save it between steps."""
@@ -197,7 +198,7 @@ class Balancer(Rule):
         step = Step(self._layout, losses, counts, scaler, self.spec.random, walk)
         if step.moved:  # an instance that comes with its state keeps it
             moves = [(step.moved[i], new) for i, new in self._layout.places().items() if i in step.moved]
-            move_columns(self.method, moves, step.columns.matrix.shape[1])
+            move_columns(self.method, moves, step.columns.width)
         self._reached = step.now | (self._reached if self._aside else set())
         return step
 
@@ -336,11 +337,9 @@ class Balancer(Rule):
         total: float | Tensor = factor
         if (clip := self.convention.clip) is not None and len(step.tasks) > 1:
             total = factor * (clip / (factor * torch.linalg.vector_norm(update) + 1e-6)).clamp(max=1)
-        mine = step.flat[: len(update)]
-        if update.data_ptr() != mine.data_ptr():  # J, or what the method may keep: not ours to write or to give away
+        mine = step.flat[: len(update)]  # any other update is J's, or the method's, which may keep it
+        if isinstance(total, Tensor) or total != 1 or update.data_ptr() != mine.data_ptr():
             torch.mul(update, total, out=mine)
-        elif isinstance(total, Tensor) or total != 1:
-            mine.mul_(total)
         if joint is not None:
             step.rest.mul_(joint)
         elif self.by_task:

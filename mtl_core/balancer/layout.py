@@ -51,11 +51,8 @@ class Layout:
             ignored = tuple(f"{item}." for item in self.ignored if isinstance(item, str))
             self.ignored |= {leaf for leaf, name in names.items() if f"{name}.".startswith(ignored)}
             if unknown := ", ".join([name for leaf, name in names.items() if leaf not in self.ignored][:6]):
-                more = (
-                    ""
-                    if isinstance(strangers[0], nn.Parameter)
-                    else "; inputs that require grad: ignore=[torch.Tensor]"
-                )
+                kind = isinstance(strangers[0], nn.Parameter)
+                more = "" if kind else "; inputs that require grad: ignore=[torch.Tensor]"
                 raise ValueError(f"the losses reach {unknown}: give the module that holds all, or ignore= it{more}")
         return {i: leaves[p] for p, i in self.index.items() if p in leaves and p not in self.ignored}
 
@@ -73,7 +70,7 @@ class Layout:
         old = self.places() if moves else None
         rest = [i for i, bits in enumerate(self.reached) if bits and i not in {*numbers}]
         slot = {i: n for n, i in enumerate([*numbers, *rest])}
-        if slot != self.slot or moves or len(self.columns.rows) < len(self.tasks):
+        if slot != self.slot or moves or len(self.tasks) > self.columns.K:
             parameters = [self.parameters[i] for i in slot]
             columns, rest_of = parameters[: len(numbers)], parameters[len(numbers) :]
             self.columns = Columns([self.names[i] for i in numbers], columns, len(self.tasks), rest_of)

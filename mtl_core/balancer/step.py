@@ -159,4 +159,4 @@ class Step:
     @property
     def rest(self) -> Tensor:
         """The part of `flat` behind the columns."""
-        return self.flat[self.columns.matrix.shape[1] :]
+        return self.flat[self.columns.width :]

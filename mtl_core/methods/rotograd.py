@@ -189,10 +189,9 @@ class _FeatureRotation(RotatedHeads):
         *squared, batch = _inputs.add_up(sums) if several else sums
         norms = torch.stack(squared).sqrt()
         norms, total_norm, weighted_norm = norms[:K], norms[K], norms[K + 1]
-        bad = [] if (seen + norms).sum().isfinite() else [("loss of", seen), ("gradient at the features of", norms)]
-        all_finite(
-            {f"the {what} {name!r}": x for what, values in bad for name, x in zip(self.tasks, values, strict=True)}
-        )
+        if not (seen + norms).sum().isfinite():
+            each = {"the loss of": seen, "the gradient at the features of": norms}
+            all_finite({f"{what} {k!r}": x for what, xs in each.items() for k, x in zip(self.tasks, xs, strict=True)})
         # The common direction, (N, d):  V = \frac1K \sum_k G_k / \|G_k\|
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
         V = torch.tensordot(inverse.to(back), back, 1) / K

@@ -233,7 +233,7 @@ def test_one_task(make, init):
 def test_non_finite_numbers_are_named(make, bad):
     model, x, y = small(make)
     losses = losses_of(model, x, y)
-    with pytest.raises(NonFiniteGradientError, match="the loss of .task 1.; the gradient at the features of .task 1."):
+    with pytest.raises(NonFiniteGradientError, match="the loss of 'task 1'; the gradient at the features of 'task 1'"):
         model.backward([losses[0], losses[1] * bad, losses[2]])
     assert all(p.grad is None for p in model.parameters()), "heads and rotations included"
 

@@ -25,7 +25,7 @@ def public(name):
         found = {n: thing for n, thing in vars(module).items() if not n.startswith("_") and not inspect.ismodule(thing)}
         here = {n for n, thing in found.items() if getattr(thing, "__module__", "") == module.__name__}
         names = {*found} - OF_IMPORTS if name == "methods" else here
-    return {f"{module.__name__}.{n}": getattr(module, n) for n in names}
+    return {f"{module.__name__}.{n}": getattr(module, n) for n in sorted(names)}
 
 
 def resolved(name):
