@@ -24,7 +24,11 @@ def lines_of_code(source: str) -> int:
 
 
 def test_what_counts():
-    source = '"""Says what.\n\nAt length."""\n\n\ndef f(x):  # why\n    """Doubles."""\n    # how\n    return (\n        2\n        * x)\n'
+    docs, body = (
+        '"""Says what.\n\nAt length."""\n\n',
+        '    """Doubles."""\n    # how\n    return (\n        2\n        * x)\n',
+    )
+    source = docs + "def f(x):  # why\n" + body
     assert lines_of_code(source) == 4
 
 
