@@ -339,7 +339,7 @@ class Balancer(Rule):
             total = factor * (clip / (factor * torch.linalg.vector_norm(update) + 1e-6)).clamp(max=1)
         mine = step.flat[: len(update)]  # any other update is J's, or the method's, which may keep it
         if isinstance(total, Tensor) or total != 1 or update.data_ptr() != mine.data_ptr():
-            torch.mul(update, total, out=mine)
+            torch.mul(update.to(mine), total, out=mine)
         if joint is not None:
             step.rest.mul_(joint)
         elif self.by_task:

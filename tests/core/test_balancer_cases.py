@@ -35,6 +35,16 @@ def test_01_missing_labels(name):
         assert net.trunk[0].weight.grad.abs().max() > 1e-9
 
 
+@pytest.mark.parametrize("length", [1e-2, 1e-4, 1e-6, 1e-8, 0.0])
+def test_01b_cagrad_moves_where_a_gradient_vanishes(length):
+    """Within its ball around the mean gradient, and to the good of the task that gains least of those with labels."""
+    matrix = torch.tensor([[1.0, 0.0], [0.3, 1.0], [length, 0.0]])
+    found, mean = make("cagrad", c=0.4)(matrix), matrix.mean(0)
+    assert (found - mean).norm() <= 0.4001 * mean.norm()
+    gains, least = matrix[matrix.norm(dim=1) > 0] @ found, (matrix[matrix.norm(dim=1) > 0] @ mean).min()
+    assert found.norm() > 0.1 and gains.min() >= least
+
+
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_01c_gradients_of_very_different_length(name):
     for ratio in (1e-3, 1e-6):
@@ -169,6 +179,18 @@ def test_07_grad_scaler(name):
     plain = run(None)
     assert torch.allclose(plain, run(2.0**10), atol=2e-4, rtol=1e-3)
     assert torch.allclose(plain, run(2.0**10, overflows=(0, 3)), atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "pcgrad", "sam_gs", "mgda_ub"])
+def test_07b_unscale_first(name):
+    """`scaler.unscale_(optimizer)`, as before clipping by hand, gives the gradients of a step without a scaler."""
+    nets, (x, ys) = (Net(), Net()), batch()
+    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=2.0**10), torch.optim.SGD(nets[1].parameters(), 0.1)
+    for net, given in zip(nets, (None, scaler), strict=True):
+        torch.manual_seed(0)
+        step(Balancer(name, net), net, x, ys, scaler=given)
+    scaler.unscale_(optimizer)
+    assert same(*map(gradients_of, nets))
 
 
 @pytest.mark.supports("losses that the scaler has scaled", "refused", "give the losses, and scaler=")

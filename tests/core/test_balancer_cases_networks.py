@@ -2,6 +2,8 @@
 
 import copy
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -161,6 +163,41 @@ def test_22_nan_in_one_task(name):
     assert all(not torch.is_tensor(a) or torch.equal(a, b) for (_, a), (_, b) in zip(before, after, strict=True))
     assert same(gradients_of(net), kept, 0)
     step(balancer, net, x, ys)
+
+
+MEMORY = """
+import os, resource, sys, torch
+from torch import nn
+from mtl_core.balancer import Balancer
+torch.set_num_threads(1)
+K = 30
+net = nn.ModuleList([nn.Sequential(nn.Linear(1000, 1000), nn.Tanh()), *[nn.Linear(1000, 1) for _ in range(K)]])
+x, ys = torch.randn(4, 1000), torch.randn(K, 4, 1)
+torch.optim.Adam([nn.Parameter(torch.ones(1))])  # what it imports is no memory of a method
+for name in sys.argv[1:]:
+    if not os.fork():
+        balancer = Balancer("equal" if name == "sum" else name, net)
+        for _ in range(2):
+            net.zero_grad()
+            z = net[0](x)
+            losses = [(head(z) - y).pow(2).mean() for head, y in zip(list(net)[1:], ys)]
+            sum(losses).backward() if name == "sum" else balancer.backward(losses, features=z)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)  # kB
+        print(name, peak, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
+def test_27_memory_of_many_tasks():
+    """Peaks of 30 tasks and a million parameters, beyond that of the plain sum, in units of J."""
+    most = {"equal": 0.3, "uncertainty": 0.3, "mgda_ub": 0.7, "pcgrad": 1.3, "norm_equalised": 1.3, "sam_gs": 2.3}
+    most |= {"moco": 2.3, "graddrop": 2.3, "db_mtl": 3.3}
+    done = subprocess.run([sys.executable, "-c", MEMORY, "sum", *most], capture_output=True, text=True, check=True)
+    peaks = {name: int(size) for name, size in map(str.split, done.stdout.splitlines())}
+    found = {name: (peaks[name] - peaks["sum"]) * 1024 / (30 * 1001000 * 4) for name in most}
+    assert all(found[name] < most[name] for name in most), found
+    assert found["pcgrad"] > 0.8, found  # J itself is seen
 
 
 @pytest.mark.supports("LSTM, GRU, RNN", "yes")
