@@ -47,8 +47,8 @@ class Balancer(Rule):
     A task whose gradient of the shared parameters is exactly zero counts as absent for an aggregation. In several
     processes (an open process group of torch.distributed) each calls with its part of the batch, on the plain module;
     J and the own gradients are summed over them. Peak memory: J and about the joint step; SAM-GS, MoCo and DB-MTL keep
-    a second J. Hooks of tensors fire once for each task, `post_accumulate_grad` hooks do not; there is no double
-    backward.
+    a second J, DB-MTL a third for a moment. Hooks of tensors fire once for each task, `post_accumulate_grad` hooks do
+    not; there is no double backward.
 
     weights    task -> weight in the last step; empty where the method has none.
     cosines    (task, task) -> cosine of their gradients in the last step; empty where J was not computed.
