@@ -1,6 +1,6 @@
 """Core-seconds of QM9's runs: each by itself, as one of S in a batched program, and of the matrix products alone.
 
-    python benchmarks/batched_runs.py [--rounds 8] [--record] [--show]
+    python benchmarks/batched_runs.py [--rounds 6] [--only "pcgrad 11"] [--record] [--show]
 
 The perceptron of the table `qm9`, batch 256, Adam, one thread, on the CPU; an epoch of 20 steps and its evaluation.
 A run by itself is `training.fit`. The batched programs train S runs with the same numbers of tasks, method and batch
@@ -8,7 +8,7 @@ size; seeds, learning rates and the methods' options are each run's own. One is 
 the network's backward pass written out and keeps what one task needs in the cache. "products" are the matrix products
 of a step and nothing else, which no program can leave out. All take turns within each round, by processor time.
 
-`--record` writes batched_runs.jsonl beside this file; `--show` prints what follows from it for QM9's grids. The data
+`--record` adds to batched_runs.jsonl beside this file; `--show` prints what follows from it for QM9's grids. The data
 of the profile "small" must be there. CONTRIBUTING.md says what was decided; tests/lab/test_batched_runs.py compares
 both programs with `fit`.
 """
@@ -36,16 +36,16 @@ from mtl_lab.runs.checkpoints import denormals_flushed
 
 RECORD = Path(__file__).with_suffix(".jsonl")
 GRIDS = ("qm9", "qm9_sam_gs", "task_pairs")
-TARGET = 0.4  # of the core-seconds of runs by themselves: above it, batching is not worth its code
 CASES = (("equal", 1), ("equal", 2), ("equal", 11), ("pcgrad", 2), ("pcgrad", 11), ("sam_gs", 11))  # method, tasks
-SIZES = (1, 8, 32)
+SIZES = {"torch.func": (8,), "written out": (1, 8, 32)}  # program -> numbers of runs
 
 
 class Together:
     """S runs as one program. `gradients` is "torch.func" or "written out"; the latter is for squared errors only."""
 
     def __init__(self, runs, problem, gradients: str):
-        self.problem, self.gradients = problem, getattr(self, gradients.replace(".", "_").replace(" ", "_"))
+        self.problem = problem
+        self.gradients = {"torch.func": self.torch_func, "written out": self.written_out}[gradients]
         self.models = [build_model(run, problem).to(problem.train.inputs.dtype) for run in runs]
         # Row s holds all parameters of run s, trunk first; an optimizer's group for each has that run's rate
         self.flat = torch.stack([nn.utils.parameters_to_vector(model.parameters()).detach() for model in self.models])
@@ -208,8 +208,8 @@ def case(method: str, tasks: int, train: int = 5120, validation: int = 1024):
     return replace(base, method=method, convention="samgs" if method == "sam_gs" else "plain", **options)
 
 
-def measure(method: str, tasks: int, rounds: int) -> dict[str, list[float]]:
-    """Program -> its core-seconds for one run, over those of a run by itself in the same round."""
+def measure(method: str, tasks: int, rounds: int) -> dict:
+    """Core-seconds of a run by itself, by round; program -> those of one of its runs, as ratios to that round's."""
     run = case(method, tasks)
     problem, together = load_problem(run), methods.find(method).level == "losses"
 
@@ -227,14 +227,14 @@ def measure(method: str, tasks: int, rounds: int) -> dict[str, list[float]]:
         return seconds
 
     calls = {"products": timed(products(run, problem, 1 if together else tasks))}
-    for gradients in ("torch.func", "written out"):
-        for S in SIZES:
+    for gradients, sizes in SIZES.items():
+        for S in sizes:
             calls[f"{gradients}, {S}"] = timed(Together(run.seeds(range(S)), problem, gradients).epoch, S)
     with denormals_flushed():
         floors, ratios = take_turns(lambda call: call(), alone, calls, rounds, 1)
     print(f"\n{method}, tasks {tasks}: a run by itself takes {1e3 * median(floors):.0f} ms, of which the others take")
     show(ratios, {})
-    return {"seconds": floors, **ratios}
+    return {"seconds": floors, "ratios": ratios}
 
 
 def best(path: Path = RECORD) -> dict[tuple[str, int], tuple[float, float]]:
@@ -262,33 +262,31 @@ def shares(path: Path = RECORD, root: Path = records.ROOT) -> dict[str, tuple[fl
                 total = sums.setdefault(name, [0.0, 0.0, 0.0])
                 for i, share in enumerate((1.0, *both)):
                     total[i] += share * record["core_seconds"]
-    return {grid: (batched / alone, least / alone) for grid, (alone, batched, least) in sums.items()}
+    return {grid: (sums[grid][1] / sums[grid][0], sums[grid][2] / sums[grid][0]) for grid in (*GRIDS, "all")}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--only", default="", help='cases, with commas between, as in "pcgrad 11"; all unless given')
+    parser.add_argument("--record", action="store_true", help=f"write each case to {RECORD.name}")
     parser.add_argument(
         "--show", action="store_true", help="measure nothing; print what the record says of QM9's grids"
     )
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    if not chosen.show:
-        found = [(method, tasks, measure(method, tasks, chosen.rounds)) for method, tasks in CASES]
-        if chosen.record:
-            origin = provenance.provenance()
-            lines = [
-                {"method": m, "tasks": K, "seconds": r.pop("seconds"), "ratios": r, "provenance": origin}
-                for m, K, r in found
-            ]
-            records.write_lines([records.rounded(line) for line in lines], RECORD)
-    if chosen.show or chosen.record:
-        print(f"\n{'share of core-seconds':<24}{'batched, at best':>18}{'products alone':>18}")
-        for (method, tasks), both in best().items():
-            print(f"{f'{method}, tasks {tasks}':<24}{both[0]:>18.2f}{both[1]:>18.2f}")
-        for grid, both in shares().items():
-            print(f"{grid:<24}{both[0]:>18.2f}{both[1]:>18.2f}")
+    wanted = [name for name in chosen.only.split(",") if name]
+    for method, tasks in () if chosen.show else CASES:
+        if not wanted or f"{method} {tasks}" in wanted:
+            line = records.rounded({"method": method, "tasks": tasks, **measure(method, tasks, chosen.rounds)})
+            others = [one for one in records.read_lines(RECORD) if (one["method"], one["tasks"]) != (method, tasks)]
+            if chosen.record:
+                lines = [*others, line | {"provenance": provenance.provenance()}]
+                records.write_lines(sorted(lines, key=lambda one: CASES.index((one["method"], one["tasks"]))), RECORD)
+    if chosen.show:
+        print(f"{'share of core-seconds':<24}{'batched, at best':>18}{'products alone':>18}")
+        for name, both in [*((f"{m}, tasks {K}", both) for (m, K), both in best().items()), *shares().items()]:
+            print(f"{name:<24}{both[0]:>18.2f}{both[1]:>18.2f}")
     return 0
 
 

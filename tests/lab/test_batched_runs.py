@@ -1,6 +1,7 @@
 """The batched programs of the benchmark train what `fit` trains; each run has its own seed, rate, decay and options."""
 
 import importlib.util
+import re
 import sys
 from dataclasses import replace
 
@@ -73,3 +74,15 @@ def compare(benchmark, runs, gradients):
         torch.testing.assert_close(row, expected, rtol=1e-6, atol=1e-9)
         for task, of_task in history.epochs[0]["validation"].items():
             assert measured[task] == pytest.approx(of_task, rel=1e-6)
+
+
+def test_the_decision_quotes_the_record(benchmark):
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
+    (decision,) = re.findall(r"as one batched program\..*?committed measurement", text)
+    whole, best = benchmark.shares(), benchmark.best()
+    assert list(best) == list(benchmark.CASES)
+    quoted = [float(number) for number in re.findall(r"0\.\d+", decision)]
+    # The mixture of methods in a grid changes with every record that comes to it, the measurement does not
+    assert quoted[:5] == pytest.approx([0.4, whole["all"][0], *(whole[grid][0] for grid in benchmark.GRIDS)], abs=0.03)
+    assert quoted[5:] == pytest.approx([best["pcgrad", 11][1], best["equal", 11][0]], abs=0.005)
+    assert min(quoted[1:6]) > 0.4 > quoted[6], "what is said of the target"
