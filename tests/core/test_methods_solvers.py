@@ -219,3 +219,14 @@ def test_a_matrix_that_asks_for_gradients_is_combined_as_any_other(name):
     """Weights are solved for outside the graph."""
     J = family(2, "conflicting")
     torch.testing.assert_close(methods.make(name)(J.clone().requires_grad_()).detach(), methods.make(name)(J))
+
+
+def test_pcgrad_for_all_tasks_at_once_is_the_librarys_loop():
+    """In few dimensions a gradient comes to oppose itself on the way, and is not projected off itself."""
+    for seed in range(60):
+        J = torch.randn(8, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        torch.manual_seed(seed)
+        found = methods.make("pcgrad").weighting(J)
+        torch.manual_seed(seed)
+        wanted = aggregation.PCGradWeighting()(J @ J.T)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
