@@ -300,7 +300,7 @@ class Balancer(Rule):
             raise ValueError(f"{self.spec.name} needs features {what}; or take a method of the level 'parameters'")
         return streams
 
-    def _finite(self, step: Step, read: Tensor | None = None, weighed=True) -> tuple[bool, Tensor | None, Tensor]:
+    def _finite(self, step: Step, read: Tensor | None = None, weighed=True) -> tuple[bool, Tensor | None, list]:
         """Whether losses, `read` and own gradients are finite, in one host synchronisation; J Jᵀ of `read`, (K, K) on
         the host, where the method is weighed by it; by task, a number that is 0 where its gradient is 0, perhaps.
 
@@ -309,12 +309,12 @@ class Balancer(Rule):
         K, parts = len(step.values), [step.values]
         by_gram = weighed and read is not None and isinstance(self.method, ByGram)
         if read is not None:
-            own = step.rest.sum() + sum(g.sum() for g in step.apart.values())
+            own = sum((g.sum() for g in step.apart.values()), step.rest.sum())
             parts += [gram(read).flatten() if by_gram else read.sum(1), own.reshape(1)]
         numbers = torch.cat([part.double() for part in parts]).cpu()
         product = numbers[K:-1].view(K, K) if by_gram else None
-        sizes = numbers[K:-1] if product is None else product.diagonal()
-        if numbers.isfinite().all():
+        sizes = (numbers[K:-1] if product is None else product.diagonal()).tolist()
+        if math.isfinite(numbers.sum()):
             return True, product, sizes
         parts_of = {f"the loss of {self.tasks[k]!r}": loss for k, loss in zip(step.tasks, step.values, strict=True)}
         whole = read is not None and read.data_ptr() == step.columns.matrix.data_ptr()
@@ -326,7 +326,7 @@ class Balancer(Rule):
             whose = "the tasks" if k is None else repr(self.tasks[k])
             parts_of[f"the gradient of {whose} at {self._layout.names[i]}"] = g
         finite = all_finite(parts_of, refuse=step.scale is None)
-        return finite, None, torch.zeros_like(sizes)  # else numbers whose sum or square is beyond the range
+        return finite, None, [0.0] * K  # else numbers whose sum or square is beyond the range
 
     def _deliver(self, step: Step, weights, joint: float | None, update: Tensor, factor: float, finite: bool) -> None:
         """Scale and clip the update, weigh own gradients, add both to `.grad`.

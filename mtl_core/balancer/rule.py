@@ -39,7 +39,7 @@ class Rule:
         """Weights of an earlier step are used in this one."""
         return self.steps % self.every > 0 and all(k in self.kept for k in tasks)
 
-    def weigh(self, step: Step, read, sizes: Tensor, product: Tensor | None = None, into=None) -> tuple:
+    def weigh(self, step: Step, read, sizes: list[float], product: Tensor | None = None, into=None) -> tuple:
         """(weights, None, K), or (None, update, K) where the method has none; its state learns from the step.
 
         A task whose gradient is exactly zero is absent for an aggregation; K counts those that are not.

@@ -1,7 +1,7 @@
 r"""Methods whose weights follow from the Gram matrix $G = J J^\top$ alone, and what their solvers share."""
 
+import math
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 import torch
@@ -23,19 +23,22 @@ def unit_gram(matrix: Tensor, product: Tensor | None = None) -> Tensor:
 
     product  J Jᵀ, where it is known.
     """
-    product, dtype = gram(matrix).cpu() if product is None else product, matrix.dtype
-    squares = product.diagonal()
-    if matrix.dtype != torch.float64 and not ((squares > 1e-30) & (squares < 1e30)).all():  # may have left float32
+    product, tiny = gram(matrix).cpu() if product is None else product, torch.finfo(matrix.dtype).tiny
+    squares = product.diagonal().tolist()  # for so few numbers Python is faster than tensors
+    if matrix.dtype != torch.float64 and not all(1e-30 < x < 1e30 for x in squares):  # may have left float32
         matrix = matrix.double()
         product = gram(matrix).cpu()
     if not 1e-200 < product.trace() < 1e200:  # squares may have left float64
         largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
         product = gram(matrix / torch.where(largest > 0, largest, 1)).cpu()
-    check_finite(product.diagonal())
+    squares = product.diagonal().tolist()
+    if not squares or not math.isfinite(sum(squares)):
+        check_finite(product.diagonal())
     # No weight that J's dtype can hold lengthens a gradient that is this short beside the others
-    kept = product.diagonal() >= max(1e-290, torch.finfo(dtype).tiny ** 2 * product.trace().item())
-    product = torch.where(kept[:, None] & kept, product, 0)
-    return product / (product.trace().item() or 1.0)
+    if min(squares) < (least := max(1e-290, tiny**2 * sum(squares))):
+        kept = product.diagonal() >= least
+        product = torch.where(kept[:, None] & kept, product, 0)
+    return product / (product.trace() or 1.0)
 
 
 class OnGram(aggregation.Weighting):
@@ -54,7 +57,8 @@ class OnGram(aggregation.Weighting):
     @torch.no_grad()
     def forward(self, matrix: Tensor, /, product: Tensor | None = None) -> Tensor:
         gramian = unit_gram(matrix, product)
-        gramian.diagonal().mul_(1 + self.ridge * torch.finfo(matrix.dtype).eps)
+        if self.ridge:
+            gramian.diagonal().mul_(1 + self.ridge * torch.finfo(matrix.dtype).eps)
         return as_weights(self.weigh(gramian), matrix)
 
 
@@ -71,10 +75,6 @@ class ByGram(aggregation.WeightedAggregator):
 
     def __init__(self, weigh: Callable[[Tensor], Tensor] | OnGram, ridge: float = 0):
         super().__init__(weigh if isinstance(weigh, OnGram) else OnGram(weigh, ridge))
-
-    def weights(self, matrix: Tensor, product: Tensor | None = None) -> Tensor:
-        """w of J; `product` is J Jᵀ, float64 on the host, where it is known."""
-        return cast(OnGram, self.weighting).forward(matrix, product)
 
 
 def cosine_form(gramian: Tensor) -> tuple[Tensor, Tensor]:

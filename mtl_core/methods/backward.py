@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchjd import aggregation
 
 from mtl_core.gradients import explained
-from mtl_core.methods._gramian import ByGram
+from mtl_core.methods._gramian import ByGram, OnGram
 from mtl_core.methods._state import LearnedParameters
 from mtl_core.methods.conventions import Convention
 from mtl_core.methods.registry import WEIGHTING, Method
@@ -36,7 +36,7 @@ def task_weights(
     elif spec.kind == WEIGHTING:
         weights = method(matrix, losses)
     elif isinstance(method, ByGram):
-        return method.weights(matrix, product)
+        return cast(OnGram, method.weighting).forward(matrix, product)
     elif type(method).forward is aggregation.WeightedAggregator.forward:
         return cast(aggregation.WeightedAggregator, method).weighting(matrix)
     elif spec.level != "parameters":
