@@ -75,6 +75,9 @@ def gradients(outputs, inputs, starts, retain: bool) -> tuple[Tensor | None, ...
         return torch.autograd.grad(outputs, inputs, starts, retain_graph=retain, allow_unused=True)
 
 
+LEAF = type(get_gradient_edge(torch.ones((), requires_grad=True)).node)  # what adds to a leaf's `.grad`
+
+
 def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict[Tensor, int], bool]:
     """Leaf tensor -> bits of the losses that reach it: exact where it is one loss, else two bits or more.
 
@@ -93,7 +96,7 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
             node, number = todo.pop()
             if node is None:
                 continue
-            if (end := ends.get((node, number))) is not None:
+            if ends and (end := ends.get((node, number))) is not None:
                 leaves[end] = leaves.get(end, 0) | bit
                 continue
             if isinstance(node, BackwardCFunction):
@@ -103,9 +106,9 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
             if mask & bit:
                 continue
             masks[node] = mask | bit
-            if hasattr(node, "variable"):
-                leaves[node.variable] = mask | bit
-            if not mask & (mask - 1):  # else two losses have been here: all below is marked as shared
+            if type(node) is LEAF:
+                leaves[node.variable] = mask | bit  # type: ignore[attr-defined]
+            elif not mask & (mask - 1):  # else two losses have been here: all below is marked as shared
                 todo += node.next_functions  # type: ignore[arg-type]
     return leaves, any(len(set(outputs.values())) > 1 for outputs in used.values())
 
@@ -120,7 +123,7 @@ ALONE = uses(torch.empty(1))
 
 def views(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Views of `flat`, one after the other, in the shapes of `like`."""
-    return [part.view_as(p) for part, p in zip(flat.split([p.numel() for p in like]), like, strict=False)]
+    return [*torch._utils._unflatten_dense_tensors(flat, like)] if like else []
 
 
 def vector(like: Sequence[Tensor], *rows: int, dtype: torch.dtype = torch.float32) -> Tensor:

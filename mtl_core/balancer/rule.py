@@ -62,7 +62,7 @@ class Rule:
         elif spec.level != "losses" and read is not None and not read.shape[1]:
             return None, None, K  # nothing is shared
         else:
-            values = values if into is None else step.live
+            values = values if into is None else step.live()
             try:
                 with drawing_from(step.random, values.device), selected(method, tasks, len(self.tasks)):
                     weights = task_weights(method, spec, self.convention, read, values, product, into)

@@ -16,8 +16,7 @@ class Step:
 
     With `walk` False the graphs of tasks and parameters that have been seen together are not walked again.
 
-    losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined;
-            live: the same with the graph, in one process.
+    losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined.
     shares  where there are several processes: task -> this one's share of its examples.
     scale   of a scaler: the backward passes start from it, and their gradients are divided by it.
     random  of the first of several processes: the random state that the method draws from, if this one's is another.
@@ -62,10 +61,7 @@ class Step:
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
         self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
-        with torch.enable_grad():
-            self.live = torch.stack([loss.to(layout.like) for _, loss in self.losses] or [layout.like])
-        joined = [values[layout.tasks[k]] for k in self.tasks] if shares else self.live
-        self.values = torch.as_tensor(joined).to(layout.like).detach()
+        self.values = torch.stack([torch.as_tensor(values[layout.tasks[k]]).to(layout.like) for k in self.tasks])
         self.shares = {number[name]: share for name, share in shares.items()}
         self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
         self.now, self.alone, columns = {*names}, {k: list[int]() for k in self.tasks}, {*layout.at}
@@ -75,6 +71,11 @@ class Step:
                 for k in [number[name] for name in reaching] if len(reaching) == 1 else self.tasks:
                     self.alone[k].append(i)
         self.flat, self.places = self.columns.places() if self.walked else (layout.like, [])
+
+    def live(self) -> Tensor:
+        """The losses (K,) with their graph."""
+        with torch.enable_grad():
+            return torch.stack([loss.to(self.layout.like) for _, loss in self.losses])
 
     def starts(self, weights: Mapping[int, Tensor] | None = None) -> list[Tensor | None]:
         """What the backward passes start from: each loss's weight, times the scaler's scale, times our share."""

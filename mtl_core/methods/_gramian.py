@@ -28,17 +28,18 @@ def unit_gram(matrix: Tensor, product: Tensor | None = None) -> Tensor:
     if matrix.dtype != torch.float64 and not all(1e-30 < x < 1e30 for x in squares):  # may have left float32
         matrix = matrix.double()
         product = gram(matrix).cpu()
-    if not 1e-200 < product.trace() < 1e200:  # squares may have left float64
+        squares = product.diagonal().tolist()
+    if not 1e-200 < sum(squares) < 1e200:  # squares may have left float64
         largest = matrix.abs().max() if matrix.numel() else matrix.new_zeros(())
         product = gram(matrix / torch.where(largest > 0, largest, 1)).cpu()
-    squares = product.diagonal().tolist()
+        squares = product.diagonal().tolist()
     if not squares or not math.isfinite(sum(squares)):
         check_finite(product.diagonal())
     # No weight that J's dtype can hold lengthens a gradient that is this short beside the others
     if min(squares) < (least := max(1e-290, tiny**2 * sum(squares))):
         kept = product.diagonal() >= least
         product = torch.where(kept[:, None] & kept, product, 0)
-    return product / (product.trace() or 1.0)
+    return product / (sum(x for x in squares if x >= least) or 1.0)
 
 
 class OnGram(aggregation.Weighting):

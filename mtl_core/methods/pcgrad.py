@@ -18,10 +18,11 @@ def pcgrad() -> aggregation.WeightedAggregator:
     torch's generator gives are those of TorchJD's.
     Source: Yu et al., NeurIPS 2020, arXiv 2001.06782, Algorithm 1.
     """
-    return ByGram(_without_conflicts)
+    return ByGram(without_conflicts)
 
 
-def _without_conflicts(gramian: Tensor) -> Tensor:
+def without_conflicts(gramian: Tensor) -> Tensor:
+    """The weights of the tasks in that sum, (K, K) -> (K,)."""
     G, K = gramian.numpy(), len(gramian)
     orders = torch.stack([torch.randperm(K) for _ in range(K)]).numpy()
     # Each g_i' in coordinates of the gradients, g_i' = J^\top v_i, from v_i = e_i; and its products with them, G v_i

@@ -153,7 +153,7 @@ def _gradvac(method):
         sine, wanted = ((1 - x**2).clamp(min=0).sqrt() for x in (c, target))  # rounding makes cosines of 1 + 1e-16
         pull = torch.where(c < target, target * sine - c * wanted, 0.0)[:, None] * norms
         more = (pull / (norms.flip(-1) * wanted.expand_as(c)[:, None] + 1e-40)).flip(-1)  # of g_j, for the other's g_i
-        target = torch.lerp(target.expand_as(c), c, method.weighting.weigh.beta)
+        target = torch.lerp(target.expand_as(c), c, method.beta)
         return ((1 + more)[..., None] * J).sum(1)
 
     return update
