@@ -42,7 +42,7 @@ class Step:
         leaves, second = reached([*given.values()]) if self.walked else ({}, False)
         if second and layout.shared is None:
             raise ValueError("a compiled or custom function hides what tasks share: name that in shared=")
-        now = layout.known(leaves)
+        now = layout.known(leaves) if leaves else {}
         of_mask = {mask: [name for k, name in enumerate(given) if mask >> k & 1] for mask in {*now.values()}}
         names, shares, random = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None
         values: dict = {name: loss.detach() for name, loss in given.items()}
