@@ -4,12 +4,11 @@ The outcome of pair {i, j} is regressed on a predictor x and on covariates held 
 outcome between the 90th and the 10th percentile of x over these pairs.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,22 @@ def mixed(
     parts    name -> Z_m (n, levels), such as a `membership`, whose random effects u_m share one variance.
     freedom  degrees of freedom of t.
 
-    statsmodels finds the variances by restricted maximum likelihood. The slopes and their errors are those of
-    generalised least squares at these variances; its own errors are NaN where a variance is next to 0.
+    The variances maximise the restricted likelihood, the slopes and errors are those of generalised least squares.
+    (statsmodels' MixedLM finds the same, but where a variance is next to 0 its errors are NaN or it stops.)
     """
-    from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec  # slow to import
-
-    names = [[[str(level) for level in range(part.shape[1])]] for part in parts.values()]
     y, design = np.asarray(y), np.column_stack([*columns.values(), np.ones(len(y))])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a variance of 0 is at the edge of its range, and the optimiser says so
-        spec = VCSpec(list(parts), names, [[part] for part in parts.values()])
-        fitted = MixedLM(y, design, groups=np.zeros(len(y)), exog_vc=spec).fit(reml=True)
-    spreads = [max(v, 0) * part @ part.T for v, part in zip(fitted.vcomp, parts.values(), strict=True)]
-    weights = np.linalg.inv(fitted.scale * np.eye(len(y)) + sum(spreads))
-    covariance = np.linalg.inv(design.T @ weights @ design)
-    slopes, errors = covariance @ design.T @ weights @ y, np.sqrt(np.diag(covariance))
+    free, shapes = len(y) - design.shape[1], [part @ part.T for part in parts.values()]
+
+    def solved(ratios):  # the variances of the parts over that of e
+        weights = np.linalg.inv(np.eye(len(y)) + np.tensordot(ratios, shapes, 1))
+        information = design.T @ weights @ design
+        slopes = np.linalg.solve(information, design.T @ weights @ y)
+        square = (y - design @ slopes) @ weights @ (y - design @ slopes) / free
+        likelihood = np.linalg.slogdet(weights)[1] - np.linalg.slogdet(information)[1] - free * np.log(square)
+        return likelihood, slopes, np.sqrt(square * np.diag(np.linalg.inv(information)))
+
+    limits = {"x0": np.ones(len(parts)), "bounds": [(0, 1e4)] * len(parts), "method": "L-BFGS-B"}
+    _, slopes, errors = solved(optimize.minimize(lambda ratios: -solved(ratios)[0], **limits).x)
     sizes = np.array([spread(x) for x in columns.values()])
     found, half = slopes[:-1] * sizes, special.stdtrit(freedom, 0.5 + level / 2) * errors[:-1] * sizes
     p = 2 * special.stdtr(freedom, -np.abs(slopes / errors)[:-1])
