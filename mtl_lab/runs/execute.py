@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from mtl_core import methods, models
 from mtl_core.training import Schedule
-from mtl_lab.runs import conflict_log
+from mtl_lab.runs import conflict_log, gradient_probe
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.checkpoints import fit_from
 from mtl_lab.runs.device import chosen_device, own_device
@@ -30,7 +30,7 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
         store.checkpoint(run).unlink(missing_ok=True)
     problem = load_problem(run)
     model = build_model(run, problem)
-    observers = _observers(run, model)
+    observers = _observers(run, model, problem)
     history = fit_from(
         store.checkpoint(run),
         run.canonical(),
@@ -61,7 +61,9 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     return record
 
 
-def _observers(run: Run, model: models.MultiTaskModel) -> list:
+def _observers(run: Run, model: models.MultiTaskModel, problem) -> list:
     if run.observe is None or len(model.heads) < 2:
         return []
+    if "probe" in run.observe:
+        return [gradient_probe.GradientProbe(model, problem, run.seed, **run.observe)]
     return [conflict_log.ConflictLog(len(model.heads), **run.observe)]
