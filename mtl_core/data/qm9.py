@@ -6,17 +6,18 @@ first author. The package is only read, never imported or installed. The targets
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from .._names import did_you_mean
 from ..seeds import numpy_generator
 from . import embedded
 from .files import Root
 from .problem import Problem, Split, regression
 from .profiles import sizes
-from .qm9_descriptors import Molecules, descriptors, element_counts
+from .qm9_descriptors import Molecules, descriptors, element_counts, rotational_constants
 from .qm9_files import WHEEL, WHEEL_SHA256, read
 
 EV = 27.211386246  # electronvolt in a hartree
@@ -33,6 +34,7 @@ TARGETS = {  # name -> unit, in the order of the properties; the energies U0 to 
     "G": "meV",
     "Cv": "cal/(mol K)",
 }
+ROTATIONAL = dict.fromkeys(("log A", "log B", "log C"), "log GHz")  # natural logs; errors are relative ones, nearly
 GROUPS = ("mu", "alpha", "HOMO", "LUMO", "R2", "ZPVE", *["atomisation"] * 4, "Cv")  # nearly one task: U0 to G
 FREE_ATOMS = np.array(
     [  # hartree; U0, U, H, G of one atom, columns as ELEMENTS
@@ -61,6 +63,8 @@ def load(
     train: int | None = None,
     validation: int | None = None,
     test: int | None = None,
+    fresh: bool = False,
+    targets: Sequence[str] | None = None,
 ) -> Problem:
     """The problem: inputs (N, 74) float32, one regression task for each of the 11 `TARGETS`.
 
@@ -68,6 +72,10 @@ def load(
              root; "paper": 110,831 / 10,000 / 10,000 of it.
     seed     changes nothing: the molecules of a split are the same for every seed.
     train, validation, test  numbers of molecules in place of the profile's.
+    fresh    test on molecules that neither "small" nor this problem trains, validates or tests on: the last of the
+             train block. Where the profile trains on these, it trains on fewer: 250 in "tiny", 100,831 in "paper".
+    targets  names among `TARGETS` and `ROTATIONAL`, in their order here, in place of the 11. Logs of the rotational
+             constants follow from the positions; a linear molecule has its B as A (`rotational_constants`).
 
     Inputs and targets are z-scored with mean and standard deviation of the train molecules; errors are
     reported in the target's own unit. `GROUPS` joins the four atomisation energies, nearly one task.
@@ -76,6 +84,16 @@ def load(
     given = {"train": train, "validation": validation, "test": test}
     blocks = "tiny" if profile == "tiny" else "full"
     counts = sizes(COUNTS, profile, given, "molecules", BLOCKS[blocks])
+    if fresh:
+        room = BLOCKS[blocks]["train"] - counts["test"]
+        if room < (train or 1):
+            raise ValueError(f"fresh test molecules leave {room} of the train block, got train={train}: give fewer")
+        counts["train"] = min(counts["train"], room)
+    units = TARGETS | ROTATIONAL
+    names = list(TARGETS if targets is None else targets)
+    for name in names:
+        if name not in units:
+            raise ValueError(f"no target {name!r}{did_you_mean(name, units)}; the targets are {', '.join(units)}")
     if profile == "tiny":
         molecules = embedded.arrays("qm9")
         molecules["descriptors"] = descriptors(molecules)
@@ -83,16 +101,16 @@ def load(
     else:
         molecules = read(root)
         origin = {"origin": f"{WHEEL}, all molecules", "sha256": WHEEL_SHA256}
-    positions = split_positions(len(molecules["index"]), blocks, counts)
+    positions = split_positions(len(molecules["index"]), blocks, counts, fresh)
     inputs, _, _ = _standardise(molecules["descriptors"].astype(np.float64), positions["train"])
-    targets, mean, deviation = _standardise(targets_of(molecules), positions["train"])
+    values, mean, deviation = _standardise(targets_of(molecules, names), positions["train"])
     splits = {
-        split: Split(torch.from_numpy(inputs[chosen]), tuple(torch.from_numpy(targets[chosen]).unbind(1)))
+        split: Split(torch.from_numpy(inputs[chosen]), tuple(torch.from_numpy(values[chosen]).unbind(1)))
         for split, chosen in positions.items()
     }
     numbers = {split: molecules["index"][chosen].astype("<i8").tobytes() for split, chosen in positions.items()}
     return Problem(
-        tuple(regression(*target, float(d)) for target, d in zip(TARGETS.items(), deviation, strict=True)),
+        tuple(regression(name, units[name], float(d)) for name, d in zip(names, deviation, strict=True)),
         **splits,
         source={
             "name": "qm9",
@@ -103,9 +121,10 @@ def load(
             "note": "Real molecules; descriptors of our own in place of graphs: element counts, sorted "
             "Coulomb-matrix eigenvalues, histogram of distances.",
             "counts": counts,
+            **({"fresh": True} if fresh else {}),
             "molecules_sha256": {split: hashlib.sha256(data).hexdigest() for split, data in numbers.items()},
-            "target_mean": dict(zip(TARGETS, _six_digits(mean), strict=True)),
-            "target_deviation": dict(zip(TARGETS, _six_digits(deviation), strict=True)),
+            "target_mean": dict(zip(names, _six_digits(mean), strict=True)),
+            "target_deviation": dict(zip(names, _six_digits(deviation), strict=True)),
         },
     )
 
@@ -115,12 +134,19 @@ def _six_digits(values: Iterable[float]) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def split_positions(molecules: int, blocks: str, counts: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Split -> positions among `molecules` molecules: the first of each block of one permutation, see `BLOCKS`."""
+def split_positions(
+    molecules: int, blocks: str, counts: Mapping[str, int], fresh: bool = False
+) -> dict[str, np.ndarray]:
+    """Split -> positions among `molecules` molecules: the first of each block of one permutation, see `BLOCKS`.
+
+    fresh  the test split is the last of the train block.
+    """
     order, start, positions = numpy_generator(0, "split", f"qm9 {blocks}").permutation(molecules), 0, {}
     for split, size in BLOCKS[blocks].items():
         positions[split] = order[start : start + counts[split]]
         start += size
+        if fresh and split == "train":
+            positions["test"] = order[start - counts["test"] : start]
     return positions
 
 
@@ -130,10 +156,13 @@ def _standardise(values: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.
     return ((values - mean) / deviation).astype(np.float32), mean, deviation
 
 
-def targets_of(molecules: Molecules) -> np.ndarray:
-    """The 11 targets (N, 11) in their units. Atomisation: a molecule's energy less its free atoms'."""
+def targets_of(molecules: Molecules, names: Sequence[str] = tuple(TARGETS)) -> np.ndarray:
+    """The targets `names` (N, 11 by default) in their units. Atomisation: a molecule's energy less its free atoms'."""
     values = molecules["properties"].copy()
     values[:, 6:10] -= element_counts(molecules) @ FREE_ATOMS.T
     energies = [unit == "meV" for unit in TARGETS.values()]
     values[:, energies] *= 1000 * EV
-    return values
+    if set(names) & set(ROTATIONAL):
+        values = np.concatenate([values, np.log(rotational_constants(molecules))], axis=1)
+    order = [*TARGETS, *ROTATIONAL]
+    return values[:, [order.index(name) for name in names]]

@@ -322,6 +322,47 @@ def test_there_are_no_more_than_the_embedded_molecules():
         data.load("qm9", test=101)
 
 
+def test_fresh_test_molecules_are_in_no_other_split_and_in_no_small_table(tiny):
+    for blocks, molecules, profile in (("tiny", 500, "tiny"), ("full", 130_831, "small")):
+        used = qm9.split_positions(molecules, blocks, qm9.COUNTS[profile])
+        counts = qm9.COUNTS[profile] | ({"train": 250} if profile == "tiny" else {})
+        fresh = qm9.split_positions(molecules, blocks, counts, fresh=True)
+        assert len(np.unique(np.concatenate(list(fresh.values())))) == sum(counts.values()), "disjoint"
+        assert not set(fresh["test"]) & set(np.concatenate([used["test"], used["validation"]]))
+        assert profile == "tiny" or not set(fresh["test"]) & set(used["train"])
+        np.testing.assert_array_equal(fresh["train"], used["train"][: counts["train"]])
+        np.testing.assert_array_equal(fresh["validation"], used["validation"])
+    problem = data.load("qm9", fresh=True)
+    assert [len(s) for s in (problem.train, problem.validation, problem.test)] == [250, 50, 100]
+    assert problem.source["fresh"] and "fresh" not in tiny.source
+    assert problem.source["molecules_sha256"]["test"] != tiny.source["molecules_sha256"]["test"]
+    assert len(data.load("qm9", fresh=True, train=300, test=50).train) == 300
+    with pytest.raises(ValueError, match="leave 250 of the train block, got train=251"):
+        data.load("qm9", fresh=True, train=251)
+
+
+def test_targets_are_chosen_by_name(tiny):
+    some = data.load("qm9", targets=["Cv", "log B", "mu"])
+    assert [task.name for task in some.tasks] == ["Cv", "log B", "mu"] == list(some.source["target_mean"])
+    assert list(some.tasks[1].metrics) == ["MAE (log GHz)"]
+    for name, at in (("Cv", 0), ("mu", 2)):
+        assert torch.equal(some.test.targets[at], tiny.test.targets[list(qm9.TARGETS).index(name)])
+    assert torch.equal(some.test.inputs, tiny.test.inputs)
+    with pytest.raises(ValueError, match="no target 'logA'.*mu, alpha, .*log C"):
+        data.load("qm9", targets=["logA"])
+
+
+def test_rotational_constants_are_those_that_qm9_prints(read_wheel):
+    printed = [[157.7118, 157.70997, 157.70699], [293.60975, 293.54111, 191.39397], [799.58812, 437.90386, 282.94545]]
+    molecules = read_wheel()
+    np.testing.assert_allclose(qm9_descriptors.rotational_constants(molecules), printed, rtol=2e-5)
+    np.testing.assert_allclose(qm9.targets_of(molecules, ["log C", "log A"]), np.log(printed)[:, [2, 0]], atol=2e-5)
+    straight = {"atoms": np.array([3], np.int8), "elements": np.array([6, 8, 8], np.int8)}  # carbon dioxide
+    straight["positions"] = np.array([[0, 0, 0], [0, 0, 1.16], [0, 0, -1.16]], np.float32)
+    (constants,) = qm9_descriptors.rotational_constants(straight)
+    np.testing.assert_allclose(constants, 505.379 / (2 * 15.9949146 * 1.16**2), rtol=1e-5)
+
+
 def test_the_full_set():
     try:
         molecules = qm9_files.read()
