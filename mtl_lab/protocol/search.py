@@ -29,9 +29,7 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
                 f"{table.name} takes rows of {table.extends}, which has no search.json yet: search it first"
             )
         baseline = baseline or committed.base_search(table, root)["single_task_validation"]
-    ranking = before.get("ranking")
-    if ranking is None and table.ranking is not None:
-        ranking = train([table.ranking], "search, layers", folder, workers)[table.ranking.identity]["conflict"]
+    ranking = before.get("ranking") or rank_layers(table, folder, workers)
     for row_group in (table.singles(), table.shared()):
         rows = [row for row in row_group if row.reuses is None and row.name not in entries]
         if only is not None:
@@ -51,6 +49,14 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
     text = json.dumps(finite(records.rounded(content)), sort_keys=True, indent=1, ensure_ascii=False)
     write_atomically(folder / "search.json", text + "\n")
     return json.loads(text)
+
+
+def rank_layers(table: Table, folder: Path, workers: int) -> dict | None:
+    """The conflict log of the table's ranking run, with the seed of the short runs; None where no row splits layers."""
+    if table.ranking is None:
+        return None
+    run = replace(table.ranking, seed=table.search_seeds()[0])
+    return train([run], "search, layers", folder, workers)[run.identity]["conflict"]
 
 
 def search_rows(table, rows, ranking, baseline, entries, folder, workers) -> dict:
