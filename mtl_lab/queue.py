@@ -25,7 +25,7 @@ def lacks(experiment: str, profile: str, root: Path = records.ROOT) -> list[tupl
     if experiment in experiments.STUDIES:
         return None
     if experiment in experiments.SEARCHES:
-        return list(streams.lacks(experiments.SEARCHES[experiment](profile), root))
+        return streams.lacks(experiments.SEARCHES[experiment](profile), root)
     if experiment in experiments.GRIDS:
         plan = completion.planned_grid(experiment, profile)
         recorded = records.load(experiment, profile, root)

@@ -24,11 +24,7 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
     taken_over = committed.base_entries(table, root)
     entries, baseline = taken_over | before.get("rows", {}), before.get("single_task_validation", {})
     if table.extends is not None:
-        if not taken_over:
-            raise ValueError(
-                f"{table.name} takes rows of {table.extends}, which has no search.json yet: search it first"
-            )
-        baseline = baseline or committed.base_search(table, root)["single_task_validation"]
+        baseline = baseline or committed.needed_search(table, root)["single_task_validation"]
     ranking = before.get("ranking") or rank_layers(table, folder, workers)
     for row_group in (table.singles(), table.shared()):
         rows = [row for row in row_group if row.reuses is None and row.name not in entries]

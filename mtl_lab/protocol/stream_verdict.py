@@ -24,8 +24,8 @@ def measures(table: Table, values: Mapping, zero: Mapping) -> dict[str, float]:
     alone", its relative change; "tasks better", their number.
     """
     logs = {t: {m: 1 + math.log(max(v / zero[t][m], 1e-6)) for m, v in values[t].items()} for t in zero}
-    ones = {t: dict.fromkeys(logs[t], 1.0) for t in zero}
-    whole = {DELTA_M: table.delta_m(values, zero), LOG_RATIO: table.delta_m(logs, ones)}
+    log_ratio = table.delta_m(logs, {t: dict.fromkeys(logs[t], 1.0) for t in zero})
+    whole = {DELTA_M: table.delta_m(values, zero), LOG_RATIO: log_ratio}
     without = {f"{DELTA_M} without {t}": table.delta_m(values, zero, set(zero) - {t}) for t in zero}
     alone = {f"{t} alone": table.delta_m(values, zero, [t]) for t in zero}
     return whole | without | alone | {BETTER: float(sum(change > 0 for change in alone.values()))}
@@ -58,9 +58,8 @@ class Comparison:
 
     def verdicts(self, measure: str = DELTA_M) -> dict[str, tuple[PairedDifference, str]]:
         """Row -> (difference, outcome). The intervals of all rows but the controls hold at once."""
-        rows = [row for row in self.first if row != REFERENCE]
+        reference, rows = self.of(REFERENCE, measure), [row for row in self.first if row != REFERENCE]
         level = at_once(sum(not self.table.row(row).control for row in rows))
-        reference = self.of(REFERENCE, measure)
         differences = {row: paired_difference(self.of(row, measure), reference, level) for row in rows}
         return {row: (d, word(d, self.margin)) for row, d in differences.items()}
 

@@ -18,7 +18,7 @@ streams.jsonl   a line for each stream that is searched
 runs.jsonl      the runs of preparation and evaluation; attempts.jsonl: every run, those of the searches too
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,13 +58,6 @@ class Searches(Table):
     limits: tuple[float, float] = (0.0, 0.0)
     fresh: bool = False
 
-    def base_search(self, root: Path) -> dict:
-        """search.json of the extended table. ValueError where there is none."""
-        search = committed.base_search(self, root)
-        if search is None:
-            raise ValueError(f"{self.name} rests on the search of {self.extends}, which is not there: search it first")
-        return search
-
     def lines(self, root: Path) -> dict[int, dict]:
         """Stream -> its line in streams.jsonl. ValueError where a line does not fit its digest."""
         lines = records.read_lines(records.folder(self.name, self.profile, root) / "streams.jsonl")
@@ -78,7 +71,7 @@ class Searches(Table):
 
 def preparation(table: Searches, root: Path) -> list[tuple[str, Run]]:
     """(row, run) from which margin, doses and zero follow. Only single-task networks read test data."""
-    choices = {row: entry["choice"] for row, entry in table.base_search(root)["rows"].items()}
+    choices = {row: entry["choice"] for row, entry in committed.needed_search(table, root)["rows"].items()}
     planned: list[tuple[str, Row, Mapping]] = []
     if table.limits[0] < table.limits[1]:
         planned += [(f"epochs × {n}", Row("equal", "", epochs=n), choices["equal"]) for n in (1, 2)]
@@ -100,7 +93,7 @@ def settings(table: Searches, recorded: Sequence[Mapping], root: Path) -> dict:
     δ is half of what twice the epochs give equal weights, clipped to the limits; a factor is the one in `FACTORS` whose
     fall of Δm comes closest to the dose.
     """
-    zero = table.base_search(root)["single_task_validation"]
+    zero = committed.needed_search(table, root)["single_task_validation"]
 
     def mean(row):
         return float(np.mean([table.validation_delta(r, zero) for r in recorded if r["row"] == row]))
@@ -118,7 +111,10 @@ def settings(table: Searches, recorded: Sequence[Mapping], root: Path) -> dict:
 
 def search_stream(table: Searches, stream: int, fixed: Mapping, workers: int, root: Path) -> dict:
     """Search all rows of a stream; its line for streams.jsonl, with `fixed` (`settings`) and a digest."""
-    zero, folder = table.base_search(root)["single_task_validation"], records.folder(table.name, table.profile, root)
+    zero, folder = (
+        committed.needed_search(table, root)["single_task_validation"],
+        records.folder(table.name, table.profile, root),
+    )
     ranking, entries = rank_layers(replace(table, stream=stream), folder, workers), {}
     for number in (stream, OTHER_STREAMS + stream):
         rows = [r for r in table.shared() if r.reuses is None and (r.name == A_A) == (number != stream)]
@@ -171,12 +167,11 @@ def _missing(table, planned, root):
     return {run.identity: (row, run) for row, run in planned if run.identity not in known}
 
 
-def lacks(table: Searches, root: Path) -> Iterator[tuple[str, float]]:
-    """(row, share of a full run) of each run that the results lack."""
+def lacks(table: Searches, root: Path) -> list[tuple[str, float]]:
+    """(row, share of a full run) of each run that the results lack; a second seed from the search of its stream on."""
     lines, planned = table.lines(root), preparation(table, root)
     planned += [one for line in lines.values() for one in evaluation(table, line)]
-    yield from ((row, 1.0) for row, _ in _missing(table, planned, root).values())
-    for stream in set(range(table.streams)) - set(lines):
-        for row in table.shared():
-            search = [0.25] * TRIED + [1.0] * KEPT if row.reuses is None else []
-            yield from ((row.name, share) for share in [*search, *[1.0] * (1 + (stream < REPEATED))])
+    searched = [0.25] * TRIED + [1.0] * (KEPT + 1)
+    of_stream = [(r.name, n) for r in table.shared() for n in (searched if r.reuses is None else [1.0])]
+    missing = [(row, 1.0) for row, _ in _missing(table, planned, root).values()]
+    return missing + of_stream * (table.streams - len(lines))

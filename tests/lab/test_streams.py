@@ -230,7 +230,7 @@ def test_margin_and_doses_come_from_the_recorded_validation_data(finished):
     made += [record("weights × 1", 3.0), record("weights × 0.8", 1.0), record("weights × 0.6", -0.5)]
     made += [record("weights × 0.4", -4.0), record("weights × 0.2", -30.0), record("weights × 0.05", -90.0)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.Searches, "base_search", lambda *_: {"single_task_validation": zero})
+        patch.setattr(streams.committed, "needed_search", lambda *_: {"single_task_validation": zero})
         fixed = streams.settings(table, made, root)
         assert fixed["margin"] == pytest.approx(2.75) and fixed["factors"] == {"broken_1": 0.6, "broken_3": 0.4}
         made[1:3] = [record("epochs × 2", 40.0)]
@@ -260,7 +260,7 @@ def test_choices_are_written_before_test_data_are_read_and_stay(finished, tmp_pa
 
 
 def test_without_the_search_of_the_main_table_nothing_begins(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="qm9_searches rests on the search of qm9, which is not there"):
+    with pytest.raises(ValueError, match="qm9_searches takes rows of qm9, which has no search.json yet"):
         streams.preparation(ALL["qm9_searches"], tmp_path)
     monkeypatch.setattr(completion, "provenance", lambda: {"clean": False})
     said = completion.complete_searches(experiments.SEARCHES["qm9_searches"]("small"), 1, tmp_path)
