@@ -14,10 +14,10 @@ from mtl_lab.experiments.registry import SEARCHES, register_study
 from mtl_lab.protocol.streams import FAULTS, Searches
 from mtl_lab.protocol.table import A_A, REFERENCE, Row, Table
 
-QM9 = "equal log_sum norm_equalised norm_equalised_clip mgda_exact pcgrad cagrad sam_gs"
+QM9 = "equal log_sum norm_equalised norm_equalised_clip mgda_exact pcgrad cagrad sam_gs autoscale"
 PLANS = {  # problem -> rows beside the reference, number of streams, limits of the margin
     "qm9": (QM9, 20, (2.0, 4.0)),
-    "multi_fashion_mnist": ("norm_equalised_clip recon_pcgrad split_normalisation", 10, (0.3, 0.5)),
+    "multi_fashion_mnist": ("norm_equalised_clip recon_pcgrad split_normalisation autoscale", 10, (0.3, 0.5)),
     "two_digits": ("log_sum sam_gs", 5, (2.0, 2.0)),
 }
 
@@ -26,7 +26,8 @@ def searches(main_table: Callable[[str], Table], profile: str = "small") -> Sear
     """The comparison on the problem of a main table."""
     main = main_table(profile)
     methods, streams, limits = PLANS[main.name]
-    rows = main.singles() + [main.row(name) for name in (REFERENCE, *methods.split())]
+    known = {row.name: row for row in (*main.rows, Row("autoscale", "AutoScale", "autoscale"))}
+    rows = main.singles() + [known[name] for name in (REFERENCE, *methods.split())]
     if limits[0] < limits[1]:
         rows.append(replace(main.row(REFERENCE), name=A_A, title="A/A: static weights, other searches", control=True))
         broken = {"reuses": A_A, "control": True, "downweighted_tasks": range(len(main.singles()) // 2)}
