@@ -131,7 +131,7 @@ def _ready(pairs) -> None:
 
     _device()
     for experiment, profile in pairs:
-        known("experiment", experiment, [*experiments.TABLES, *experiments.GRIDS, *experiments.STUDIES])
+        known("experiment", experiment, [name for kind in experiments.KINDS for name in kind])
         known("profile", profile, PROFILES)
     processes.pause_file = _pause_file()
     processes.attend(processes.pause_file)
@@ -165,6 +165,8 @@ def _complete(experiment, profile, seeds, workers, rows) -> str:
         for name in rows or ():
             known("row", name, [r.name for r in table.rows])
         return completion.complete_table(table, seeds, workers, rows=rows)
+    if experiment in experiments.SEARCHES:
+        return completion.complete_searches(experiments.SEARCHES[experiment](profile), workers)
     if experiment in experiments.STUDIES:
         try:
             return experiments.STUDIES[experiment](profile)

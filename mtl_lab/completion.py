@@ -1,6 +1,7 @@
 """Trains the runs that committed results lack: of a table first the search, then the evaluation; of a grid its plan.
 
-Only the evaluation reads test data, and it begins only once the present search.json is committed.
+Only the evaluation reads test data, and it begins only once the present search.json is committed. Searches over streams
+write their choices down by themselves (`protocol.streams`), from code that is committed.
 """
 
 import subprocess
@@ -9,11 +10,12 @@ from pathlib import Path
 
 from mtl_lab import records
 from mtl_lab.experiments.registry import GRIDS, Grid
-from mtl_lab.protocol import committed
+from mtl_lab.protocol import committed, streams
 from mtl_lab.protocol.evaluation import evaluate
 from mtl_lab.protocol.search import search
 from mtl_lab.protocol.table import SEEDS, Table
 from mtl_lab.runs import grid
+from mtl_lab.runs.provenance import provenance
 from mtl_lab.runs.run import Run
 
 
@@ -54,6 +56,14 @@ def complete_table(
         return f"{reason} Widen its range for all rows, remove search.json and search again."
     count = evaluate(table, seeds, workers, root, rows)
     return f"{len(committed.load(table, root))} records, {count} trained now."
+
+
+def complete_searches(table: streams.Searches, workers: int = 1, root: Path = records.ROOT) -> str:
+    """Train what a comparison of procedures lacks, stream by stream. Returns a sentence about it."""
+    if table.profile != "tiny" and not provenance()["clean"]:
+        return "nothing was trained: the code holds the rules and differs from the last commit; commit it first."
+    streams.complete(table, workers, root)
+    return f"{table.streams} streams are complete."
 
 
 def planned_grid(name: str, profile: str, seeds: int | None = None) -> Grid:

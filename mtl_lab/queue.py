@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mtl_lab import completion, experiments, records
 from mtl_lab.files import damage_named, write_atomically
-from mtl_lab.protocol import committed, evaluation
+from mtl_lab.protocol import committed, evaluation, streams
 from mtl_lab.protocol.table import KEPT
 
 Entry = tuple[str, str]  # experiment, profile
@@ -24,6 +24,8 @@ def lacks(experiment: str, profile: str, root: Path = records.ROOT) -> list[tupl
     """(row, share of a full run) of each run that the results lack; None for a study, which plans no runs."""
     if experiment in experiments.STUDIES:
         return None
+    if experiment in experiments.SEARCHES:
+        return streams.lacks(experiments.SEARCHES[experiment](profile), root)
     if experiment in experiments.GRIDS:
         plan = completion.planned_grid(experiment, profile)
         recorded = records.load(experiment, profile, root)

@@ -239,6 +239,15 @@ def db_mtl(steps, draws, beta=0.9):
     return found
 
 
+def autoscale(steps, draws, explore=200):
+    lengths, found = [], []
+    for J, _, _ in steps:
+        lengths = [*lengths, [NORM(g) / np.sqrt((J**2).sum()) for g in J]][:explore]
+        means = np.mean(lengths, 0)
+        found.append(len(J) * (1 / means) / np.sum(1 / means) @ J)
+    return found
+
+
 def sam_gs(steps, draws, gamma=0.1, beta1=0.9, beta2=0.99, epsilon=1e-8):
     m, h, found = 0.0, 0.0, []
     for t, (J, _, _) in enumerate(steps, start=1):
@@ -284,6 +293,7 @@ REFERENCES = {
     "aligned_mtl_ub": lambda steps, draws: [aligned(J) for J, _, _ in steps],
     "moco": moco,
     "db_mtl": db_mtl,
+    "autoscale": autoscale,
     "upgrad": lambda steps, draws: [upgrad(J) for J, _, _ in steps],
     "sam_gs": sam_gs,
     "broken": each(lambda J, L: np.where(np.arange(len(J)) == 0, 0.1, 1.0)),

@@ -16,7 +16,7 @@ from importlib import import_module
 # imports may come first: it would register its own methods before them.
 FILES = (
     "equal static log_sum geometric_mean rlw dwa uncertainty gradnorm imtl_l famo stch norm_equalised mgda pcgrad "
-    "gradvac graddrop cagrad imtl_g nash_mtl fairgrad aligned_mtl moco db_mtl upgrad sam_gs broken rotograd"
+    "gradvac graddrop cagrad imtl_g nash_mtl fairgrad aligned_mtl moco db_mtl autoscale upgrad sam_gs broken rotograd"
 )
 for _file in FILES.split():
     import_module(f"mtl_core.methods.{_file}")

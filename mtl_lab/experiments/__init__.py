@@ -6,12 +6,14 @@ from importlib import import_module
 from pathlib import Path
 
 from mtl_lab import records
-from mtl_lab.experiments.registry import GRIDS, RULES, STUDIES, TABLES
+from mtl_lab.experiments.registry import GRIDS, RULES, SEARCHES, STUDIES, TABLES
 from mtl_lab.files import damage_named
 from mtl_lab.protocol import committed as _committed
 from mtl_lab.protocol.verdict import TableVerdict, judge
 
-__all__ = ["GRIDS", "RULES", "STUDIES", "TABLES", "committed"]
+__all__ = ["GRIDS", "KINDS", "RULES", "SEARCHES", "STUDIES", "TABLES", "committed"]
+
+KINDS = (TABLES, SEARCHES, GRIDS, STUDIES)
 
 for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
     import_module(f"{__name__}.{_module}")

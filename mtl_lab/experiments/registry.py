@@ -1,12 +1,14 @@
 """The experiments by the name of their folder in `results/`. Each file of this package registers them at its foot.
 
-A *table* compares methods under the protocol, a *grid* trains a plan of runs, a *study* computes its records itself.
+A *table* compares methods under the protocol, *searches* compare methods with their search, a *grid* trains a plan of
+runs, a *study* computes its records itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from mtl_lab.checks import Check
+from mtl_lab.protocol.streams import Searches
 from mtl_lab.protocol.table import Table
 from mtl_lab.runs.run import Run
 
@@ -22,6 +24,7 @@ class Grid(Protocol):
 
 
 TABLES: dict[str, Callable[..., Table]] = {}  # name -> function of the profile ("small" where it is left out)
+SEARCHES: dict[str, Callable[..., Searches]] = {}  # name -> function of the profile
 GRIDS: dict[str, Callable[..., Grid]] = {}  # name -> class, made with profile and seeds
 STUDIES: dict[str, Callable[[str], str]] = {}  # name -> function of the profile that returns a sentence
 RULES: dict[str, Callable[..., Sequence[Check] | None]] = {}  # rule of a claim -> function that makes its comparisons

@@ -41,6 +41,14 @@ def base_search(table: Table, root: Path = records.ROOT) -> dict | None:
     return records.read_json(records.folder(table.extends, table.profile, root) / "search.json")
 
 
+def needed_search(table: Table, root: Path = records.ROOT) -> dict:
+    """`base_search`; ValueError where there is none."""
+    search = base_search(table, root)
+    if search is None:
+        raise ValueError(f"{table.name} takes rows of {table.extends}, which has no search.json yet: search it first")
+    return search
+
+
 def seeds_of(table: Table, root: Path = records.ROOT) -> int | dict[str, int]:
     """Ten, or row -> number of seeds: the reference and the rows in extended.json ({"seeds": 20, "rows": […]})."""
     extended = records.read_json(records.folder(table.name, table.profile, root) / "extended.json")

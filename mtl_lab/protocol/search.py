@@ -9,7 +9,7 @@ from mtl_lab import records
 from mtl_lab.files import write_atomically
 from mtl_lab.protocol import committed
 from mtl_lab.protocol.attempts import train
-from mtl_lab.protocol.table import FULL_SEED, KEPT, SHORT_SEED, Table
+from mtl_lab.protocol.table import KEPT, Table
 from mtl_lab.runs import build, provenance
 
 
@@ -24,19 +24,13 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
     taken_over = committed.base_entries(table, root)
     entries, baseline = taken_over | before.get("rows", {}), before.get("single_task_validation", {})
     if table.extends is not None:
-        if not taken_over:
-            raise ValueError(
-                f"{table.name} takes rows of {table.extends}, which has no search.json yet: search it first"
-            )
-        baseline = baseline or committed.base_search(table, root)["single_task_validation"]
-    ranking = before.get("ranking")
-    if ranking is None and table.ranking is not None:
-        ranking = train([table.ranking], "search, layers", folder, workers)[table.ranking.identity]["conflict"]
+        baseline = baseline or committed.needed_search(table, root)["single_task_validation"]
+    ranking = before.get("ranking") or rank_layers(table, folder, workers)
     for row_group in (table.singles(), table.shared()):
         rows = [row for row in row_group if row.reuses is None and row.name not in entries]
         if only is not None:
             rows = [row for row in rows if row.tasks is not None or row.name in only]
-        validation = _search_rows(table, rows, ranking, baseline, entries, folder, workers)
+        validation = search_rows(table, rows, ranking, baseline, entries, folder, workers)
         baseline = records.rounded(baseline | validation)  # as in search.json: rows searched later read that
     content = {
         "table": table.name,
@@ -48,21 +42,30 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
         "ranking": ranking,
         "provenance": before.get("provenance", provenance.provenance()),  # of rows searched later: attempts.jsonl
     }
-    text = json.dumps(_finite(records.rounded(content)), sort_keys=True, indent=1, ensure_ascii=False)
+    text = json.dumps(finite(records.rounded(content)), sort_keys=True, indent=1, ensure_ascii=False)
     write_atomically(folder / "search.json", text + "\n")
     return json.loads(text)
 
 
-def _search_rows(table, rows, ranking, baseline, entries, folder, workers) -> dict:
+def rank_layers(table: Table, folder: Path, workers: int) -> dict | None:
+    """The conflict log of the table's ranking run, with the seed of the short runs; None where no row splits layers."""
+    if table.ranking is None:
+        return None
+    run = replace(table.ranking, seed=table.search_seeds()[0])
+    return train([run], "search, layers", folder, workers)[run.identity]["conflict"]
+
+
+def search_rows(table, rows, ranking, baseline, entries, folder, workers) -> dict:
     """Search `rows`, add their entries to `entries`; task -> validation values of the chosen single-task networks."""
+    short_seed, full_seed = table.search_seeds()
     choices = {row.name: [table.resolve(row, c, ranking, baseline) for c in table.configurations(row)] for row in rows}
-    short = {row.name: [table.run(row, c, SHORT_SEED, 0.25) for c in choices[row.name]] for row in rows}
+    short = {row.name: [table.run(row, c, short_seed, 0.25) for c in choices[row.name]] for row in rows}
     short_records = train([run for runs in short.values() for run in runs], "search, short", folder, workers)
     scores, full = {}, {}  # row name -> score of each short run; row name -> index of a configuration -> full run
     for row in rows:
         scores[row.name] = [_score(table, row, short_records[run.identity], baseline) for run in short[row.name]]
         order = sorted(range(len(scores[row.name])), key=lambda i: -scores[row.name][i])
-        full[row.name] = {i: table.run(row, choices[row.name][i], FULL_SEED) for i in order[:KEPT]}
+        full[row.name] = {i: table.run(row, choices[row.name][i], full_seed) for i in order[:KEPT]}
     full_records = train([run for runs in full.values() for run in runs.values()], "search, full", folder, workers)
     validation = {}
     for row in rows:
@@ -98,10 +101,10 @@ def _score(table, row, record, baseline):
     return values[metric] if higher else -values[metric]
 
 
-def _finite(value):
+def finite(value):
     """JSON has no infinity: a diverged configuration's score is null."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if value == -float("inf") else value

@@ -7,16 +7,18 @@ import numpy as np
 from scipy.stats import qmc
 
 
-def sample(space: Mapping, count: int, generator: np.random.Generator) -> list[dict]:
+def sample(space: Mapping, count: int, generator: np.random.Generator, dimensions: int | None = None) -> list[dict]:
     """`count` configurations, name -> value, six significant digits.
 
     space  name -> ("log", low, high), ("uniform", low, high), ("choice", values), or ("simplex", K): weights that are
            uniform on the simplex and scaled to sum to K.
+    dimensions  of the sequence, of which the first are read: spaces that begin alike then get the same values, from
+           generators in the same state. None: as many as the space has.
     """
     sizes = {name: spec[1] if spec[0] == "simplex" else 1 for name, spec in space.items()}
     configurations = []
-    for point in qmc.Sobol(sum(sizes.values()), rng=generator).random(count):
-        parts = np.split(point, np.cumsum(list(sizes.values()))[:-1])
+    for point in qmc.Sobol(dimensions or sum(sizes.values()), rng=generator).random(count):
+        parts = np.split(point[: sum(sizes.values())], np.cumsum(list(sizes.values()))[:-1])
         configurations.append({name: _value(space[name], part) for name, part in zip(space, parts, strict=True)})
     return configurations
 

@@ -9,23 +9,23 @@ searched static weights.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from mtl_core import metrics
-from mtl_core.data.problem import higher_is_better
 from mtl_core.seeds import numpy_generator
 from mtl_lab import records
 from mtl_lab.protocol import search_space
-from mtl_lab.runs.build import load_problem
+from mtl_lab.runs.build import directions
 from mtl_lab.runs.run import Run
 
 TRIED, KEPT = 8, 2  # configurations at a quarter of the length, and how many of them at full length
 SHORT_SEED, FULL_SEED = 100, 101  # of the two search stages
 SEEDS = tuple(range(10))  # of the evaluation
 OTHER_SEEDS = 200  # the A/A row evaluates with seeds 200, 201, …
+DIMENSIONS = 16  # of the Sobol sequence that all rows of a stream share
 REFERENCE, A_A, BROKEN = "static", "a_a", "broken"  # names of the rows that every table has
 CONTROLS = (A_A, BROKEN)
 RESOLVED = ("split", "power", "threshold", "layers")  # parts of a choice that `resolve` turns into layers or weights
@@ -78,6 +78,8 @@ class Table:
     ranking  a run before the search whose conflict log the rows' `split` reads; None where no row splits layers.
     extends  name of the table whose single-task networks, reference row and controls, with their search, this one
              takes over; None: it trains all of its rows.
+    stream   number of an independent search (`protocol.streams`), which has search seeds and a Sobol sequence of its
+             own, whose coordinates all rows share; None: the search of the table.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Table:
     groups: Sequence[str] | None = None
     ranking: Run | None = None
     extends: str | None = None
+    stream: int | None = None
 
     @property
     def profile(self) -> str:
@@ -124,7 +127,14 @@ class Table:
 
     def _sampled(self, row, rate, count, which=""):
         space = {"learning_rate": ("log", *rate), "weight_decay": ("choice", self.decay), **row.space}
+        if self.stream is not None:
+            shared = numpy_generator(0, "search", f"{self.name}, stream {self.stream}{which}")
+            return search_space.sample(space, count, shared, DIMENSIONS)
         return search_space.sample(space, count, numpy_generator(0, "search", f"{self.name} {row.name}{which}"))
+
+    def search_seeds(self) -> tuple[int, int]:
+        """Seeds of the short and of the full runs of the search."""
+        return (SHORT_SEED, FULL_SEED) if self.stream is None else (1000 + 2 * self.stream, 1001 + 2 * self.stream)
 
     def rates(self) -> tuple[float, float]:
         """The whole range of the learning rate."""
@@ -161,8 +171,8 @@ class Table:
         if row.split is not None:
             choice["split"] = row.split(self, choice, ranking)
         if "power" in choice:
-            tasks = load_problem(self.base).tasks  # in their order: `baseline` is sorted by name
-            weights = np.array([baseline[task.name]["loss"] for task in tasks]) ** -choice["power"]
+            tasks = directions(self.base.problem)  # in their order: `baseline` is sorted by name
+            weights = np.array([baseline[task]["loss"] for task in tasks]) ** -choice["power"]
             choice["weights"] = records.rounded((weights * len(weights) / weights.sum()).tolist())
         return choice
 
@@ -182,12 +192,16 @@ class Table:
             return -math.inf
         return self.delta_m(record["final"]["validation"], baseline)
 
-    def delta_m(self, values: Mapping, baseline: Mapping) -> float:
-        """Δm in percent of {task: {metric: value}}, positive = better, averaged in groups first."""
+    def delta_m(self, values: Mapping, baseline: Mapping, only: Collection[str] | None = None) -> float:
+        """Δm in percent of {task: {metric: value}}, positive = better, averaged in groups first.
+
+        only  names of the tasks to take; None: all.
+        """
         entries = [  # value, baseline, whether higher is better, group
-            (values[task.name][m], baseline[task.name][m], higher, self.groups[k] if self.groups else task.name)
-            for k, task in enumerate(load_problem(self.base).tasks)
-            for m, higher in higher_is_better(task).items()
+            (values[task][m], baseline[task][m], higher, self.groups[k] if self.groups else task)
+            for k, (task, up) in enumerate(directions(self.base.problem).items())
+            if only is None or task in only
+            for m, higher in up.items()
         ]
         return metrics.delta_m(*map(list, zip(*entries, strict=True)))
 
@@ -202,9 +216,12 @@ class Table:
         for row in self.rows:
             choice = dict(choices[row.reuses or row.name])
             if row.downweighted_tasks:
-                choice["weights"] = [
-                    records.rounded(w * WEAKER) if k in row.downweighted_tasks else w
-                    for k, w in enumerate(choice["weights"])
-                ]
+                choice = weakened(choice, row.downweighted_tasks)
             runs[row.name] = [self.run(row, choice, seed, test=True) for seed in self.seeds(row, count)]
         return runs
+
+
+def weakened(choice: Mapping, tasks: Collection[int], factor: float = WEAKER) -> dict:
+    """A configuration with static weights whose weights of `tasks` are multiplied by `factor`."""
+    weights = [records.rounded(w * factor) if k in tasks else w for k, w in enumerate(choice["weights"])]
+    return {**choice, "weights": weights}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mtl_core.metrics import delta_m
 from mtl_lab.protocol import completeness
 from mtl_lab.protocol.table import A_A, BROKEN, CONTROLS, REFERENCE, SEEDS, Table
 from mtl_lab.runs import build
@@ -139,22 +138,21 @@ def deltas(table: Table, grouped: Mapping[str, Sequence[Mapping]]) -> dict[str, 
     """
     if any(row.name not in grouped for row in table.singles()):
         return {}
-    up, first = build.directions(table.base.problem), len(SEEDS)
-    zero = {}
-    for row in table.singles():
-        ordered = sorted(grouped[row.name], key=lambda record: record["config"]["seed"])[:first]
-        zero |= {task: {m: v[0] for m, v in metrics.items()} for task, metrics in summary(ordered).items()}
-    names = [(task, metric) for task, metrics in up.items() for metric in metrics]
-    higher = [up[task][metric] for task, metric in names]
-    groups = [table.groups[list(up).index(task)] if table.groups else task for task, _ in names]
-    baseline = [zero[task][metric] for task, metric in names]
-    result = {}
+    baseline, result = zero(table, grouped), {}
     for row in table.shared():
         if row.name in grouped:
             by_seed = {record["config"]["seed"]: record["final"]["test"] for record in grouped[row.name]}
-            values = {seed: [test[task][metric] for task, metric in names] for seed, test in sorted(by_seed.items())}
-            result[row.name] = {s: delta_m(v, baseline, higher, groups) for s, v in values.items()}
+            result[row.name] = {s: table.delta_m(test, baseline) for s, test in sorted(by_seed.items())}
     return result
+
+
+def zero(table: Table, grouped: Mapping[str, Sequence[Mapping]]) -> dict[str, dict[str, float]]:
+    """Task -> metric -> mean test value of its first ten single-task networks, from row -> records."""
+    means = {}
+    for row in table.singles():
+        ordered = sorted(grouped[row.name], key=lambda record: record["config"]["seed"])[: len(SEEDS)]
+        means |= {task: {m: v[0] for m, v in values.items()} for task, values in summary(ordered).items()}
+    return means
 
 
 def summary(records: Sequence[Mapping]) -> dict:

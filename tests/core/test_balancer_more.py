@@ -15,7 +15,7 @@ from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods import METHODS, Convention, make
 from mtl_lab.probes.update_comparison import arguments
 
-STATE = {"moco", "db_mtl", "sam_gs", "gradvac", "nash_mtl"}
+STATE = {"moco", "db_mtl", "autoscale", "sam_gs", "gradvac", "nash_mtl"}
 STATELESS = [
     name
     for name in NAMES

@@ -352,3 +352,22 @@ def test_a_gradient_whose_square_is_no_number_any_more(name, dtype):
 def test_weights_that_are_not_finite_are_an_error():
     with pytest.raises(SolverError, match="weights of the task gradients are not finite"):
         ByGram(lambda gramian: gramian.sum(1) * float("nan"))(torch.eye(2))
+
+
+def test_autoscale_by_hand():
+    """Two steps of exploration, the second with the first task three times as long; then the weights stay."""
+    method = methods.make("autoscale", explore=2)
+    J = torch.tensor([[3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    torch.testing.assert_close(method(J), 2 * torch.tensor([1 / 3, 1 / 4]).double() / (7 / 12) @ J)
+    s = torch.tensor([3 / 5 + 12 / 160**0.5, 4 / 5 + 4 / 160**0.5]).double()
+    late = torch.tensor([[12.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    expected = 2 / s / (1 / s).sum()
+    torch.testing.assert_close(method(late), expected @ late)
+    for matrix in (J, late, 5 * J.flip(0)):
+        torch.testing.assert_close(method(matrix), expected @ matrix)
+    alike = methods.make("autoscale", explore=1)
+    alike(late)
+    weighted = (alike(torch.eye(2, dtype=torch.float64)) * late.norm(dim=1)).tolist()
+    assert weighted[0] == pytest.approx(weighted[1]), "equally long: magnitude similarity 1"
+    with pytest.raises(ValueError, match="one or more steps"):
+        methods.make("autoscale", explore=0)

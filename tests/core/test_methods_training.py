@@ -79,7 +79,7 @@ def test_state_of_a_used_method_loads_into_a_fresh_one(name, tmp_path):
         assert (one == two).all()
 
 
-STATEFUL = {"dwa", "uncertainty", "gradnorm", "imtl_l", "famo", "gradvac", "moco", "db_mtl", "sam_gs"}
+STATEFUL = {"dwa", "uncertainty", "gradnorm", "imtl_l", "famo", "gradvac", "moco", "db_mtl", "autoscale", "sam_gs"}
 
 
 def test_which_methods_have_a_state():

@@ -114,5 +114,5 @@ def test_committed_records_are_runs_of_their_grid(folder):
 def test_every_folder_of_results_is_registered_and_every_study_has_one():
     """A new table or grid is registered before its first run; a renamed one leaves a folder that nothing names."""
     folders = {file.parents[1].name for file in records.ROOT.glob("*/*/runs.jsonl")}
-    assert folders <= {*experiments.TABLES, *experiments.GRIDS, *experiments.STUDIES}
+    assert folders <= {name for kind in experiments.KINDS for name in kind}
     assert set(experiments.STUDIES) <= folders

@@ -37,6 +37,7 @@ def test_suppliers():
         "fairgrad",
         "moco",
         "db_mtl",
+        "autoscale",
     }
     assert {n for n in AGGREGATIONS if method_card.library_class(n) is None} == ours | {"sam_gs", "broken"}
     assert method_card.library_class("upgrad") is aggregation.UPGradWeighting
