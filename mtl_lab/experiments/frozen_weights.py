@@ -27,6 +27,7 @@ from mtl_lab.runs.weights import replays
 from mtl_lab.statistics.paired import PairedDifference, outcome
 
 METHODS = {"norm_equalised": {}, "cagrad": {}, "mgda": {}, "log_sum": {}, "sam_gs": {"gamma": 1.0}}
+CONVENTION = {"sam_gs": "samgs"}  # of the others: plain
 RATES = (0.0028, 0.0056, 0.0112)
 LAGS = (4, 20, 78, 390)
 RUNGS = ("adaptive", "steps", "epochs", "shuffled epochs", "constant", "static")
@@ -35,7 +36,10 @@ CONTRASTS = ("feedback", "timing", "order", "spread", "place")  # of neighbours
 
 @dataclass(frozen=True)
 class FrozenWeights:
-    """The ladder of each method, in rows "METHOD, RUNG"; "METHOD, donor" are the runs whose weights are replayed."""
+    """The ladder of each method, in rows "METHOD, RUNG"; those of "METHOD, donor" have the weights that are replayed.
+
+    The last rung is the same for all methods of a convention: its row is "CONVENTION, static".
+    """
 
     profile: str = "small"
     seeds: int = 10
@@ -47,13 +51,14 @@ class FrozenWeights:
 
     def ladder(self, method: str, found: Sequence[Mapping]) -> dict[str, list[Run]]:
         known, table = {record["identity"] for record in found}, qm9.table(self.profile)
-        base = replace(table.base, convention="samgs" if method == "sam_gs" else "plain")
+        base = replace(table.base, convention=CONVENTION.get(method, "plain"))
         few, rows = range(self.seeds // 2), dict[str, list[Run]]()
 
         def rung(name: str, kind: str, options: Mapping) -> Run | None:
             run = replace(base, method=kind, method_options=options)
-            tries, chosen = choose(f"{method}, {name}", run, RATES, found)
-            rows.update(tries | ({f"{method}, {name}": chosen.seeds(range(self.seeds))} if chosen else {}))
+            row = f"{base.convention if name == 'static' else method}, {name}"
+            tries, chosen = choose(row, run, RATES, found)
+            rows.update(tries | ({row: chosen.seeds(range(self.seeds))} if chosen else {}))
             return chosen
 
         if search := committed.search_of(table):
@@ -91,7 +96,7 @@ def scores(found: Sequence[Mapping], profile: str = "small", root=records.ROOT) 
 
 def ladder_contrasts(rows: Numbers, method: str) -> dict[str, PairedDifference]:
     """`CONTRASTS` of a method, each rung minus the next, from `scores`; {} while a rung is missing."""
-    names = [f"{method}, {rung}" for rung in RUNGS]
+    names = [*(f"{method}, {rung}" for rung in RUNGS[:-1]), f"{CONVENTION.get(method, 'plain')}, {RUNGS[-1]}"]
     return contrasts(rows, dict(zip(CONTRASTS, zip(names, names[1:], strict=False), strict=True)))
 
 
