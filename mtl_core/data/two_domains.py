@@ -64,7 +64,7 @@ def load(
         g, across = whiten @ (raw(z[:, 1]) - means[:, None])
         domain = np.broadcast_to(np.array([margin, -margin])[:, None], (count, 2, 1))
         inputs, second = np.concatenate([z, domain], 2), sign * (0.8 * g + 0.6 * across)
-        return Split(*_floats(inputs), _floats(f, second))
+        return Split(_float(inputs), (_float(f), _float(second)))
 
     return Problem(
         (regression("first", "deviations"), regression("second", "deviations")),
@@ -82,5 +82,5 @@ def load(
     )
 
 
-def _floats(*arrays: np.ndarray) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(array.astype(np.float32)) for array in arrays)
+def _float(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float32))

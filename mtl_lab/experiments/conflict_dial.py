@@ -20,19 +20,19 @@ minus replayed, do its weights help? In 100 log error, positive = helps, margin 
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 from mtl_lab import records
 from mtl_lab.experiments import qm9
-from mtl_lab.experiments.rate_choice import DONORS, by_row, choose, contrasts, log_error
+from mtl_lab.experiments.rate_choice import DONORS, by_row, choose, contrasts, in_words, log_error
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.weights import replays
-from mtl_lab.statistics.paired import PairedDifference, outcome
+from mtl_lab.statistics.paired import PairedDifference
 
 READOUTS = ("shared", "independent", "trained")
 CELLS = ((64, 0.5), (16, 0.5), (256, 0.5), (64, 2.0))  # width, m; the first is primary
-RATES = {"sgd": (0.01, 0.03, 0.1), "adam": (0.0028, 0.0056, 0.0112)}  # of QM9's pairs
+RATES = {"sgd": (0.003, 0.01, 0.03), "adam": (0.0028, 0.0056, 0.0112)}  # of QM9's pairs
+PREDICTORS = 3 * 55  # records that choose those pairs: three seeds of each
 SYNTHETIC_RATES = {"sgd": 0.1, "adam": 0.01}  # for both signs and all widths: of a pilot on seed 900
 SAME, MARGIN = 2.0, 1.0  # in 100 log: single-task losses under both signs, and the sign's effect; the dose's effect
 DOSES = {f"κ {k:g}{m}": (k, bool(m)) for k in (-1.0, 0.5, 1.0) for m in ("", ", matched")} | {"κ 0": (0.0, False)}
@@ -41,27 +41,30 @@ DATA = {"synthetic": "sgd", "lowest": "sgd", "median": "sgd", "highest": "sgd", 
 
 
 def synthetic(profile: str, sign: int, width: int, margin: float, readout: str, optimizer: str = "sgd") -> Run:
-    schedule = {"epochs": 6, "batch_size": 128, "optimizer": optimizer, "learning_rate": SYNTHETIC_RATES[optimizer]}
+    schedule = {"epochs": 6, "batch_size": 128, "optimizer": optimizer, "decay": "cosine"}
+    schedule["learning_rate"] = SYNTHETIC_RATES[optimizer]
     options, network = {"profile": profile, "sign": sign, "margin": margin}, {"width": width, "readout": readout}
-    schedule["decay"] = "cosine"
     return Run("two_domains", options, model="two_domains", model_options=network, schedule=schedule)
 
 
 def pairs(profile: str, root=records.ROOT) -> dict[str, Run]:
-    """Name -> run of QM9's pairs with the lowest, the median and the highest predictor; {} before it is measured.
+    """Name -> run of QM9's pairs with the lowest, the median and the highest predictor; {} before all are measured.
 
-    It is read from the records of `balanced_pairs` that have a field `predictor`, averaged over the seeds.
+    The predictor is minus the cross-fitted cosine, from the inner products in the rows "predictor …" of
+    `balanced_pairs`, averaged over three seeds; data, targets and test molecules are those of that experiment.
     """
-    found: dict[tuple, list] = {}
-    for record in records.load("balanced_pairs", profile, root):
-        if "predictor" in record:
-            found.setdefault(tuple(record["config"]["tasks"]), []).append(record)
-    order = sorted(found, key=lambda tasks: fmean(record["predictor"] for record in found[tasks]))
-    table = qm9.table(profile).base
-    base = replace(table, schedule={**table.schedule, "epochs": table.schedule["epochs"] // 2})
-    chosen = [order[0], order[len(order) // 2], order[-1]] if order else []
-    runs = [replace(base, tasks=[*t], problem_options=found[t][0]["config"]["problem_options"]) for t in chosen]
-    return dict(zip(("lowest", "median", "highest"), runs, strict=False))
+    rows = [r for r in records.load("balanced_pairs", profile, root) if r["row"].startswith("predictor ")]
+    values: dict[tuple, float] = {}
+    for record in rows:
+        (own, there), (back, other) = record["conflict"]["products"]
+        tasks = tuple(record["config"]["tasks"])
+        values[tasks] = values.get(tasks, 0.0) - (there + back) / abs(own * other) ** 0.5
+    if len(rows) < PREDICTORS:
+        return {}
+    order, base = sorted(values, key=lambda tasks: values[tasks]), qm9.table(profile).base
+    schedule, options = base.schedule | {"epochs": base.schedule["epochs"] // 2}, rows[0]["config"]["problem_options"]
+    chosen = {"lowest": order[0], "median": order[len(order) // 2], "highest": order[-1]}
+    return {n: replace(base, tasks=[*t], schedule=schedule, problem_options=options) for n, t in chosen.items()}
 
 
 @dataclass(frozen=True)
@@ -144,19 +147,14 @@ def dose_contrasts(found: Sequence[Mapping], data: str, optimizer: str) -> dict[
 
 def sentences(found: Sequence[Mapping]) -> list[str]:
     """What the records say, in plain words: of the sign, then of the dose on each data set."""
-    said, words = [], "{0.mean:+.1f} [{0.low:+.1f}, {0.high:+.1f}]".format
+    said = []
     if d := sign_contrasts(found):
         word = "it is the sign" if d["interaction"].low > SAME else "the sign is not shown to matter"
         if not (d["alone"].low > -SAME and d["alone"].high < SAME):
             word = "the single-task losses are not shown to agree, so nothing is said"
-        said.append(f"Sign: harm {words(d['shared'])} percent, beyond the placebo {words(d['interaction'])}: {word}.")
-    for data, optimizer in DATA.items():
-        each = [
-            f"{n} {words(x)}, {outcome(x.low, x.high, MARGIN)}"
-            for n, x in dose_contrasts(found, data, optimizer).items()
-        ]
-        said += [f"Dose, {data}, gain in percent: {'; '.join(each)}."] if each else []
-    return said
+        said = [f"Sign, harm in percent: {in_words({n: d[n] for n in ('shared', 'interaction')})}: {word}."]
+    doses = {data: in_words(dose_contrasts(found, data, optimizer), MARGIN) for data, optimizer in DATA.items()}
+    return said + [f"Dose, {data}, gain in percent: {words}." for data, words in doses.items() if words]
 
 
 register_grid("conflict_dial", ConflictDial)

@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 
 from mtl_lab import records
 from mtl_lab.experiments import qm9
-from mtl_lab.experiments.rate_choice import DONORS, SEED, Numbers, choose, contrasts
+from mtl_lab.experiments.rate_choice import DONORS, SEED, Numbers, by_row, choose, contrasts, in_words
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.protocol import committed
 from mtl_lab.protocol.verdict import deltas
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.weights import replays
-from mtl_lab.statistics.paired import PairedDifference, outcome
+from mtl_lab.statistics.paired import PairedDifference
 
 METHODS = {"norm_equalised": {}, "cagrad": {}, "mgda": {}, "log_sum": {}, "sam_gs": {"gamma": 1.0}}
 CONVENTION = {"sam_gs": "samgs"}  # of the others: plain
@@ -86,12 +86,11 @@ class FrozenWeights:
 
 def scores(found: Sequence[Mapping], profile: str = "small", root=records.ROOT) -> dict[str, dict[int, float]]:
     """Row -> seed -> Δm on test data, against the single-task networks of the table `qm9`; {} without its records."""
-    table, rows = qm9.table(profile), dict[str, list]()
-    singles = {row.name: [r for r in committed.load(table, root) if r["row"] == row.name] for row in table.singles()}
-    for record in found if all(singles.values()) else ():
-        if record["final"].get("test"):
-            rows.setdefault(record["row"], []).append(record)
-    return {name: deltas(table, singles | {"equal": of})["equal"] for name, of in rows.items()}
+    table = qm9.table(profile)
+    known = {row.name: [r for r in committed.load(table, root) if r["row"] == row.name] for row in table.singles()}
+    if not all(known.values()):
+        return {}
+    return by_row(found, lambda r: deltas(table, known | {"equal": [r]})["equal"][r["config"]["seed"]])
 
 
 def ladder_contrasts(rows: Numbers, method: str) -> dict[str, PairedDifference]:
@@ -102,9 +101,8 @@ def ladder_contrasts(rows: Numbers, method: str) -> dict[str, PairedDifference]:
 
 def sentence(rows: Numbers, method: str) -> str:
     """What the ladder of a method says, in plain words; empty while a rung is missing."""
-    of, margin = ladder_contrasts(rows, method), qm9.table().margin
-    each = [f"{n} {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {outcome(d.low, d.high, margin)}" for n, d in of.items()]
-    return f"{method}, points of Δm: {'; '.join(each)}." if each else ""
+    said = in_words(ladder_contrasts(rows, method), qm9.table().margin)
+    return said and f"{method}, points of Δm: {said}."
 
 
 register_grid("frozen_weights", FrozenWeights)

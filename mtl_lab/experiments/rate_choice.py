@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mtl_lab.runs.run import Run
-from mtl_lab.statistics.paired import PairedDifference, holm_intervals
+from mtl_lab.statistics.paired import PairedDifference, holm_intervals, outcome
 
 SEED, DONORS = 100, 1000  # of the runs that try rates; what is added to a run's seed for the donor of its weights
 Numbers = Mapping[str, Mapping[int, float]]  # row -> seed -> number
@@ -49,3 +49,11 @@ def contrasts(rows: Numbers, pairs: Mapping[str, Sequence[str]]) -> dict[str, Pa
     signs = (1, -1, -1, 1)
     taken = {n: [sum(x * v[s] for x, v in zip(signs, each, strict=False)) for s in seeds] for n, each in of.items()}
     return holm_intervals(taken) if len(seeds) > 1 else {}
+
+
+def in_words(found: Mapping[str, PairedDifference], margin: float | None = None) -> str:
+    """Each contrast with its interval and, where positive is better and there is a margin, the word for it."""
+    texts = {name: f"{name} {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" for name, d in found.items()}
+    return "; ".join(
+        t + (f", {outcome(found[n].low, found[n].high, margin)}" if margin else "") for n, t in texts.items()
+    )

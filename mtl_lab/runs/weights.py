@@ -9,10 +9,8 @@ import json
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.linalg import vector_norm
 from torchjd import aggregation
 
 from mtl_core.data.problem import Problem
@@ -55,9 +53,7 @@ class Weighted(nn.Module):
     NonFiniteGradientError where a task's gradient becomes zero: its weight is not defined.
     """
 
-    def __init__(
-        self, method: str, options=(), kappa=1.0, match=False, balanced=False, lag=0, table=None, lengths=False
-    ):
+    def __init__(self, method, options=(), kappa=1.0, match=False, balanced=False, lag=0, table=None, lengths=False):
         super().__init__()
         self.spec, self.inner = find(method), make(method, **dict(options))
         self.kappa, self.match, self.balanced, self.lag = kappa, match, balanced, lag
@@ -76,9 +72,8 @@ class Weighted(nn.Module):
             raise NonFiniteGradientError("a task's gradient became zero: it has no weight")
         update = (self.trace[max(t - self.lag, 0)][:-1] if self.lag and t else new) @ rows
         if self.match or self.lengths:
-            asked = vector_norm(rows.sum(0)) if self.match else length
-            update *= asked / vector_norm(update).clamp(min=1e-30)
-        self.trace.append(torch.cat([new, vector_norm(update)[None]]))
+            update *= (rows.sum(0).norm() if self.match else length) / update.norm().clamp(min=1e-30)
+        self.trace.append(torch.cat([new, update.norm()[None]]))
         return update
 
     def get_extra_state(self) -> Tensor:
@@ -90,7 +85,7 @@ class Weighted(nn.Module):
     def told(self) -> dict:
         """For the record: the trace, (T, K + 1) float32, as text, and each task's mean share of the weights."""
         table = self.get_extra_state().cpu()
-        text = base64.b64encode(table.numpy().astype("<f4").tobytes()).decode()
+        text = base64.b64encode(table.numpy().tobytes()).decode()
         return {"trace": text, "weights": (table[:, :-1] / table[:, :-1].sum(1, keepdim=True)).mean(0).tolist()}
 
 
@@ -155,8 +150,8 @@ def made(run: Run, problem: Problem, record_of: Callable[[Run], dict]) -> tuple[
         script = Script(torch.tensor([options["weights"]]))
         return aggregation.WeightedAggregator(script), _entry(find("static"), "losses")
     donor, lengths = Run.from_dict(options["donor"]), options.get("lengths", False)
-    numbers = np.frombuffer(base64.b64decode(record_of(donor)["trace"]), "<f4").reshape(-1, len(problem.tasks) + 1)
-    trace, epoch = torch.tensor(numbers), len(problem.train) // Schedule(**run.schedule).batch_size
+    numbers = torch.frombuffer(bytearray(base64.b64decode(record_of(donor)["trace"])), dtype=torch.float32)
+    trace, epoch = numbers.view(-1, len(problem.tasks) + 1), len(problem.train) // Schedule(**run.schedule).batch_size
     weights = shaped(trace[:, :-1], options["form"], epoch, run.seed)
     method = Weighted(**donor.method_options, table=torch.cat([weights, trace[:, -1:]], 1), lengths=lengths)
     if method.match or method.balanced or lengths:

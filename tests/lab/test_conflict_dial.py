@@ -87,23 +87,27 @@ def test_the_interaction_decides_whether_it_is_the_sign():
 
 
 def pair_records(root: Path):
-    """Made-up records of `balanced_pairs`: three seeds for each of five pairs."""
+    """Made-up records of `balanced_pairs`: three seeds for each of five pairs, and rows that are none."""
     lines = []
     for n, value in enumerate([0.1, -0.5, 0.3, 0.0, -0.2]):
         for seed in range(3):
             run = Run("qm9", {"profile": "tiny"}, tasks=[n, n + 1], seed=seed)
-            lines.append({**record(f"pair {n}", run, epochs={}), "predictor": value + 0.01 * (seed - 1)})
+            products = [[4.0, -value - 0.01 * seed], [-value + 0.01 * seed, 0.25]]
+            found = record(f"predictor {n}", run, epochs={}, conflict={"products": products})
+            lines += [found, {**found, "row": f"search {n}"}]
     file = records.folder("balanced_pairs", "tiny", root) / "runs.jsonl"
     file.parent.mkdir(parents=True)
     records.write_lines(lines, file)
 
 
 def test_the_dose_runs_on_the_pairs_with_the_lowest_the_median_and_the_highest_predictor(tmp_path, monkeypatch):
-    assert conflict_dial.pairs("tiny", tmp_path) == {}
     pair_records(tmp_path)
+    assert conflict_dial.pairs("tiny", tmp_path / "elsewhere") == {} == conflict_dial.pairs("tiny", tmp_path)
+    monkeypatch.setattr(conflict_dial, "PREDICTORS", 15)
     found = conflict_dial.pairs("tiny", tmp_path)
     assert {name: run.tasks for name, run in found.items()} == {"lowest": [1, 2], "median": [3, 4], "highest": [2, 3]}
     base = qm9.table("tiny").base
+    assert {json.dumps(run.problem_options) for run in found.values()} == {'{"profile": "tiny"}'}
     assert {run.schedule["epochs"] for run in found.values()} == {base.schedule["epochs"] // 2}
     monkeypatch.setattr(conflict_dial, "pairs", lambda profile: found)
     plan = ConflictDial("tiny", 20)
