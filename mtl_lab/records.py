@@ -90,7 +90,8 @@ def compact(record: dict, row: str) -> dict:
             for task in tasks
         },
     }
-    return rounded({**record, "epochs": columns, "row": row})
+    kept = {name: value for name, value in record.items() if name != "trace"}  # the store of runs has it
+    return rounded({**kept, "epochs": columns, "row": row})
 
 
 def rounded(value):

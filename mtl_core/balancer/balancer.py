@@ -194,7 +194,7 @@ class Balancer(Rule):
             warnings.warn(f"{self.spec.name} waits for after_step(losses), and none came", stacklevel=3)
         self._waits, self._last, self.learns = None, ([], None, False), False
         weighted = self.spec.level == "losses" and self.convention.clip is None and not self._layout.ignored
-        walk = aside or not weighted or bool(self._aside or self.observers)
+        walk = aside or not (weighted and self.by_task) or bool(self._aside or self.observers)
         step = Step(self._layout, losses, counts, scaler, self.spec.random, walk)
         if step.moved:  # an instance that comes with its state keeps it
             moves = [(step.moved[i], new) for i, new in self._layout.places().items() if i in step.moved]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from mtl_core import methods, models
 from mtl_core.training import Schedule
-from mtl_lab.runs import conflict_log, gradient_probe
+from mtl_lab.runs import conflict_log, gradient_probe, weights
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.checkpoints import fit_from
 from mtl_lab.runs.device import chosen_device, own_device
@@ -19,10 +19,12 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
 
     fresh   train it again, from the start.
     device  for `runs.device.chosen_device`.
-    A method registered from outside the package is trained again each time: the store does not see its source change.
+    A method registered from outside the packages is trained again each time: the store does not see its source change.
+    Where the run replays the weights of another one, that is trained first, unless it is in the store.
     """
     store, device = store or Store(), chosen_device(device)
-    fresh = fresh or not methods.find(run.method).make.__module__.startswith(("mtl_core.", "torchjd."))
+    ours, places = run.method in weights.METHODS, ("mtl_core.", "torchjd.")
+    fresh = fresh or not (ours or methods.find(run.method).make.__module__.startswith(places))
     record = None if fresh else store.get(run)
     if record is not None:
         return record
@@ -31,14 +33,16 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
     problem = load_problem(run)
     model = build_model(run, problem)
     observers = _observers(run, model, problem)
+    own = weights.made(run, problem, lambda donor: execute(donor, store, device=device))
+    method, more = (run.method, {"method_options": run.method_options}) if own is None else (own[0], {"spec": own[1]})
     history = fit_from(
         store.checkpoint(run),
         run.canonical(),
         model,
         problem,
-        run.method,
+        method,
         Schedule(**run.schedule),
-        method_options=run.method_options,
+        **more,
         convention=run.convention,
         seed=run.seed,
         observers=observers,
@@ -57,6 +61,8 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
         "source": json.loads(json.dumps(problem.source, default=str)),
         "provenance": provenance(device),
     }
+    if isinstance(method, weights.Weighted):
+        record |= method.told()
     store.put(run, record)
     return record
 
