@@ -7,6 +7,7 @@ their search nor their runs are repeated.
 from pathlib import Path
 
 from mtl_lab import records
+from mtl_lab.files import damage_named
 from mtl_lab.protocol.table import OTHER_SEEDS, REFERENCE, SEEDS, Table
 
 
@@ -35,10 +36,15 @@ def base_entries(table: Table, root: Path = records.ROOT) -> dict:
 
 
 def base_search(table: Table, root: Path = records.ROOT) -> dict | None:
-    """search.json of the table that this one extends, if there is one."""
+    """search.json of the table that this one extends, if there is one; `files.Damaged` where it lacks what is used."""
     if table.extends is None:
         return None
-    return records.read_json(records.folder(table.extends, table.profile, root) / "search.json")
+    file = records.folder(table.extends, table.profile, root) / "search.json"
+    base = records.read_json(file)
+    with damage_named(file):
+        return base and {**base, "rows": dict(base["rows"])} | {
+            "single_task_validation": base["single_task_validation"]
+        }
 
 
 def seeds_of(table: Table, root: Path = records.ROOT) -> int | dict[str, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mtl_core.data.problem import higher_is_better
 from mtl_lab import records
-from mtl_lab.files import write_atomically
+from mtl_lab.files import Damaged, shown, write_atomically
 from mtl_lab.protocol import committed
 from mtl_lab.protocol.attempts import train
 from mtl_lab.protocol.table import FULL_SEED, KEPT, SHORT_SEED, Table
@@ -18,6 +18,8 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
 
     The single-task networks come first, since static weights and Δm rest on their validation values.
     only  names of the shared rows to search now; None: all.
+
+    `files.Damaged` where the table extends one that has no search.json yet.
     """
     folder = records.folder(table.name, table.profile, root)
     before = committed.search_of(table, root) or {}
@@ -25,8 +27,10 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
     entries, baseline = taken_over | before.get("rows", {}), before.get("single_task_validation", {})
     if table.extends is not None:
         if not taken_over:
-            raise ValueError(
-                f"{table.name} takes rows of {table.extends}, which has no search.json yet: search it first"
+            file = records.folder(table.extends, table.profile, root) / "search.json"
+            raise Damaged(
+                f"{table.name} takes rows of {table.extends}, which has no search.json yet: expected {shown(file)} "
+                f"with those rows; search it first: make results EXPERIMENT={table.extends} PROFILE={table.profile}"
             )
         baseline = baseline or committed.base_search(table, root)["single_task_validation"]
     ranking = before.get("ranking")

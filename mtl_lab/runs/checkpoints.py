@@ -16,6 +16,7 @@ from mtl_core.data.problem import higher_is_better
 from mtl_core.tasks import Task
 from mtl_core.training import History, evaluate, fit
 from mtl_core.training.distributed import rank
+from mtl_lab.files import Damaged
 
 DIGEST = hashlib.sha256().digest_size  # bytes in front of the content
 
@@ -38,13 +39,13 @@ def fit_from(path: Path | None, of: str, model, problem, *arguments, test=True, 
     It ends bit for bit where the undisturbed training ends: same machine, same versions; on a GPU as far as its
     kernels are deterministic. Denormal numbers are zero while it trains.
 
-    of    what is trained, in words. ValueError where the checkpoint is of another training. A damaged one starts over,
-          with a warning.
+    of    what is trained, in words. `files.Damaged` where the checkpoint is of another training. A damaged one starts
+          over, with a warning.
     test  read the test split, at the last and at the best epoch; else it is not touched.
     """
     state = read(path, device) if path is not None and path.exists() else None
     if state is not None and state["of"] != of:
-        raise ValueError(
+        raise Damaged(
             f"the checkpoint {path} is of another training, {state['of']}; here {of}. Give each training a file of its "
             "own, or remove this one"
         )
