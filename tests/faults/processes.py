@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from dataclasses import dataclass, replace
@@ -74,15 +76,25 @@ def complete(root: Path, runs: Path, *words: str) -> int:
 
 
 @functools.cache
-def undisturbed() -> list[dict]:
-    import tempfile
-
+def _undisturbed() -> tuple[list[dict], float]:
+    """The records of the grid, and how many seconds it takes to train them."""
+    for name in ("torch._dynamo", "torchmetrics.classification", "torchvision.models", "filelock", "tqdm"):
+        importlib.import_module(name)  # two seconds that each fork would spend before it trains
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        place, begun = Path(folder), time.monotonic()
         status, said = in_fork(lambda: complete(place / "results", place / "runs"), place)
         if status:
             raise Failure(f"undisturbed: {said}")
-        return outcomes(place / "results")
+        return outcomes(place / "results"), time.monotonic() - begun
+
+
+def undisturbed() -> list[dict]:
+    return _undisturbed()[0]
+
+
+def moment(random) -> float:
+    """Seconds from the start of the three runs to a moment in them, or soon after them."""
+    return random.uniform(0, 1.2) * _undisturbed()[1]
 
 
 @kind("a queue", 6, 6)
@@ -90,7 +102,7 @@ def queue(random, place):
     """A queue is killed; called again without names it goes on, says what is left, and forgets what is complete."""
     wanted, results, runs = undisturbed(), place / "results", place / "runs"
     child, _ = start(lambda: complete(results, runs, "queue", "faulty:tiny"), place)
-    time.sleep(random.uniform(0, 2))
+    time.sleep(moment(random))
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     wait(child)
@@ -117,7 +129,7 @@ def kill_training(random, place):
     kept = []
     for _ in range(random.randint(1, 3)):
         child, _ = start(lambda: complete(results, runs), place)
-        time.sleep(random.uniform(0, 2))
+        time.sleep(moment(random))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         wait(child)
@@ -244,14 +256,14 @@ def full_disk(random, place):
         return f"{what}, {'a small disk' if mounted else 'a limit of the size'}", outcome
 
 
-@kind("a full disk while training", 2.5, 30)
+@kind("a full disk while training", 2, 30)
 def full_disk_training(random, place):
     """The disk of results and store fills up at any moment; once there is room, all ends as if undisturbed."""
     wanted, room = undisturbed(), random.choice((random.randint(4096, 2_000_000), random.randint(4096, 50_000)))
     with small_disk(place, 4000) as (disk, mounted):
         results, runs = disk / "results", disk / "runs"
         child, output = start(lambda: complete(results, runs), place)
-        time.sleep(random.uniform(0, 1.5))
+        time.sleep(moment(random))
         if mounted:
             (disk / "room").write_bytes(bytes(room))
             fill(disk)
@@ -278,8 +290,6 @@ def full_disk_training(random, place):
 @functools.cache
 def checkpoints_of(seed: int) -> list[bytes]:
     """The checkpoints of a training of that seed, one after each epoch."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
 
@@ -300,7 +310,7 @@ def checkpoints_of(seed: int) -> list[bytes]:
         return [file.read_bytes() for file in sorted(place.glob("*.pt"))]
 
 
-@kind("damaged checkpoints", 0.8, 150)
+@kind("damaged checkpoints", 0.4, 150)
 def damaged_checkpoint(random, place):
     """A training goes on from a checkpoint that was damaged, or is another's: the same record, or one sentence."""
     wanted, store = undisturbed()[:1], Store(place / "runs")
@@ -359,7 +369,7 @@ def two_writers(random, place):
     """Two commands with different stores write one folder of results: one is told to wait, and no record is lost."""
     wanted, results = undisturbed(), place / "results"
     first, _ = start(lambda: complete(results, place / "a"), place)
-    time.sleep(random.uniform(0, 1))
+    time.sleep(moment(random))
     second, said = start(lambda: complete(results, place / "b"), place)
     statuses = [wait(first), wait(second)]
     if sorted(statuses) not in ([0, 0], [0, 2]) or outcomes(results) != wanted:
@@ -435,7 +445,7 @@ def pause(random, place):
     os.environ["MTL_RUNS"] = str(runs)
     try:
         child, said = start(lambda: complete(results, runs), place)
-        time.sleep(random.uniform(0, 1.5))
+        time.sleep(moment(random))
         with contextlib.redirect_stdout(open(os.devnull, "w")):
             command_line.pause()
         time.sleep(1.2)

@@ -17,7 +17,7 @@ def test_each_fault_ends_well_or_in_one_sentence(kind):
 
 
 def test_a_kill_while_training_and_two_writers_lose_nothing():
-    slow = [faults.KINDS[name] for name in ("a kill while training", "two writers")]
+    slow = [faults.KINDS[name] for name in ("a kill while training", "a full disk while training", "two writers")]
     lines = [faults.happen(kind, f"{SEED} {kind.name}") for kind in slow]
     assert not [line for line in lines if line["outcome"] == faults.FAILURE]
 
