@@ -82,7 +82,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_nothing_behind(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints.os, "replace", crash)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space left on device: '.*c.pt'"):
         checkpoints.write({"of": "b"}, path)
     assert checkpoints.read(path)["of"] == "a" and list(tmp_path.iterdir()) == [path]
 
@@ -132,6 +132,15 @@ def test_test_data_are_not_touched_unless_asked():
     assert "test" not in checkpoints.fit_from(None, "", *given, test=False).final
     with pytest.raises(AssertionError, match="was read"):
         checkpoints.fit_from(None, "", *given)
+
+
+def test_what_is_not_finite_on_test_data_alone_is_said():
+    images = torch.full_like(PROBLEM.test.inputs, float("nan"))
+    given = small_model(2), replace(PROBLEM, test=Split(images, PROBLEM.test.targets)), "equal", SCHEDULE
+    history = checkpoints.fit_from(None, "", *given)
+    assert len(history.epochs) == history.diverged["epoch"] == 2, "it was trained to the end"
+    assert history.diverged["message"].startswith("at the end, on test data, not finite: t0, loss; t1, loss")
+    assert checkpoints.fit_from(None, "", *given, test=False).diverged is None
 
 
 @pytest.mark.parametrize("method, options", [("mgda", {}), ("rotograd", {"rotation_size": 2})])
