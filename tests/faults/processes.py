@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
+import warnings
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from pathlib import Path
@@ -64,6 +65,8 @@ def outcomes(root: Path) -> list[dict]:
 def complete(root: Path, runs: Path, *words: str) -> int:
     """`make results` of the grid, or the command in `words`."""
     torch.set_num_threads(1)
+    warnings.simplefilter("always")
+    warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)  # pytest keeps them to itself
     lacks = order.lacks
     order.lacks = lambda experiment, profile, _=root: lacks(experiment, profile, root)
     order.progress = functools.partial(order.progress, root=root)
