@@ -10,6 +10,7 @@ from engine import small_model, small_problem
 
 from mtl_core.data.problem import Split
 from mtl_core.training import Schedule, evaluate
+from mtl_lab.files import Damaged
 from mtl_lab.runs import checkpoints
 
 SCHEDULE = Schedule(epochs=2, batch_size=16, learning_rate=0.05)
@@ -107,7 +108,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     """The file of one training would otherwise pass for the result of the next."""
     train(tmp_path / "c.pt", of="seed 0")
     before = (tmp_path / "c.pt").read_bytes()
-    with pytest.raises(ValueError, match="c.pt is of another training, seed 0; here seed 7. Give each training a file"):
+    with pytest.raises(Damaged, match="c.pt is of another training, seed 0; here seed 7. Give each training a file"):
         train(tmp_path / "c.pt", of="seed 7")
     assert (tmp_path / "c.pt").read_bytes() == before
 
