@@ -159,7 +159,10 @@ def _writing(experiment: str, profile: str):
 
 def _complete(experiment, profile, seeds, workers, rows) -> str:
     from mtl_lab import completion
+    from mtl_lab import queue as order
 
+    with files.damage_named(records.folder(experiment, profile, records.ROOT)):
+        order.lacks(experiment, profile)  # what is committed is sound, so that a later error is one of ours
     if experiment in experiments.TABLES:
         table = experiments.TABLES[experiment](profile)
         for name in rows or ():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mtl_lab import records
 from mtl_lab.experiments.registry import GRIDS, Grid
+from mtl_lab.files import damage_named
 from mtl_lab.protocol import committed, streams
 from mtl_lab.protocol.evaluation import evaluate
 from mtl_lab.protocol.search import search
@@ -51,7 +52,9 @@ def complete_table(
         return f"search.json is written.{note} Commit it, then run the same command again: it reads the test data."
     if not is_committed(file):
         return "search.json is not committed in its present state: commit it first, then test data may be read."
-    if edges := [row for row, entry in known.items() if entry["at_edge"]]:
+    with damage_named(file):
+        edges = [row for row in wanted if known[row]["at_edge"]]
+    if edges:
         reason = f"Nothing is evaluated: a rate lies at the edge of its range for {', '.join(edges)}."
         return f"{reason} Widen its range for all rows, remove search.json and search again."
     count = evaluate(table, seeds, workers, root, rows)

@@ -11,6 +11,8 @@ from mtl_core._extras import require  # torchmetrics takes two seconds to import
 from mtl_core.seeds import wobbled
 from mtl_core.tasks import Task
 
+IGNORED = -100  # the label that cross-entropy leaves out
+
 
 @dataclass(frozen=True)
 class Split:
@@ -60,12 +62,24 @@ class Problem:
             if isinstance(split, Split) and len(split.targets) != len(self.tasks):
                 found = f"{name} has {len(split.targets)} target tensors"
                 raise ValueError(f"{len(self.tasks)} tasks, but {found}")
+            if isinstance(split, Split) and not len(split):
+                raise ValueError(f"{name} has no examples, of which there is no metric: give it one or more")
+            for task, labels in zip(self.tasks, split.targets if isinstance(split, Split) else (), strict=False):
+                if task.loss is nn.functional.cross_entropy and not labels.is_floating_point():
+                    _in_range(labels[labels != IGNORED], task, name)
         if len({task.name for task in self.tasks}) < len(self.tasks):
             raise ValueError(f"tasks need different names, got {', '.join(task.name for task in self.tasks)}")
         if without := [task.name for task in self.tasks if not task.metrics]:
             raise ValueError(f"a task is judged by its metrics, {', '.join(without)} has none: Task(…, metrics={{…}})")
         if "synthetic" not in self.source:
             raise ValueError("source must say whether the data are synthetic")
+
+
+def _in_range(labels: Tensor, task: Task, split: str) -> None:
+    """ValueError where a label is no class: on a GPU, torch would only say that an assertion failed."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < task.outputs:
+        found = f"{split} has labels from {labels.min()} to {labels.max()}"
+        raise ValueError(f"{task.name}: expected classes 0 to {task.outputs - 1}, {found}")
 
 
 def higher_is_better(task: Task) -> dict[str, bool]:

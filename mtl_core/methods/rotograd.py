@@ -92,6 +92,8 @@ class _FeatureRotation(RotatedHeads):
         if len(given) != len(self.heads) or any(loss is None for loss in given.values()):
             there = ", ".join(name for name, loss in given.items() if loss is not None)
             raise ValueError(f"expected {len(self.heads)} losses, one per task, got {there or 'none'}")
+        for name, loss in given.items():
+            _inputs.check_loss(name, loss, scaler)
         if {*given} == {*self.tasks}:  # named as before: in the heads' order, whatever the mapping's
             given = {name: given[name] for name in self.tasks}
         self.tasks = [*given]
@@ -137,14 +139,12 @@ class _FeatureRotation(RotatedHeads):
                 write(row, gradients([z], trunk, [self._shaped(g, z).to(z)], True))
             J = _inputs.add_up(columns.matrix) if several else columns.matrix
             self.gradients = TaskGradients(J, columns.layers(J), names, [*given])
-        pairs: list[tuple[Tensor, Tensor | None]] = [
-            *zip(trunk, gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False), strict=True)
-        ]
+        of_trunk = gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False)
+        pairs: list[tuple[Tensor, Tensor | None]] = [*zip(trunk, of_trunk, strict=True)]
         size = sum(p.numel() for p, g in pairs if g is not None)
         pairs += zip(own, found, strict=True)
         if self.rotates:
-            (turned,) = gradients([R], [self.rotation.skew], [pull * scale.to(R)], False)
-            pairs.append((self.rotation.skew, turned))
+            pairs.append((self.rotation.skew, gradients([R], [self.rotation.skew], [pull * scale.to(R)], False)[0]))
         pairs += [(p, learned * (share * scale)) for p in self.weight_parameters()]
         reached = [(p, g) for p, g in pairs if g is not None]
         flat = torch.cat([(g / scale).to(R).flatten() for _, g in reached])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtl_lab import records
-from mtl_lab.files import append_line, mend_last_line
+from mtl_lab.files import append_line, damage_named, mend_last_line
 from mtl_lab.runs import grid
 from mtl_lab.runs.run import Run
 
@@ -18,7 +18,8 @@ def train(
     keep  called with each record after its line is in the log, so that no kept run lacks its line.
     """
     mend_last_line(folder / "attempts.jsonl")
-    logged = {(a["identity"], a["stage"]) for a in records.read_lines(folder / "attempts.jsonl")}
+    with damage_named(folder / "attempts.jsonl"):
+        logged = {(a["identity"], a["stage"]) for a in records.read_lines(folder / "attempts.jsonl")}
     trained = {}
 
     def finished(record):

@@ -7,6 +7,7 @@ their search nor their runs are repeated.
 from pathlib import Path
 
 from mtl_lab import records
+from mtl_lab.files import Damaged, damage_named, shown
 from mtl_lab.protocol.table import OTHER_SEEDS, REFERENCE, SEEDS, Table
 
 
@@ -35,17 +36,26 @@ def base_entries(table: Table, root: Path = records.ROOT) -> dict:
 
 
 def base_search(table: Table, root: Path = records.ROOT) -> dict | None:
-    """search.json of the table that this one extends, if there is one."""
+    """search.json of the table that this one extends, if there is one; `files.Damaged` where it lacks what is used."""
     if table.extends is None:
         return None
-    return records.read_json(records.folder(table.extends, table.profile, root) / "search.json")
+    file = records.folder(table.extends, table.profile, root) / "search.json"
+    base = records.read_json(file)
+    with damage_named(file):
+        return base and {**base, "rows": dict(base["rows"])} | {
+            "single_task_validation": base["single_task_validation"]
+        }
 
 
 def needed_search(table: Table, root: Path = records.ROOT) -> dict:
-    """`base_search`; ValueError where there is none."""
+    """`base_search`; `files.Damaged` where there is none, or none of the rows that are taken over."""
     search = base_search(table, root)
-    if search is None:
-        raise ValueError(f"{table.name} takes rows of {table.extends}, which has no search.json yet: search it first")
+    if search is None or not base_entries(table, root):
+        file = records.folder(str(table.extends), table.profile, root) / "search.json"
+        raise Damaged(
+            f"{table.name} takes rows of {table.extends}, which has no search.json yet: expected {shown(file)} "
+            f"with those rows; search it first: make results EXPERIMENT={table.extends} PROFILE={table.profile}"
+        )
     return search
 
 

@@ -18,6 +18,8 @@ def search(table: Table, workers: int = 1, root: Path = records.ROOT, only=None)
 
     The single-task networks come first, since static weights and Δm rest on their validation values.
     only  names of the shared rows to search now; None: all.
+
+    `files.Damaged` where the table extends one that has no search.json yet.
     """
     folder = records.folder(table.name, table.profile, root)
     before = committed.search_of(table, root) or {}

@@ -16,6 +16,7 @@ from mtl_core.data.problem import higher_is_better
 from mtl_core.tasks import Task
 from mtl_core.training import History, evaluate, fit
 from mtl_core.training.distributed import rank
+from mtl_lab.files import Damaged
 
 DIGEST = hashlib.sha256().digest_size  # bytes in front of the content
 
@@ -38,13 +39,14 @@ def fit_from(path: Path | None, of: str, model, problem, *arguments, test=True, 
     It ends bit for bit where the undisturbed training ends: same machine, same versions; on a GPU as far as its
     kernels are deterministic. Denormal numbers are zero while it trains.
 
-    of    what is trained, in words. ValueError where the checkpoint is of another training. A damaged one starts over,
-          with a warning.
-    test  read the test split, at the last and at the best epoch; else it is not touched.
+    of    what is trained, in words. `files.Damaged` where the checkpoint is of another training. A damaged one starts
+          over, with a warning.
+    test  read the test split, at the last and at the best epoch; else it is not touched. What is not finite there
+          is said in `diverged`.
     """
     state = read(path, device) if path is not None and path.exists() else None
     if state is not None and state["of"] != of:
-        raise ValueError(
+        raise Damaged(
             f"the checkpoint {path} is of another training, {state['of']}; here {of}. Give each training a file of its "
             "own, or remove this one"
         )
@@ -72,6 +74,10 @@ def fit_from(path: Path | None, of: str, model, problem, *arguments, test=True, 
     judged = Judged(**vars(history), best=measured(best["model"]) if best["model"] else {})
     judged.final = judged.best if best["epoch"] == len(history.epochs) and judged.best else measured(last)
     judged.best = judged.best | {"epoch": best["epoch"]}
+    tested = [(f"{task}, {name}", x) for task, m in judged.final.get("test", {}).items() for name, x in m.items()]
+    if judged.diverged is None and (wrong := [name for name, x in tested if not math.isfinite(x)]):
+        message = f"at the end, on test data, not finite: {'; '.join(wrong)}"
+        judged.diverged = {"epoch": len(history.epochs), "step": 0, "message": message}
     model.load_state_dict(last)
     return judged
 
@@ -105,7 +111,7 @@ def write(state: dict, path: Path) -> None:
     """A digest, and the state as torch saves it: a kill at any moment leaves the file as it was or as it is to be.
 
     The file is not forced onto the disk: that took as long as a short epoch. After a power failure it may be damaged;
-    the digest then says so.
+    the digest then says so. OSError, with `path`, where it cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -116,6 +122,8 @@ def write(state: dict, path: Path) -> None:
             file.write(hashlib.sha256(buffer.getbuffer()).digest())
             file.write(buffer.getbuffer())
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -199,6 +199,13 @@ def test_misuse_is_refused_with_what_to_do():
     losses = losses_of(model, x, y)
     with pytest.raises(ValueError, match="expected 3 losses, one per task, got task 0, task 1"):
         model.backward(losses[:2])
+    for wrong, said in (
+        (losses[2].detach(), "'task 2' has no graph"),
+        (losses[2][None], "'task 2' is .* of shape (1,)"),
+    ):
+        with pytest.raises(ValueError, match=said.replace("(1,)", r"\(1,\)")):
+            model.backward([*losses[:2], wrong])
+        losses = losses_of(model, x, y)
     model.backward(losses)
     with pytest.raises(ValueError, match="one for each"):
         model.backward(losses)

@@ -222,6 +222,20 @@ def test_problems_that_could_not_be_judged_are_refused():
             replace(PROBLEM, tasks=tasks)
 
 
+def test_examples_that_could_not_be_judged_are_refused():
+    """No examples have no metric; a label that is no class would be an assertion of the GPU, without its task."""
+    inputs, (first, second) = PROBLEM.test.inputs, PROBLEM.test.targets
+    classes = PROBLEM.tasks[0].outputs
+    with pytest.raises(ValueError, match="test has no examples"):
+        replace(PROBLEM, test=Split(inputs[:0], (first[:0], second[:0])))
+    for label in (classes, -1):
+        wrong = torch.cat([first[:-1], torch.tensor([label])])
+        with pytest.raises(ValueError, match=f"task 0: expected classes 0 to {classes - 1}, test has labels from"):
+            replace(PROBLEM, test=Split(inputs, (wrong, second)))
+    without = torch.full_like(first, -100)  # what cross-entropy leaves out
+    assert replace(PROBLEM, test=Split(inputs, (without, second)))
+
+
 def test_a_model_with_rotations_is_not_trained_by_its_task_gradients():
     model, _ = train("rotograd", replace(SCHEDULE, epochs=1))
     with pytest.raises(ValueError, match="rotations of an earlier fit"):

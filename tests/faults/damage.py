@@ -2,9 +2,18 @@
 
 import json
 
+BYTES = ("emptied", "cut", "a block of zeros", "a flipped bit", "garbage in it")  # of any file
 WAYS = (
-    *("emptied", "cut", "a block of zeros", "a flipped bit", "garbage in it", "not UTF-8", "a line lost"),
-    *("a line twice", "another value", "a field lost", "nested deeply", "a byte order mark"),
+    *BYTES,
+    *(
+        "not UTF-8",
+        "a line lost",
+        "a line twice",
+        "another value",
+        "a field lost",
+        "nested deeply",
+        "a byte order mark",
+    ),
 )
 VALUES = (
     None,

@@ -2,14 +2,20 @@
 
 import contextlib
 import functools
+import hashlib
+import importlib
+import io
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
+import warnings
 from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from pathlib import Path
@@ -18,12 +24,13 @@ from unittest import mock
 import torch
 from filelock import FileLock
 
-from faults import OK, ROOT, SENTENCE, Failure, in_fork, is_sentence, judged, kind, start, wait
+from faults import OK, ROOT, SENTENCE, Failure, damage, in_fork, is_sentence, judged, kind, start, wait
 from mtl_lab import __main__ as command_line
 from mtl_lab import completion, experiments, files, records
 from mtl_lab import queue as order
 from mtl_lab.protocol import attempts
-from mtl_lab.runs import grid, processes
+from mtl_lab.runs import checkpoints, grid, processes
+from mtl_lab.runs.execute import execute
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
 
@@ -58,6 +65,8 @@ def outcomes(root: Path) -> list[dict]:
 def complete(root: Path, runs: Path, *words: str) -> int:
     """`make results` of the grid, or the command in `words`."""
     torch.set_num_threads(1)
+    warnings.simplefilter("always")
+    warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)  # pytest keeps them to itself
     lacks = order.lacks
     order.lacks = lambda experiment, profile, _=root: lacks(experiment, profile, root)
     order.progress = functools.partial(order.progress, root=root)
@@ -70,15 +79,25 @@ def complete(root: Path, runs: Path, *words: str) -> int:
 
 
 @functools.cache
-def undisturbed() -> list[dict]:
-    import tempfile
-
+def _undisturbed() -> tuple[list[dict], float]:
+    """The records of the grid, and how many seconds it takes to train them."""
+    for name in ("torch._dynamo", "torchmetrics.classification", "torchvision.models", "filelock", "tqdm"):
+        importlib.import_module(name)  # two seconds that each fork would spend before it trains
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        place, begun = Path(folder), time.monotonic()
         status, said = in_fork(lambda: complete(place / "results", place / "runs"), place)
         if status:
             raise Failure(f"undisturbed: {said}")
-        return outcomes(place / "results")
+        return outcomes(place / "results"), time.monotonic() - begun
+
+
+def undisturbed() -> list[dict]:
+    return _undisturbed()[0]
+
+
+def moment(random) -> float:
+    """Seconds from the start of the three runs to a moment in them, or soon after them."""
+    return random.uniform(0, 1.2) * _undisturbed()[1]
 
 
 @kind("a queue", 6, 6)
@@ -86,7 +105,7 @@ def queue(random, place):
     """A queue is killed; called again without names it goes on, says what is left, and forgets what is complete."""
     wanted, results, runs = undisturbed(), place / "results", place / "runs"
     child, _ = start(lambda: complete(results, runs, "queue", "faulty:tiny"), place)
-    time.sleep(random.uniform(0, 2))
+    time.sleep(moment(random))
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     wait(child)
@@ -113,7 +132,7 @@ def kill_training(random, place):
     kept = []
     for _ in range(random.randint(1, 3)):
         child, _ = start(lambda: complete(results, runs), place)
-        time.sleep(random.uniform(0, 2))
+        time.sleep(moment(random))
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
         wait(child)
@@ -191,6 +210,7 @@ def fill(disk: Path) -> None:
 def full_disk(random, place):
     """No room for an append, a file, a record of the store or the results that `make results` writes."""
     what = random.choice(("an append", "a file", "a record", "make results"))
+    store_too = what == "make results" and random.random() < 0.5  # then a checkpoint is what finds no room
     room = random.choice((0, 100, 4096, 9000))
     with small_disk(place, 64) as (disk, mounted):
         log, file = disk / "results" / "attempts.jsonl", disk / "file.json"
@@ -216,7 +236,7 @@ def full_disk(random, place):
                 elif what == "a record":
                     Store(disk / "runs").put(TINY, {"config": {}, "text": "x" * 200_000})
                 else:
-                    return complete(disk / "results", place / "runs")
+                    return complete(disk / "results", (disk if store_too else place) / "runs")
             except OSError as error:
                 print(command_line.sentence(error))
                 return 1
@@ -229,13 +249,99 @@ def full_disk(random, place):
             raise Failure(f"{what}: the file is altered")
         if outcome == SENTENCE and "pace" not in said and "large" not in said:
             raise Failure(f"{what}: the sentence does not say why: {said}")
-        if late := [name for name in left_behind(place) if "checkpoint" not in name]:
+        if late := left_behind(place):
             raise Failure(f"{what}: temporary files stay: {late}")
         if mounted:
             (disk / "rest").unlink(missing_ok=True)
             with contextlib.redirect_stderr(open(os.devnull, "w")):
                 files.append_line(log, LINE)  # once there is room, it goes on
+        what += ", its store on the same disk" * store_too
         return f"{what}, {'a small disk' if mounted else 'a limit of the size'}", outcome
+
+
+@kind("a full disk while training", 2, 30)
+def full_disk_training(random, place):
+    """The disk of results and store fills up at any moment; once there is room, all ends as if undisturbed."""
+    wanted, room = undisturbed(), random.choice((random.randint(4096, 2_000_000), random.randint(4096, 50_000)))
+    with small_disk(place, 4000) as (disk, mounted):
+        results, runs = disk / "results", disk / "runs"
+        child, output = start(lambda: complete(results, runs), place)
+        time.sleep(moment(random))
+        if mounted:
+            (disk / "room").write_bytes(bytes(room))
+            fill(disk)
+            (disk / "room").unlink()
+        else:
+            resource.prlimit(child, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        status = wait(child)
+        said, kept = output.read_text(), outcomes(results)
+        outcome = judged(f"{room} bytes of room", status, said)
+        if late := left_behind(disk):
+            raise Failure(f"{room} bytes of room: temporary files stay: {late}")
+        if any(record not in wanted for record in kept) or outcome == OK and kept != wanted:
+            raise Failure(f"{room} bytes of room: {len(kept)} records, not as undisturbed")
+        if outcome == SENTENCE and "pace" not in said and "large" not in said:
+            raise Failure(f"{room} bytes of room: the sentence does not say why: {said}")
+        if mounted:
+            (disk / "rest").unlink()
+        status, said = in_fork(lambda: complete(results, runs), place)
+        if status or "damaged" in said or outcomes(results) != wanted:
+            raise Failure(f"{room} bytes of room: afterwards exit status {status}, {said[-800:]}")
+        return "a small disk" if mounted else "a limit of the size", outcome
+
+
+@functools.cache
+def checkpoints_of(seed: int) -> list[bytes]:
+    """The checkpoints of a training of that seed, one after each epoch."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+
+        def act():
+            torch.set_num_threads(1)
+            write = checkpoints.write
+
+            def keep(state, path):
+                write(state, path)
+                shutil.copy(path, place / f"{len(state['history']['epochs'])}.pt")
+
+            with mock.patch.object(checkpoints, "write", keep):
+                execute(replace(TINY, seed=seed), Store(place / "runs"))
+
+        status, said = in_fork(act, place)
+        if status:
+            raise Failure(f"undisturbed: {said}")
+        return [file.read_bytes() for file in sorted(place.glob("*.pt"))]
+
+
+@kind("damaged checkpoints", 0.4, 150)
+def damaged_checkpoint(random, place):
+    """A training goes on from a checkpoint that was damaged, or is another's: the same record, or one sentence."""
+    wanted, store = undisturbed()[:1], Store(place / "runs")
+    file = store.checkpoint(replace(TINY, seed=0))
+    file.parent.mkdir(parents=True)
+    way = random.choice((*damage.BYTES, "another training's", "whole", "without a digest", "no checkpoint of ours"))
+    whole = content = random.choice(checkpoints_of(0)[:-1])
+    if way == "another training's":
+        content = random.choice(checkpoints_of(1))
+    elif way == "without a digest":
+        content = content[checkpoints.DIGEST :]
+    elif way == "no checkpoint of ours":
+        buffer = io.BytesIO()
+        torch.save(random.choice(({}, [], {"of": ""}, {"history": {}}, torch.zeros(3))), buffer)
+        content = hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+    elif way != "whole":
+        content = damage.damaged(whole, random, way)
+    file.write_bytes(content)
+    words = "results", "faulty", "--profile", "tiny", "--seeds", "1"
+    status, said = in_fork(lambda: complete(place / "results", store.root, *words), place)
+    outcome, kept = judged(way, status, said), outcomes(place / "results")
+    if kept != (wanted if outcome == OK else []):
+        raise Failure(f"{way}: another result than undisturbed, {said[-800:]}")
+    if outcome == OK and ("starts over" in said) != (content != whole):
+        raise Failure(f"{way}: {len(content)} of {len(whole)} bytes, and it says {said[-800:]!r}")
+    if (outcome == SENTENCE) != (way == "another training's") or outcome == SENTENCE and file.read_bytes() != content:
+        raise Failure(f"{way}: {outcome}, the checkpoint is {'kept' if file.exists() else 'gone'}, {said[-800:]}")
+    return way, outcome
 
 
 @kind("a place that cannot be written", 0.3, 60)
@@ -266,7 +372,7 @@ def two_writers(random, place):
     """Two commands with different stores write one folder of results: one is told to wait, and no record is lost."""
     wanted, results = undisturbed(), place / "results"
     first, _ = start(lambda: complete(results, place / "a"), place)
-    time.sleep(random.uniform(0, 1))
+    time.sleep(moment(random))
     second, said = start(lambda: complete(results, place / "b"), place)
     statuses = [wait(first), wait(second)]
     if sorted(statuses) not in ([0, 0], [0, 2]) or outcomes(results) != wanted:
@@ -342,7 +448,7 @@ def pause(random, place):
     os.environ["MTL_RUNS"] = str(runs)
     try:
         child, said = start(lambda: complete(results, runs), place)
-        time.sleep(random.uniform(0, 1.5))
+        time.sleep(moment(random))
         with contextlib.redirect_stdout(open(os.devnull, "w")):
             command_line.pause()
         time.sleep(1.2)
@@ -409,8 +515,6 @@ def locked(random, place):
 @kind("pages that are killed", 25, 2)
 def killed_pages(random, place):
     """SIGKILL of `notebooks/run.py` while two pages are being executed: their kernels end, no page is half."""
-    import shutil
-
     from notebook_tools import SOURCES, notebook
 
     for name in ("run.py", "page.py", "parameters.py", "orphans.py", "warm.py", ".ipython"):

@@ -22,13 +22,17 @@ from faults import OK, ROOT, SENTENCE, Failure, kind, refused
 from faults.damage import WAYS, damaged
 from mtl_core.data import DataError, downloads, files, mnist_files, qm9_files
 from mtl_core.data.qm9_descriptors import descriptors
-from mtl_lab import experiments, records
+from mtl_lab import __main__ as command_line
+from mtl_lab import completion, experiments, records
+from mtl_lab import queue as order
 from mtl_lab.claims import printed_tables, verdicts
 from mtl_lab.files import Damaged
+from mtl_lab.runs import grid
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.store import Store
 
 TABLE = ("two_digits", "small")
+EXTENDED = "qm9"  # the table that another one extends
 PAPERS = sorted(path.stem for path in (ROOT / "book" / "claims").glob("*.yml"))
 
 
@@ -60,6 +64,35 @@ def results(random, place):
     if name == "attempts.jsonl":
         return f"{name}: {fault}", refused(name, lambda: records.attempts(*TABLE, place), (Damaged,))[0]
     return f"{name}: {fault}", refused(f"{name}, {fault}", lambda: _judge(place), (Damaged,))[0]
+
+
+@kind("results to complete", 0.5, 200)
+def to_complete(random, place):
+    """A file of a table, or of the one that it extends, is damaged or not there, and the table is to be completed."""
+    experiment, profile = random.choice((TABLE, (f"{EXTENDED}_sam_gs", "small")))
+    for name in (experiment, EXTENDED):
+        shutil.copytree(records.folder(name, profile), records.folder(name, profile, place), dirs_exist_ok=True)
+    files_of = records.folder(random.choice((experiment, EXTENDED)), profile, place)
+    file = files_of / random.choice(("search.json", "search.json", "runs.jsonl", "attempts.jsonl", "extended.json"))
+    fault = f"{file.name}: is not there"
+    if file.exists() and random.random() < 0.8:
+        fault = f"{file.name}: {hit(file, random)[0]}"
+    else:
+        file.unlink(missing_ok=True)
+    lacks, complete = order.lacks, completion.complete_table
+    trains = mock.Mock(side_effect=Damaged("all was read, and a training begins"))
+    with contextlib.ExitStack() as patches:
+        for what, name, new in (
+            (order, "lacks", lambda *which: lacks(*which, place)),
+            (completion, "complete_table", lambda *given, rows: complete(*given, place, rows=rows)),
+            (completion, "is_committed", lambda _: True),
+            (grid, "grid", trains),
+            (records, "ROOT", place),
+        ):
+            patches.enter_context(mock.patch.object(what, name, new))
+        ask = functools.partial(command_line._complete, experiment, profile, None, 1, None)
+        outcome, _ = refused(f"{experiment}, {fault}", ask, (Damaged,))
+    return fault, OK if trains.called else outcome
 
 
 @kind("records of a study", 0.02, 500)

@@ -10,6 +10,7 @@ from engine import small_model, small_problem
 
 from mtl_core.data.problem import Split
 from mtl_core.training import Schedule, evaluate
+from mtl_lab.files import Damaged
 from mtl_lab.runs import checkpoints
 
 SCHEDULE = Schedule(epochs=2, batch_size=16, learning_rate=0.05)
@@ -82,7 +83,7 @@ def test_a_full_disk_keeps_the_old_checkpoint_and_leaves_nothing_behind(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoints.os, "replace", crash)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space left on device: '.*c.pt'"):
         checkpoints.write({"of": "b"}, path)
     assert checkpoints.read(path)["of"] == "a" and list(tmp_path.iterdir()) == [path]
 
@@ -107,7 +108,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     """The file of one training would otherwise pass for the result of the next."""
     train(tmp_path / "c.pt", of="seed 0")
     before = (tmp_path / "c.pt").read_bytes()
-    with pytest.raises(ValueError, match="c.pt is of another training, seed 0; here seed 7. Give each training a file"):
+    with pytest.raises(Damaged, match="c.pt is of another training, seed 0; here seed 7. Give each training a file"):
         train(tmp_path / "c.pt", of="seed 7")
     assert (tmp_path / "c.pt").read_bytes() == before
 
@@ -132,6 +133,15 @@ def test_test_data_are_not_touched_unless_asked():
     assert "test" not in checkpoints.fit_from(None, "", *given, test=False).final
     with pytest.raises(AssertionError, match="was read"):
         checkpoints.fit_from(None, "", *given)
+
+
+def test_what_is_not_finite_on_test_data_alone_is_said():
+    images = torch.full_like(PROBLEM.test.inputs, float("nan"))
+    given = small_model(2), replace(PROBLEM, test=Split(images, PROBLEM.test.targets)), "equal", SCHEDULE
+    history = checkpoints.fit_from(None, "", *given)
+    assert len(history.epochs) == history.diverged["epoch"] == 2, "it was trained to the end"
+    assert history.diverged["message"].startswith("at the end, on test data, not finite: t0, loss; t1, loss")
+    assert checkpoints.fit_from(None, "", *given, test=False).diverged is None
 
 
 @pytest.mark.parametrize("method, options", [("mgda", {}), ("rotograd", {"rotation_size": 2})])

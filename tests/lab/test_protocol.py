@@ -13,7 +13,7 @@ from mtl_core import methods, recon
 from mtl_core.data import qm9
 from mtl_lab import completion, experiments, records
 from mtl_lab.experiments import multi_fashion_mnist, sam_gs_ablation
-from mtl_lab.files import write_atomically
+from mtl_lab.files import Damaged, write_atomically
 from mtl_lab.protocol import attempts, committed, completeness, evaluation
 from mtl_lab.protocol.search import search
 from mtl_lab.protocol.table import FULL_SEED, KEPT, SHORT_SEED, TRIED, Table
@@ -270,7 +270,10 @@ def test_a_table_takes_over_rows_of_the_one_that_it_extends_and_trains_only_its_
     monkeypatch.setattr(completion, "is_committed", lambda file: True)
     extended, new_row = sam_gs_ablation.table(lambda profile: table, "tiny"), "gamma 1, beta2 0.99"
     assert [r.name for r in extended.rows] == [*(r.name for r in table.singles()), "static", "a_a", new_row]
-    with pytest.raises(ValueError, match="takes rows of qm9, which has no search.json yet"):
+    sentence = (
+        "takes rows of qm9, which has no search.json yet: expected .*/qm9/tiny/search.json .* EXPERIMENT=qm9 PROFILE"
+    )
+    with pytest.raises(Damaged, match=sentence):
         search(extended, 1, root / "elsewhere")
     assert committed.load(extended, root) == [] and committed.search_of(extended, root) is None
     assert "search.json is written" in completion.complete_table(extended, 1, 1, root)

@@ -31,6 +31,15 @@ def vacuous(cells):
     return None
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_numbers_of_a_page_have_a_range(path):
+    """A whole number below zero means nothing on any page."""
+    known = parameters.parse(path)
+    for name in [name for name, parameter in known.items() if type(parameter.default) is int]:
+        with pytest.raises(parameters.ParameterError, match=name):
+            parameters.resolve({name: "-1"}, known, path)
+
+
 SHOWS = {"markdown_table", "Markdown", "HTML"}  # what a reader sees only as the last value of a cell, or by display()
 
 
