@@ -30,6 +30,7 @@ def test_suppliers():
         "mgda",
         "mgda_ub",
         "pcgrad",
+        "gradvac",
         "cagrad",
         "imtl_g",
         "imtl_g_features",
