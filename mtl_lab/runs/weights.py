@@ -20,7 +20,6 @@ from mtl_core.methods.backward import task_weights
 from mtl_core.methods.conventions import named
 from mtl_core.methods.registry import AGGREGATION, Method, find, make
 from mtl_core.seeds import numpy_generator
-from mtl_core.training import Schedule
 from mtl_lab.runs.run import Run
 
 METHODS = ("recorded", "replayed")
@@ -151,7 +150,7 @@ def made(run: Run, problem: Problem, record_of: Callable[[Run], dict]) -> tuple[
         return aggregation.WeightedAggregator(script), _entry(find("static"), "losses")
     donor, lengths = Run.from_dict(options["donor"]), options.get("lengths", False)
     numbers = torch.frombuffer(bytearray(base64.b64decode(record_of(donor)["trace"])), dtype=torch.float32)
-    trace, epoch = numbers.view(-1, len(problem.tasks) + 1), len(problem.train) // Schedule(**run.schedule).batch_size
+    trace, epoch = numbers.view(-1, len(problem.tasks) + 1), len(problem.train) // run.schedule["batch_size"]
     weights = shaped(trace[:, :-1], options["form"], epoch, run.seed)
     method = Weighted(**donor.method_options, table=torch.cat([weights, trace[:, -1:]], 1), lengths=lengths)
     if method.match or method.balanced or lengths:
