@@ -39,8 +39,10 @@ def filled(grid, value=lambda row, run: 1.0):
 
 def test_the_two_signs_differ_in_nothing_but_the_sign():
     rows = ConflictDial("small").signs()
-    assert len(rows) == len(CELLS) * len(READOUTS) * 5 and {len(runs) for runs in rows.values()} == {30}
-    assert len({run.identity for runs in rows.values() for run in runs}) == 60 * 30
+    decisive = {row for row in rows if ", width 64, m 0.5," in row and "trained" not in row}
+    assert len(rows) == len(CELLS) * len(READOUTS) * 5 and len(decisive) == 10
+    assert all(len(runs) == (180 if row in decisive else 30) for row, runs in rows.items())
+    assert len({run.identity for runs in rows.values() for run in runs}) == 50 * 30 + 10 * 180
     for readout in READOUTS:
         for what in ("together", "second alone"):
             plus, minus = (rows[cell(what, readout, *CELLS[0], sign)][4] for sign in (1, -1))
@@ -73,7 +75,7 @@ def signed(effect, placebo=0.0, alone=0.0, seeds=30):
 def test_the_interaction_decides_whether_it_is_the_sign():
     found = conflict_dial.sign_contrasts(signed(0.1, 0.02))
     assert found["shared"].mean == pytest.approx(10, abs=1.5) and found["interaction"].mean == pytest.approx(8, abs=2)
-    assert found["interaction"].n == 30 and -1 < found["trained"].mean < 1
+    assert found["interaction"].n == 180 and found["trained"].n == 30 and -1 < found["trained"].mean < 1
     (said,) = conflict_dial.sentences(signed(0.1, 0.02))
     assert said.endswith("it is the sign.")
     (said,) = conflict_dial.sentences(signed(0.1, 0.1))
@@ -125,17 +127,17 @@ def test_a_control_has_the_weights_of_another_seed_at_its_own_length():
     plan = ConflictDial("small", 20)
     rows = plan.plan(filled(plan))
     donors = rows["synthetic, sgd, donor"]
-    assert [run.seed for run in donors] == [1000 + seed for seed in range(20)]
+    assert [run.seed for run in donors] == [1000 + seed for seed in range(120)]
     for form in ("steps", "blocks", "arithmetic"):
         runs = rows[f"synthetic, sgd, replayed {form}"]
-        assert [run.seed for run in runs] == [*range(20)]
+        assert [run.seed for run in runs] == [*range(120)]
         assert [Run.from_dict(run.method_options["donor"]).identity for run in runs] == [d.identity for d in donors]
         assert {run.method_options["form"] for run in runs} == {form}
     assert all(run.method_options["match"] and run.method_options["kappa"] == 1 for run in donors)
     one = rows["synthetic, sgd, κ 1, matched"][3]
     assert replace(one, seed=donors[3].seed) == donors[3]
     assert {run.method_options["balanced"] for run in rows["eleven, adam, κ 0"]} == {True}
-    assert len(rows["synthetic, sgd, κ 0"]) == 20 and one.problem_options["sign"] == -1
+    assert len(rows["synthetic, sgd, κ 0"]) == 120 and one.problem_options["sign"] == -1
 
 
 def test_what_the_doses_say():
