@@ -32,7 +32,7 @@ class LearnedParameters(ShapedByLoading):
 
     learned = "weights"
     start = 0.0
-    optimizer: torch.optim.Optimizer | None = None
+    _optimizer: Any = None  # so TorchJD's FAMO calls its own
     saved: dict | None = None  # a loaded state of the optimizer, which is made at the first step
 
     def begin(self, losses: Tensor) -> None:
@@ -50,18 +50,22 @@ class LearnedParameters(ShapedByLoading):
         """One step of `rule`, (optimizer, learning rate); None leaves the numbers as they are."""
         numbers = getattr(self, self.learned)
         if rule is not None:
-            if self.optimizer is None:
-                self.optimizer = OPTIMIZERS[rule[0]]([numbers], lr=rule[1])
-                if self.saved is not None:
-                    self.optimizer.load_state_dict(self.saved)
-            self.optimizer.step()
+            if self._optimizer is None:
+                self.own(OPTIMIZERS[rule[0]]([numbers], lr=rule[1]))
+            self._optimizer.step()
         numbers.grad = None
 
+    def own(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take an optimizer of the numbers, which goes on from the loaded state."""
+        if self.saved is not None:
+            optimizer.load_state_dict(self.saved)
+        self._optimizer = optimizer
+
     def get_extra_state(self) -> dict | None:
-        return self.saved if self.optimizer is None else self.optimizer.state_dict()
+        return self.saved if self._optimizer is None else self._optimizer.state_dict()
 
     def set_extra_state(self, state: dict | None) -> None:
-        self.saved, self.optimizer = copy.deepcopy(state), None  # the giver's optimizer writes its state in place
+        self.saved, self._optimizer = copy.deepcopy(state), None  # the giver's optimizer writes its state in place
 
 
 class RunningAverages(ShapedByLoading):

@@ -1,18 +1,16 @@
 r"""FAMO: task weights that let all losses fall at the same rate, learnt from the losses alone."""
 
-import copy
 import math
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchjd import scalarization
 
-from mtl_core.methods._state import ShapedByLoading, check_positive
+from mtl_core.methods._state import LearnedParameters, check_positive
 from mtl_core.methods.registry import WEIGHTING, Method, register
 
 
-class FAMO(ShapedByLoading, scalarization.FAMO):
+class FAMO(LearnedParameters, scalarization.FAMO):
     r"""$c \sum_k z_k \log L_k$ with $z = \mathrm{softmax}(\xi)$ and $1/c = \sum_k z_k / L_k$; (K,) losses -> scalar.
 
     After the step `update(losses)` gets the losses of the same batch again and moves $\xi$ with an Adam of its own
@@ -26,18 +24,17 @@ class FAMO(ShapedByLoading, scalarization.FAMO):
     its optimizer is part of `state_dict()`. Source: Liu et al., NeurIPS 2023, arXiv 2306.03792, Algorithm 1.
     """
 
-    task_state = {"_w": ("k", 0.0), "min_losses": ("k", 0.0), "_prev_losses": ("k", math.nan)}
+    learned = "_w"
+    task_state = {"_w": ("k", 0.0), "_prev_losses": ("k", math.nan)}
 
     def __init__(self, rate: float = 0.025, decay: float = 1e-3):
         super().__init__(0, lr=rate, weight_decay=decay)
-        self.saved: dict[str, Any] | None = None  # a loaded state of the optimizer, which is made at the first update
+        self.min_losses = torch.zeros(())  # one bound for all
 
     def forward(self, losses: Tensor, /) -> Tensor:
         check_positive(losses, "FAMO")
         # The logits, one per task, start at zero:  \xi_k = 0
-        if not self._w.numel():
-            self._w = nn.Parameter(torch.zeros_like(losses))
-            self.min_losses = torch.zeros_like(losses)
+        self.begin(losses)
         # Weights on the simplex; c makes the step a convex combination of the task gradients:
         # z = softmax(\xi);  c = 1 / \sum_k z_k / L_k;  c \sum_k z_k \log L_k
         return super().forward(losses)
@@ -47,18 +44,11 @@ class FAMO(ShapedByLoading, scalarization.FAMO):
         if not torch.isfinite(losses).all():
             return
         check_positive(losses, "FAMO")
-        if self._optimizer is None and self.saved is not None:
-            self._optimizer = torch.optim.Adam([self._w], lr=self.lr)
-            self._optimizer.load_state_dict(self.saved)
+        if self._optimizer is None:
+            self.own(torch.optim.Adam([self._w], lr=self.lr, weight_decay=self.weight_decay))
         # How far each log-loss fell in the step; a task that fell less gets more weight:
         # \xi \leftarrow Adam(\xi, (\partial z / \partial \xi)^\top (\log L_before - \log L_after))
         super().update(losses)
-
-    def get_extra_state(self) -> dict[str, Any] | None:
-        return self.saved if self._optimizer is None else self._optimizer.state_dict()
-
-    def set_extra_state(self, state: dict[str, Any] | None) -> None:
-        self.saved, self._optimizer = copy.deepcopy(state), None
 
 
 PAPER, NEEDS = "Liu et al. 2023, arXiv 2306.03792", ("losses", "losses after the step")

@@ -9,7 +9,7 @@ need not know of the others:
 name -> (dimensions, k: tasks, d: columns of J; what a new task starts with). New columns start at zero; a start of
 None means that no task can join. A tensor may be a buffer, a parameter or an attribute; empty or None is one that the
 method has not made yet: it makes it at its next call, for the tasks that it sees. The optimizer of a parameter of its
-own (an attribute `optimizer` or `_optimizer`, its unread checkpoint `saved`) follows the parameter.
+own (an attribute `_optimizer`, its unread checkpoint `saved`) follows the parameter.
 """
 
 import contextlib
@@ -59,15 +59,11 @@ def _tensors(method: nn.Module) -> list[tuple[Any, str, str, float | None]]:
     found: list = []
     for module in method.modules():
         found += [(module, name, *kept) for name, kept in getattr(module, "task_state", {}).items()]
-        optimizer = _optimizer(module)
-        states = (getattr(module, "saved", None) or {}).get("state", {}) if optimizer is None else optimizer.state
+        optimizer, saved = getattr(module, "_optimizer", None), getattr(module, "saved", None) or {}
+        states = saved.get("state", {}) if optimizer is None else optimizer.state
         for state in states.values():
             found += [(state, name, "k", 0.0) for name, value in state.items() if torch.is_tensor(value) and value.ndim]
     return [entry for entry in found if (t := _get(*entry[:2])) is not None and t.numel()]
-
-
-def _optimizer(module: nn.Module) -> Any:
-    return getattr(module, "optimizer", None) or getattr(module, "_optimizer", None)
 
 
 def _get(holder: Any, name: str) -> Any:
@@ -80,7 +76,7 @@ def _set(holder: Any, name: str, value: Tensor) -> None:
     elif isinstance(old := getattr(holder, name), nn.Parameter):
         new = nn.Parameter(value)  # autograd does not bear another shape in the old one
         setattr(holder, name, new)
-        if (optimizer := _optimizer(holder)) is not None:
+        if (optimizer := getattr(holder, "_optimizer", None)) is not None:
             for group in optimizer.param_groups:
                 group["params"] = [new if p is old else p for p in group["params"]]
             if old in optimizer.state:

@@ -32,7 +32,7 @@ def test_an_absent_tasks_state_waits(name):
     def state(k):
         modules = [m for m in balancer.method.modules() if hasattr(m, "task_state")]
         tensors = [getattr(m, tensor)[k].detach() for m in modules for tensor in m.task_state]
-        optimizers = [o for m in modules for o in (getattr(m, "optimizer", None), getattr(m, "_optimizer", None)) if o]
+        optimizers = [o for m in modules if (o := getattr(m, "_optimizer", None))]
         tensors += [t[k] for o in optimizers for s in o.state.values() for t in s.values() if t.ndim]
         return [t.clone() for t in tensors]
 
