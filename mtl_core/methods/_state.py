@@ -40,11 +40,8 @@ class LearnedParameters(ShapedByLoading):
         numbers = getattr(self, self.learned)
         if not numbers.numel():
             setattr(self, self.learned, nn.Parameter(torch.full_like(losses, self.start)))
-        elif numbers.shape != losses.shape:
-            raise ValueError(
-                f"{type(self).__name__} has learnt for {len(numbers)} tasks, got {len(losses)} losses: "
-                "make a new instance for another problem"
-            )
+        else:
+            check_shape(losses, numbers, type(self).__name__)
 
     def learn(self, rule: tuple[str, float] | None) -> None:
         """One step of `rule`, (optimizer, learning rate); None leaves the numbers as they are."""
@@ -93,13 +90,11 @@ class RunningAverages(ShapedByLoading):
         self.steps += 1
 
 
-def check_shape(matrix: Tensor, state: Tensor, method: str) -> None:
-    """ValueError where `method`, with this state, is given gradients of another shape."""
-    if matrix.shape != state.shape:
-        raise ValueError(
-            f"{method} has state for a matrix of shape {tuple(state.shape)}, got "
-            f"{tuple(matrix.shape)}: make a new instance for another problem"
-        )
+def check_shape(given: Tensor, state: Tensor, method: str) -> None:
+    """ValueError where `method`, with this state, is given losses or gradients of another shape."""
+    if given.shape != state.shape:
+        known, new = tuple(state.shape), tuple(given.shape)
+        raise ValueError(f"{method} has state of the shape {known}, got {new}: make a new instance for another problem")
 
 
 class NotPositive(ValueError):

@@ -274,7 +274,7 @@ def test_moco_tends_to_the_shortest_convex_combination():
     for bad in ({"beta": 0.0}, {"beta": 1.5}, {"gamma": 0.0}, {"rho": -1.0}):
         with pytest.raises(ValueError, match="expected 0 < beta <= 1, gamma > 0 and rho >= 0"):
             methods.make("moco", **bad)
-    with pytest.raises(ValueError, match=r"MoCo has state for a matrix of shape \(3, 60\), got \(2, 60\): make a new"):
+    with pytest.raises(ValueError, match=r"MoCo has state of the shape \(3, 60\), got \(2, 60\): make a new"):
         method(J[:2])
 
 

@@ -184,7 +184,7 @@ def test_another_number_of_tasks_is_refused(name):
     for K in (2, 3):
         losses, J = torch.ones(K), torch.eye(K)
         if K == 3:
-            with pytest.raises((ValueError, RuntimeError), match="has learnt for 2 tasks, got 3 losses|must match"):
+            with pytest.raises((ValueError, RuntimeError), match=r"shape \(2,\), got \(3,\)|must match"):
                 task_weights(method, METHODS[name], PLAIN, J, losses)
         else:
             task_weights(method, METHODS[name], PLAIN, J, losses)
