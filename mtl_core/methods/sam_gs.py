@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchjd.aggregation import Aggregator
 
 from mtl_core.conflict import magnitude_similarity
@@ -64,8 +65,9 @@ class SAMGS(ShapedByLoading, Aggregator):
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
-        if self.variant == "reinforcement":
-            self.momentum = self._ones_beyond(matrix)
+        if self.variant == "reinforcement":  # for a matrix of another width: cut, or filled up with ones
+            kept = self.momentum if self.steps else matrix.new_zeros(len(matrix), 1)
+            self.momentum = functional.pad(kept, (0, matrix.shape[1] - kept.shape[1]), value=1.0)
         elif self.steps == 0:
             self.momentum = torch.zeros_like(matrix)
         check_shape(matrix, self.momentum, "SAM-GS")
@@ -108,14 +110,6 @@ class SAMGS(ShapedByLoading, Aggregator):
                 f"{norms.max():.1e}. Scale the losses down."
             )
         return update
-
-    def _ones_beyond(self, matrix: Tensor) -> Tensor:
-        """The reinforcement variant's momentum for a matrix of another width: cut, or filled up with ones."""
-        kept = self.momentum if self.steps else matrix.new_zeros(len(matrix), 1)
-        new = torch.ones_like(matrix)
-        width = min(kept.shape[1], matrix.shape[1])
-        new[:, :width] = kept[:, :width]
-        return new
 
 
 PAPER = "Borsani et al. 2025, arXiv 2506.06130"
