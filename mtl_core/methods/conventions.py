@@ -61,11 +61,9 @@ class Convention:
 
     def factor(self, native_scale: str, tasks: int) -> float:
         """What a method's output is multiplied by."""
-        if self.scale == "K times":
-            return float(tasks)
-        if self.scale == "raw" or self.scale == native_scale:
+        if self.scale in ("raw", native_scale):
             return 1.0
-        return float(tasks) if self.scale == "sum" else 1.0 / tasks
+        return 1.0 / tasks if self.scale == "mean" else float(tasks)
 
     def clip_factor(self, norm: float) -> float:
         """What an update of this L2 norm is multiplied by: PyTorch's min(1, clip / (norm + 1e-6))."""
