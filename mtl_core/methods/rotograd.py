@@ -131,27 +131,25 @@ class _FeatureRotation(RotatedHeads):
             raise ValueError("the losses do not depend on the outputs of the last forward pass")
         with torch.no_grad():
             update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale.to(R), z, seen, several)
-        named = [(name, p) for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad]
-        names, trunk = [name for name, _ in named], [p for _, p in named]
+        named = {name: p for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad}
+        trunk, angles = [*named.values()], [*self.rotation_parameters()]
         if self.observers:
-            columns = Columns(names, trunk, K)
+            columns = Columns([*named], trunk, K)
             for row, g in zip(columns.rows, back, strict=True):
                 write(row, gradients([z], trunk, [self._shaped(g, z).to(z)], True))
             J = _inputs.add_up(columns.matrix) if several else columns.matrix
-            self.gradients = TaskGradients(J, columns.layers(J), names, [*given])
+            self.gradients = TaskGradients(J, columns.layers(J), [*named], [*given])
         of_trunk = gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False)
-        pairs: list[tuple[Tensor, Tensor | None]] = [*zip(trunk, of_trunk, strict=True)]
-        size = sum(p.numel() for p, g in pairs if g is not None)
-        pairs += zip(own, found, strict=True)
-        if self.rotates:
-            pairs.append((self.rotation.skew, gradients([R], [self.rotation.skew], [pull * scale.to(R)], False)[0]))
-        pairs += [(p, learned * (share * scale)) for p in self.weight_parameters()]
+        turned = gradients([R], angles, [pull * scale.to(R)], False)
+        weighing = [learned * (share * scale) for _ in self.weight_parameters()]
+        parameters = [*trunk, *own, *angles, *self.weight_parameters()]
+        pairs = zip(parameters, [*of_trunk, *found, *turned, *weighing], strict=True)
         reached = [(p, g) for p, g in pairs if g is not None]
         flat = torch.cat([(g / scale).to(R).flatten() for _, g in reached])
         flat = _inputs.add_up(flat) if several else flat
         all_finite({"a gradient of the trunk or of a head": flat})
         # The trunk's gradient under the convention:  s g \min(1, c / \|s g\|)
-        factor = self.convention.factor("sum", K)
+        factor, size = self.convention.factor("sum", K), sum(g.numel() for g in of_trunk if g is not None)
         norm = factor * torch.linalg.vector_norm(flat[:size]).item() if self.convention.clip else 0.0
         flat[:size] *= factor * self.convention.clip_factor(norm)
         self.steps += 1
@@ -195,8 +193,8 @@ class _FeatureRotation(RotatedHeads):
         # The common direction, (N, d):  V = \frac1K \sum_k G_k / \|G_k\|
         inverse = torch.where(norms > 0, 1 / norms, 0.0)
         V = torch.tensordot(inverse.to(back), back, 1) / K
-        # What the trunk gets:  C \sum_k U_k, or \sum_k G_k without scaling
-        update = self._update(total, V, weighted, norms)
+        # What the trunk gets:  C \sum_k U_k, or \sum_k w_k G_k without scaling, w_k = 1 unless they are trained
+        update = self._update(V, weighted, norms)
         learned = self._weight_gradients(norms, weighted_norm / K, seen)
         # What the rotations get, the slope of equation 3:  -\partial/\partial R_k <R_k^\top \tilde G_k, V>
         # The code's \|R_k \bar v - \tilde g\|^2, \bar v = m V with m = \|\sum_k G_k\| / K, is 2 m times that
@@ -212,10 +210,10 @@ class _FeatureRotation(RotatedHeads):
         axis = features.ndim - 1 - len(self.post_shape)
         return flat.view(features.movedim(axis, -1).shape).movedim(-1, axis)
 
-    def _update(self, total: Tensor, V: Tensor, weighted: Tensor, norms: Tensor) -> Tensor:
+    def _update(self, V: Tensor, weighted: Tensor, norms: Tensor) -> Tensor:
         """The trunk's gradient at the features, (N, d)."""
         if not self.scales:
-            return total
+            return weighted
         # Initial norms, taken anew at the end of the burn-in:  \|G_k^0\|
         now = self.steps == self.burn_in
         fresh = ((self.initial_norms == 0) | now) & (norms > 0)
@@ -301,9 +299,6 @@ class RotoGradNorm(_FeatureRotation):
 
     def _weighted(self, back: Tensor, total: Tensor) -> Tensor:
         return torch.tensordot(self.weights.detach().to(back), back, 1)
-
-    def _update(self, total: Tensor, V: Tensor, weighted: Tensor, norms: Tensor) -> Tensor:
-        return weighted
 
     def _weight_gradients(self, norms: Tensor, mean_norm: Tensor, seen: Tensor) -> Tensor | None:
         if (seen <= 0).any():
