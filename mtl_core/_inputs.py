@@ -79,9 +79,10 @@ def several() -> bool:
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """Add a tensor up over the processes, in place."""
+    """Add a tensor up over the processes, in place; where there is one alone, it is the sum already."""
     try:
-        distributed.all_reduce(tensor)
+        if several() and tensor.numel():
+            distributed.all_reduce(tensor)
     except RuntimeError as error:
         raise ProcessLost(
             "a step could not be added up with the other processes; if one of them ended, start again: a fit with a "

@@ -131,8 +131,7 @@ class Balancer(Rule):
                 if (loss := given.get(self.tasks[k])) is None:
                     raise ValueError(f"after_step needs the losses of the step's tasks; missing: {self.tasks[k]}")
                 values[n] = share * loss.detach()
-        if shares:
-            _inputs.add_up(values)
+        _inputs.add_up(values)
         with selected(self.method, tasks, len(self.tasks)):
             self.method.update(values)  # type: ignore[operator]
 

@@ -150,8 +150,7 @@ class Step:
         if self.shares and shared is not None:
             _inputs.add_up(shared)
         if self.shares and own:
-            if self.rest.numel():
-                _inputs.add_up(self.rest)
+            _inputs.add_up(self.rest)
             mixed = [i for i in self.layout.slot if i not in self.layout.at and self.layout.owner(i) is None]
             for k, i in [(k, i) for k in self.tasks for i in mixed if self.layout.by_task]:
                 g = self.apart.get((k, i), torch.zeros_like(self.layout.parameters[i]))

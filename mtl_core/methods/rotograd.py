@@ -120,7 +120,7 @@ class _FeatureRotation(RotatedHeads):
         """The parameters that the losses reach, and their gradients, one after the other: (D,)."""
         parts, share, K = torch.stack([*given.values()]), 1.0, len(R)
         seen = parts.detach().double()
-        if several := _inputs.several():
+        if _inputs.several():
             values, shares, _, _ = _inputs.agree(given, counts, {}, None)
             share, seen = next(iter(shares.values())), seen.new_tensor([*values.values()])
         weights = self._loss_weights(seen)  # also RotoGradNorm's L / L0
@@ -130,14 +130,14 @@ class _FeatureRotation(RotatedHeads):
         if pulled is None:
             raise ValueError("the losses do not depend on the outputs of the last forward pass")
         with torch.no_grad():
-            update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale.to(R), z, seen, several)
+            update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale.to(R), z, seen)
         named = {name: p for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad}
         trunk, angles = [*named.values()], [*self.rotation_parameters()]
         if self.observers:
             columns = Columns([*named], trunk, K)
             for row, g in zip(columns.rows, back, strict=True):
                 write(row, gradients([z], trunk, [self._shaped(g, z).to(z)], True))
-            J = _inputs.add_up(columns.matrix) if several else columns.matrix
+            J = _inputs.add_up(columns.matrix)
             self.gradients = TaskGradients(J, columns.layers(J), [*named], [*given])
         of_trunk = gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False)
         turned = gradients([R], angles, [pull * scale.to(R)], False)
@@ -145,8 +145,7 @@ class _FeatureRotation(RotatedHeads):
         parameters = [*trunk, *own, *angles, *self.weight_parameters()]
         pairs = zip(parameters, [*of_trunk, *found, *turned, *weighing], strict=True)
         reached = [(p, g) for p, g in pairs if g is not None]
-        flat = torch.cat([(g / scale).to(R).flatten() for _, g in reached])
-        flat = _inputs.add_up(flat) if several else flat
+        flat = _inputs.add_up(torch.cat([(g / scale).to(R).flatten() for _, g in reached]))
         all_finite({"a gradient of the trunk or of a head": flat})
         # The trunk's gradient under the convention:  s g \min(1, c / \|s g\|)
         factor, size = self.convention.factor("sum", K), sum(g.numel() for g in of_trunk if g is not None)
@@ -166,7 +165,7 @@ class _FeatureRotation(RotatedHeads):
         # The divisor of each loss, 1 where it has none yet:  L_k / |L_k(t_0)|
         return torch.where(self.initial_losses == 0, 1.0, 1 / self.initial_losses.abs())
 
-    def _homogenise(self, R: Tensor, task_side: Tensor, z: Tensor, seen: Tensor, several: bool) -> tuple:
+    def _homogenise(self, R: Tensor, task_side: Tensor, z: Tensor, seen: Tensor) -> tuple:
         r"""From the gradients $\tilde G_k$ at r_k, (K, B, d, *post), to those of features, rotations and weights.
 
         Returns the trunk's gradient at the features (N, d), that of R, the G_k (K, N, d), and that of the task weights.
@@ -183,8 +182,7 @@ class _FeatureRotation(RotatedHeads):
         # Lengths over the whole batch, joined over processes:  \|G_k\|_F, \|\sum_k G_k\|, \|\sum_k w_k G_k\|
         parts = (back, total[None], weighted[None])
         squares = [torch.linalg.vector_norm(t.reshape(len(t), -1), dim=1, dtype=torch.float64) ** 2 for t in parts]
-        sums = torch.cat([*squares, batch[None]])
-        *squared, batch = _inputs.add_up(sums) if several else sums
+        *squared, batch = _inputs.add_up(torch.cat([*squares, batch[None]]))
         norms = torch.stack(squared).sqrt()
         norms, total_norm, weighted_norm = norms[:K], norms[K], norms[K + 1]
         if not (seen + norms).sum().isfinite():

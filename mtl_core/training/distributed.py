@@ -9,17 +9,15 @@ import atexit
 import torch
 from torch import Tensor, distributed, nn
 
-from mtl_core._inputs import add_up
+from mtl_core._inputs import add_up, several
 
 
 def started() -> int:
     """How many processes there are: `torchrun` started them, or a process group is open already; else 1."""
-    if not distributed.is_available():
-        return 1
-    if not distributed.is_initialized() and distributed.is_torchelastic_launched():
+    if distributed.is_available() and not distributed.is_initialized() and distributed.is_torchelastic_launched():
         distributed.init_process_group()  # gloo for what lies on the CPU, nccl for GPUs
         atexit.register(distributed.destroy_process_group)
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if several() else 1
 
 
 def rank() -> int:

@@ -190,7 +190,7 @@ class _Loop:
         if isinstance(door, Balancer) and door.waits:
             door.after_step(self.probe(batch, random))
         labels = torch.tensor([float(counts[name]) for name in self.names], dtype=torch.float64, device=self.device)
-        return door.losses, add_up(labels) if started() > 1 else labels
+        return door.losses, add_up(labels)
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Any]:
         """Task -> loss of a batch; and the features, where all tasks share them."""
