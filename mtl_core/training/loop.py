@@ -150,28 +150,26 @@ class _Loop:
 
     def epoch(self) -> None:
         clock, cpu = time.perf_counter(), time.process_time()
-        history, size = self.history, self.schedule.batch_size
+        history, size, before = self.history, self.schedule.batch_size, self.history.steps
         self.model.train()
         total, labels = torch.zeros(2, len(self.names), dtype=torch.float64, device=self.device)
-        for number, batch in enumerate(batches(self.train, self.names, size, self.order)):
-            try:
+        try:
+            for batch in batches(self.train, self.names, size, self.order):
                 losses, counts = self.step(moved(batch, self.device, share))
-            except NonFiniteGradientError as error:
-                history.diverged = {"epoch": len(history.epochs), "step": number, "message": str(error)}
-                break
-            total[counts > 0] += losses * counts[counts > 0]
-            labels += counts
-            history.steps += 1
-            history.trunk_backward_passes += self.door.passes
-        if history.diverged is None:
+                total[counts > 0] += losses * counts[counts > 0]
+                labels += counts
+                history.steps += 1
+                history.trunk_backward_passes += self.door.passes
             self.scheduler.step()
             average_buffers(self.model)
             values = evaluate(self.model, self.problem.tasks, self.validation)
             measured = [(f"{task}, {name}", value) for task, m in values.items() for name, value in m.items()]
             if wrong := [name for name, value in measured if not math.isfinite(value)]:
-                message = f"after the epoch, on validation data, not finite: {'; '.join(wrong)}"
-                history.diverged = {"epoch": len(history.epochs), "step": number + 1, "message": message}
-        if history.diverged is None:
+                raise NonFiniteGradientError(f"after the epoch, on validation data, not finite: {'; '.join(wrong)}")
+        except NonFiniteGradientError as error:
+            step = history.steps - before
+            history.diverged = {"epoch": len(history.epochs), "step": step, "message": str(error)}
+        else:
             means = dict(zip(self.names, (total / labels).tolist(), strict=True))
             history.epochs.append({"train_loss": means, "validation": values, "seconds": time.perf_counter() - clock})
             self.last = self.weights()
