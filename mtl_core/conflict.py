@@ -119,10 +119,9 @@ class ConflictScores:
 
     def counts(self) -> np.ndarray:
         """(block, tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 its mirror cos > -S."""
-        if not self._blocks:
-            pairs = self.num_tasks * (self.num_tasks - 1) // 2
-            return np.zeros((0, 2, len(self.thresholds), len(self.layers), pairs), dtype=np.int64)
-        return torch.stack(self._blocks).cpu().numpy()
+        pairs = self.num_tasks * (self.num_tasks - 1) // 2
+        none = torch.zeros(0, 2, len(self.thresholds), len(self.layers), pairs, dtype=torch.int64)
+        return torch.cat([none, *[block[None].cpu() for block in self._blocks]]).numpy()
 
     def at(self, threshold: float) -> np.ndarray:
         """`counts` of one threshold: (block, tail, layer, pair). ValueError where it was not counted."""

@@ -42,11 +42,8 @@ def check_finite(values: Tensor) -> None:
     """NonFiniteGradientError, with the tasks, where one of the K values is NaN or infinity; ValueError for K = 0."""
     if not len(values):
         raise ValueError("expected the gradients of one task or more, got none")
-    bad = [k for k, finite in enumerate(values.isfinite().tolist()) if not finite]
-    if bad:
-        raise NonFiniteGradientError(
-            f"expected finite gradients, got NaN or infinity for task {', '.join(map(str, bad))}"
-        )
+    if bad := ", ".join(str(k) for k, finite in enumerate(values.isfinite().tolist()) if not finite):
+        raise NonFiniteGradientError(f"expected finite gradients, got NaN or infinity for task {bad}")
 
 
 def finite_norms(matrix: Tensor) -> Tensor:

@@ -23,15 +23,12 @@ def delta_m(values, baseline, higher_is_better, groups=None) -> float:
     """
     names = _names(values)
     M, S = _in_order(values, names, "values"), _in_order(baseline, names, "baseline")
-    if (S <= 0).any():
-        bad = {n: float(s) for n, s in zip(names, S, strict=True) if s <= 0}
+    if bad := {name: s for name, s in zip(names, S.tolist(), strict=True) if s <= 0}:
         raise ValueError(f"a relative change needs a positive baseline, got {bad}")
     with np.errstate(over="ignore"):
         change = np.where(_directions(higher_is_better, names), 1.0, -1.0) * (M - S) / S
     _in_order(change, [*range(len(change))], "relative changes")
-    if groups is None:
-        return 100 * float(change.mean())
-    tasks = _task_of(groups, names)
+    tasks = _task_of(dict.fromkeys(names) if groups is None else groups, names)
     means = [change[[t == task for t in tasks]].mean() for task in dict.fromkeys(tasks)]
     return 100 * float(np.mean(means))
 
