@@ -69,13 +69,11 @@ class RunningAverages(ShapedByLoading):
     """Mixin for a method that keeps a running average of each task's gradient, (K, D)."""
 
     task_state = {"averages": ("kd", 0.0)}
-    averages: Tensor
-    steps: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("averages", torch.empty(0, 0))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.averages: Tensor = nn.Buffer(torch.empty(0, 0))
+        self.steps: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
     def track(self, matrix: Tensor, beta: float) -> None:
         r"""$y_k \leftarrow y_k - \beta (y_k - g_k)$, from y = 0.

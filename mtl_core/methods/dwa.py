@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchjd import scalarization
 
 from mtl_core.methods._state import ShapedByLoading
@@ -26,10 +26,6 @@ class DWA(ShapedByLoading, scalarization.Scalarizer):
     """
 
     task_state = {"total": ("k", 0.0), "count": ("k", 0.0), "older": ("k", math.nan), "newer": ("k", math.nan)}
-    total: Tensor
-    count: Tensor
-    older: Tensor
-    newer: Tensor
 
     def __init__(self, window: int = 25, temperature: float = 2.0):
         super().__init__()
@@ -38,8 +34,10 @@ class DWA(ShapedByLoading, scalarization.Scalarizer):
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.window, self.temperature, self.steps = window, temperature, 0
-        for name in self.task_state:
-            self.register_buffer(name, torch.empty(0))
+        self.total: Tensor = nn.Buffer(torch.empty(0))
+        self.count: Tensor = nn.Buffer(torch.empty(0))
+        self.older: Tensor = nn.Buffer(torch.empty(0))
+        self.newer: Tensor = nn.Buffer(torch.empty(0))
 
     def forward(self, losses: Tensor, /) -> Tensor:
         seen = losses.detach()

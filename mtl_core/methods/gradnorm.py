@@ -27,13 +27,12 @@ class GradNorm(LearnedParameters):
 
     start, FLOOR = 1.0, 1e-3
     task_state = {"weights": ("k", 1.0), "first": ("k", math.nan)}
-    first: Tensor  # the losses of the first step, (K,)
 
     def __init__(self, alpha: float = 1.5):
         super().__init__()
         self.alpha = alpha
         self.weights = nn.Parameter(torch.empty(0))
-        self.register_buffer("first", torch.empty(0))
+        self.first: Tensor = nn.Buffer(torch.empty(0))  # the losses of the first step, (K,)
 
     def forward(self, matrix: Tensor, losses: Tensor) -> Tensor:
         if (losses < 0).any() or not self.first.numel() or self.first.isnan().any():

@@ -2,7 +2,7 @@ r"""Gradient vaccine (GradVac): bring each pair of task gradients to the cosine 
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtl_core.methods._gramian import ByGram
 from mtl_core.methods._state import ShapedByLoading
@@ -26,14 +26,13 @@ class GradVac(ShapedByLoading, ByGram):
     """
 
     task_state = {"usual": ("kk", 0.0)}
-    usual: Tensor
 
     def __init__(self, beta: float = 0.5):
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must lie in [0, 1], got {beta}")
         super().__init__(self._vaccinated, ridge=16)  # the ridge keeps cosines below 1
         self.beta = beta
-        self.register_buffer("usual", torch.zeros(0, 0, dtype=torch.float64))
+        self.usual: Tensor = nn.Buffer(torch.zeros(0, 0, dtype=torch.float64))
 
     def _vaccinated(self, gramian: Tensor) -> Tensor:
         G, K = gramian.numpy(), len(gramian)

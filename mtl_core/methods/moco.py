@@ -1,7 +1,7 @@
 r"""MoCo, multi-gradient with correction: MGDA's weights from averaged gradients, which have less noise."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtl_core.linalg import gram
 from mtl_core.methods._state import RunningAverages
@@ -22,14 +22,13 @@ class MoCo(RunningAverages):
     """
 
     task_state = {"averages": ("kd", 0.0), "weights": ("k", 0.0)}
-    weights: Tensor
 
     def __init__(self, beta: float = 0.5, gamma: float = 0.1, rho: float = 0.0):
         super().__init__()
         if not 0 < beta <= 1 or not gamma > 0 or not rho >= 0:
             raise ValueError(f"expected 0 < beta <= 1, gamma > 0 and rho >= 0, got {beta}, {gamma} and {rho}")
         self.beta, self.gamma, self.rho = beta, gamma, rho
-        self.register_buffer("weights", torch.empty(0, dtype=torch.float64))
+        self.weights: Tensor = nn.Buffer(torch.empty(0, dtype=torch.float64))
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:

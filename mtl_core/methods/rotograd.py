@@ -32,10 +32,6 @@ class _FeatureRotation(RotatedHeads):
     """What the family shares; `rotates` and `scales` say which halves of RotoGrad a variant has."""
 
     rotates, scales = True, True
-    initial_losses: Tensor  # L_k(t0), (K,)
-    first_losses: Tensor  # of the first step
-    initial_norms: Tensor  # ||G_k^0||, (K,)
-    steps: Tensor
 
     def __init__(
         self, trunk, heads, rotation_size: int, *, burn_in=20, normalize_losses=False, objective="code",
@@ -49,9 +45,11 @@ class _FeatureRotation(RotatedHeads):
         self.burn_in, self.normalize_losses, self.objective = burn_in, normalize_losses, objective
         self.rotation_rate = rotation_rate
         self.rotation.skew.requires_grad_(self.rotates)
-        for name in ("initial_losses", "first_losses", "initial_norms"):  # 0: none seen yet
-            self.register_buffer(name, self.rotation.base.new_zeros(len(self.heads), dtype=torch.float64))
-        self.register_buffer("steps", self.rotation.base.new_zeros((), dtype=torch.int64))
+        none = self.rotation.base.new_zeros(len(self.heads), dtype=torch.float64)  # 0: none seen yet
+        self.initial_losses: Tensor = nn.Buffer(none.clone())  # L_k(t0), (K,)
+        self.first_losses: Tensor = nn.Buffer(none.clone())  # of the first step
+        self.initial_norms: Tensor = nn.Buffer(none.clone())  # ||G_k^0||, (K,)
+        self.steps: Tensor = nn.Buffer(self.rotation.base.new_zeros((), dtype=torch.int64))
         self.convention = CONVENTIONS["plain"]
         self.observers: list[Callable[[TaskGradients], object]] = []
         self.losses, self.passes, self.tasks = torch.zeros(0), 0, list[str]()

@@ -8,8 +8,7 @@ observed behaviour of the released class; where the two differ, this follows the
 import math
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 from torchjd.aggregation import Aggregator
 
 from mtl_core.conflict import magnitude_similarity
@@ -44,9 +43,6 @@ class SAMGS(ShapedByLoading, Aggregator):
     """
 
     task_state = {"momentum": ("kd", 0.0)}
-    momentum: Tensor
-    dissimilarity: Tensor
-    steps: Tensor
 
     def __init__(self, gamma=0.1, beta1=0.9, beta2=0.99, epsilon=1e-8, variant: str = "released"):
         super().__init__()
@@ -59,15 +55,15 @@ class SAMGS(ShapedByLoading, Aggregator):
         if epsilon <= 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}")
         self.gamma, self.beta1, self.beta2, self.epsilon = gamma, beta1, beta2, epsilon
-        self.register_buffer("momentum", torch.empty(0, 0))
-        self.register_buffer("dissimilarity", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.momentum: Tensor = nn.Buffer(torch.empty(0, 0))
+        self.dissimilarity: Tensor = nn.Buffer(torch.zeros((), dtype=torch.float64))
+        self.steps: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, /) -> Tensor:
         if self.variant == "reinforcement":  # for a matrix of another width: cut, or filled up with ones
             kept = self.momentum if self.steps else matrix.new_zeros(len(matrix), 1)
-            self.momentum = functional.pad(kept, (0, matrix.shape[1] - kept.shape[1]), value=1.0)
+            self.momentum = nn.functional.pad(kept, (0, matrix.shape[1] - kept.shape[1]), value=1.0)
         elif self.steps == 0:
             self.momentum = torch.zeros_like(matrix)
         check_shape(matrix, self.momentum, "SAM-GS")

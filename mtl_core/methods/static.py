@@ -3,7 +3,7 @@ r"""Static weights: a weighted sum of the losses, its weights fixed before train
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchjd import scalarization
 
 from mtl_core.methods.registry import WEIGHTING, Method, register
@@ -16,11 +16,10 @@ class Static(scalarization.Scalarizer):
     """
 
     task_state = {"weights": ("k", None)}
-    weights: Tensor
 
     def __init__(self, weights: Sequence[float]):
         super().__init__()
-        self.register_buffer("weights", torch.as_tensor(weights, dtype=torch.float32))
+        self.weights: Tensor = nn.Buffer(torch.as_tensor(weights, dtype=torch.float32))
         if self.weights.ndim != 1 or not torch.isfinite(self.weights).all():
             raise ValueError(f"static weights are K finite numbers, got {weights}")
 
