@@ -22,7 +22,6 @@ def task_weights(
     product  J Jᵀ of the matrix, (K, K) float64 on the host, where it is known.
     into     (tensors, or None for all leaves,): the losses have a graph, and the `.grad` of these is added to.
     """
-    weights: Tensor | None
     if spec.kind == WEIGHTING and spec.level == "losses":
         # The weight of task k is the scalar's slope in its loss:  w_k = \partial f(L) / \partial L_k
         with torch.enable_grad(), explained():

@@ -14,10 +14,8 @@ from mtl_core._names import did_you_mean
 
 Kind = Literal["loss weighting", "gradient aggregation", "feature rotation"]
 Scale = Literal["sum", "mean"]
-WEIGHTING: Kind = "loss weighting"
-AGGREGATION: Kind = "gradient aggregation"
-ROTATION: Kind = "feature rotation"
-KINDS = (WEIGHTING, AGGREGATION, ROTATION)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+WEIGHTING, AGGREGATION, ROTATION = KINDS
 LEVELS = ("losses", "last layer", "features", "parameters")
 NEEDS = ("losses", "losses after the step", "Gram matrix", "gradients")
 GRAM = ("Gram matrix",)  # all that most aggregations read
