@@ -23,11 +23,11 @@ class ShapedByLoading(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-class LearnedParameters(ShapedByLoading):
-    """Mixin for a method that learns K numbers: the parameter that `learned` names, which starts at `start`.
+class OwnNumbers(ShapedByLoading):
+    """Mixin for a method that has K numbers of its own: the parameter that `learned` names, which starts at `start`.
 
-    The number of tasks is not known before the first call of `begin`. `learn(rule)` takes one step of the
-    convention's `own_optimizer` from the parameter's gradient; the optimizer's state is part of `state_dict()`.
+    The number of tasks is not known before the first call of `begin`. The state of the optimizer that the method takes
+    as its `own` is part of `state_dict()`.
     """
 
     learned = "weights"
@@ -43,15 +43,6 @@ class LearnedParameters(ShapedByLoading):
         else:
             check_shape(losses, numbers, type(self).__name__)
 
-    def learn(self, rule: tuple[str, float] | None) -> None:
-        """One step of `rule`, (optimizer, learning rate); None leaves the numbers as they are."""
-        numbers = getattr(self, self.learned)
-        if rule is not None:
-            if self._optimizer is None:
-                self.own(OPTIMIZERS[rule[0]]([numbers], lr=rule[1]))
-            self._optimizer.step()
-        numbers.grad = None
-
     def own(self, optimizer: torch.optim.Optimizer) -> None:
         """Take an optimizer of the numbers, which goes on from the loaded state."""
         if self.saved is not None:
@@ -63,6 +54,19 @@ class LearnedParameters(ShapedByLoading):
 
     def set_extra_state(self, state: dict | None) -> None:
         self.saved, self._optimizer = copy.deepcopy(state), None  # the giver's optimizer writes its state in place
+
+
+class LearnedParameters(OwnNumbers):
+    """Mixin for a method whose numbers the convention's `own_optimizer` trains, as `learn(rule)` in each step."""
+
+    def learn(self, rule: tuple[str, float] | None) -> None:
+        """One step of `rule`, (optimizer, learning rate); None leaves the numbers as they are."""
+        numbers = getattr(self, self.learned)
+        if rule is not None:
+            if self._optimizer is None:
+                self.own(OPTIMIZERS[rule[0]]([numbers], lr=rule[1]))
+            self._optimizer.step()
+        numbers.grad = None
 
 
 class RunningAverages(ShapedByLoading):

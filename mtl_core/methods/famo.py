@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torchjd import scalarization
 
-from mtl_core.methods._state import LearnedParameters, check_positive
+from mtl_core.methods._state import OwnNumbers, check_positive
 from mtl_core.methods.registry import WEIGHTING, Method, register
 
 
-class FAMO(LearnedParameters, scalarization.FAMO):
+class FAMO(OwnNumbers, scalarization.FAMO):
     r"""$c \sum_k z_k \log L_k$ with $z = \mathrm{softmax}(\xi)$ and $1/c = \sum_k z_k / L_k$; (K,) losses -> scalar.
 
     After the step `update(losses)` gets the losses of the same batch again and moves $\xi$ with an Adam of its own
