@@ -90,10 +90,17 @@ def complete_grid(name: str, plan: Grid, workers: int = 1, root: Path = records.
         if not missing:
             return f"{len(recorded)} records, {count} trained now."
         count += len(missing)
+        waiting: list[dict] = []
 
-        def keep(record, missing=missing):
-            records.add(records.compact(record, missing[record["identity"]][0]), file)
+        def keep(record, missing=missing, waiting=waiting):
+            waiting.append(records.compact(record, missing[record["identity"]][0]))
+            if len(waiting) > len(missing) // 100:  # a file of thousands of records is not written anew for each
+                records.add(waiting, file)
+                waiting.clear()
 
         # Seed by seed, so that an interrupted grid has the same seeds in every row.
         ordered = sorted((run for _, run in missing.values()), key=lambda run: run.seed)
-        grid.grid(ordered, workers, finished=keep)
+        try:
+            grid.grid(ordered, workers, finished=keep)
+        finally:  # after a kill they come from the store
+            records.add(waiting, file)

@@ -11,7 +11,7 @@ with its content in the commit that added it.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mtl_lab import ROOT as CHECKOUT
@@ -103,20 +103,22 @@ def rounded(value):
     return [rounded(inner) for inner in value] if isinstance(value, list) else value
 
 
-def add(record: dict, file: Path) -> None:
-    """Add one compact record to a sorted file of records.
+def add(new: Sequence[dict], file: Path) -> None:
+    """Add compact records to a sorted file of records.
 
     ValueError where the file has a valid record of the same row and configuration and the new record does not name its
     key in `supersedes`.
     """
     records = read_lines(file)
-    same = [r for r in valid(records) if (r["row"], r["identity"]) == (record["row"], record["identity"])]
-    if any(key(r) != record.get("supersedes") for r in same):
-        run = f"{record['row']!r}, seed {record['config']['seed']}"
-        raise ValueError(
-            f"{file.name} has a record of {run}, already; a correction names that record's key in `supersedes`"
-        )
-    write_lines(sorted([*records, record], key=lambda r: (r["row"], r["config"]["seed"], r["identity"])), file)
+    known = {(r["row"], r["identity"]): r for r in valid(records)}
+    for record in new:
+        same = known.get((record["row"], record["identity"]))
+        if same is not None and key(same) != record.get("supersedes"):
+            run = f"{record['row']!r}, seed {record['config']['seed']}"
+            raise ValueError(
+                f"{file.name} has a record of {run}, already; a correction names that record's key in `supersedes`"
+            )
+    write_lines(sorted([*records, *new], key=lambda r: (r["row"], r["config"]["seed"], r["identity"])), file)
 
 
 def write_lines(records: Iterable[Mapping], file: Path) -> None:

@@ -26,7 +26,7 @@ def evaluate(
     folder = records.folder(table.name, table.profile, root)
 
     def keep(record):
-        records.add(records.compact(record, missing_runs[record["identity"]][0]), folder / "runs.jsonl")
+        records.add([records.compact(record, missing_runs[record["identity"]][0])], folder / "runs.jsonl")
 
     # Seed by seed: a table that is cut off has the same seeds in every row.
     ordered = sorted((run for _, run in missing_runs.values()), key=lambda run: run.seed % OTHER_SEEDS)

@@ -157,7 +157,7 @@ def _train(table, planned, stage, workers, root, **more):
     missing, folder = _missing(table, planned, root), records.folder(table.name, table.profile, root)
 
     def keep(record):
-        records.add({**records.compact(record, missing[record["identity"]][0]), **more}, folder / "runs.jsonl")
+        records.add([{**records.compact(record, missing[record["identity"]][0]), **more}], folder / "runs.jsonl")
 
     train([run for _, run in missing.values()], stage, folder, workers, keep)
 

@@ -17,7 +17,7 @@ def root(tmp_path_factory):
     table = experiments.TABLES["qm9"]("tiny")
     config = table.run(table.row("equal"), {"learning_rate": 0.003, "weight_decay": 0.0}, 0, 0.0, test=True)
     trained = execute.execute(config, store.Store(tmp_path_factory.mktemp("runs")))
-    records.add(records.compact(trained, "equal"), records.folder("qm9", "tiny", results) / "runs.jsonl")
+    records.add([records.compact(trained, "equal")], records.folder("qm9", "tiny", results) / "runs.jsonl")
     return results
 
 
