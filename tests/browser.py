@@ -21,6 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 PROGRAM = next(filter(None, map(shutil.which, NAMES)), None)
 AXE = pathlib.Path(__file__).resolve().parents[1] / ".venv" / "axe" / "axe_playwright_python" / "axe.min.js"
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}  # as KeyboardEvent.key names them
+KEYS |= {name: (code, "") for code, name in enumerate(("End", "Home", "ArrowLeft", "ArrowUp", "ArrowRight"), start=35)}
 FORMULAS_SET = "Promise.resolve(window.MathJax?.startup?.promise).then(() => true)"
 HERE = ("file:", "data:", "blob:", "about:", "chrome:", "devtools:")
 
