@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mtl_lab import records
 from mtl_lab.files import append_line, damage_named, mend_last_line
-from mtl_lab.runs import grid
 from mtl_lab.runs.run import Run
 
 
@@ -17,6 +16,8 @@ def train(
 
     keep  called with each record after its line is in the log, so that no kept run lacks its line.
     """
+    from mtl_lab.runs import grid  # a plan of runs is read without training code
+
     mend_last_line(folder / "attempts.jsonl")
     with damage_named(folder / "attempts.jsonl"):
         logged = {(a["identity"], a["stage"]) for a in records.read_lines(folder / "attempts.jsonl")}
