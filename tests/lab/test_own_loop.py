@@ -9,12 +9,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import own_loop
 import pytest
 import torch
+from own_loop import CASES, Case
 
 from mtl_core import Balancer
-from mtl_lab.probes import own_loop
-from mtl_lab.probes.own_loop import CASES, Case
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "examples" / "two_processes.py")

@@ -15,7 +15,7 @@ from torch import distributed, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from mtl_core import Balancer, ConflictScores, RotoGrad, recon
-from mtl_lab.probes.own_loop_networks import (
+from own_loop_networks import (
     TASKS,
     InOrder,
     Network,
