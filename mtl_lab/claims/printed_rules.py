@@ -9,7 +9,6 @@ from itertools import product
 from mtl_core.metrics import delta_m
 from mtl_lab.checks import Check
 from mtl_lab.claims import printed_tables
-from mtl_lab.statistics import paired
 
 # --- printed lines
 
@@ -73,7 +72,7 @@ def _reductions_follow(paper, tables):
                     threshold = float(metric.removeprefix("reduction below "))
                     masses = [_mass_below(table[key], threshold) for key in (name, ("Joint", ""))]
                     (mass, half), (joint, joint_half) = masses
-                    low, high = (paired.histogram_reduction(mass + s * half, joint - s * joint_half) for s in (1, -1))
+                    low, high = (100 * (1 - (mass + s * half) / (joint - s * joint_half)) for s in (1, -1))
                     text = f"{_title(number, name)}: printed {printed['printed']}, from the bins"
                     yield Check(f"{text} [{low:.2f}, {high:.2f}]", overlap(printed, low, high))
 

@@ -1,6 +1,6 @@
 """Paired differences over seeds, their intervals and the words for them; success rates and test-set noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,26 +14,6 @@ def _finite(values, what, least):
     if len(values) < least:
         raise ValueError(f"{what}: expected {least} or more numbers, got {len(values)}")
     return _in_order(values, [*range(len(values))], what)
-
-
-def rank_distance(first: Sequence, second: Sequence) -> float:
-    """Mean over items of |position in `first` − position in `second`| (Recon, Tables 12 and 14).
-
-    Two random orders of n items differ by (n² − 1) / 3n on average, 13.66 for n = 41.
-    ValueError unless both are orders of the same items.
-    """
-    position = {item: k for k, item in enumerate(second)}
-    if not position or set(first) != set(position) or not len(first) == len(second) == len(position):
-        raise ValueError(f"expected two orders of the same items, got {len(first)} and {len(second)} items")
-    return float(np.mean([abs(k - position[item]) for k, item in enumerate(first)]))
-
-
-def histogram_reduction(below: float, below_reference: float) -> float:
-    """Mass below a threshold: by how many percent less than the reference (Recon, Tables 6 and 8-10)."""
-    below, below_reference = _finite([below, below_reference], "masses", least=2)
-    if below_reference <= 0:
-        raise ValueError(f"the reference must have mass below the threshold, got {below_reference}")
-    return 100 * float(1 - below / below_reference)
 
 
 # --- paired differences over seeds

@@ -14,25 +14,6 @@ from mtl_lab.statistics import paired
 rng = np.random.default_rng
 
 
-def test_histogram_reduction_refuses_an_empty_reference():
-    with pytest.raises(ValueError, match="below the threshold"):
-        paired.histogram_reduction(1.0, 0.0)
-
-
-def test_rank_distance():
-    assert paired.rank_distance("abcd", "abcd") == 0
-    assert paired.rank_distance("abcd", "abdc") == 0.5
-    assert paired.rank_distance("abcd", "dcba") == 2
-    random = rng(0)
-    distances = [paired.rank_distance(range(41), random.permutation(41).tolist()) for _ in range(4000)]
-    assert np.mean(distances) == pytest.approx(13.66, abs=0.1)  # (41² − 1) / (3 · 41)
-    for wrong in ("abce", "abc", "abcc", "abcdd"):
-        with pytest.raises(ValueError, match="same items"):
-            paired.rank_distance("abcd", wrong)
-        with pytest.raises(ValueError, match="same items"):
-            paired.rank_distance(wrong, "abcd")
-
-
 # --- paired differences
 
 
