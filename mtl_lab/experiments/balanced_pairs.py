@@ -25,6 +25,7 @@ from itertools import combinations, groupby
 import numpy as np
 
 from mtl_lab.experiments import qm9
+from mtl_lab.experiments.rate_choice import log_error
 from mtl_lab.experiments.registry import register_grid, register_study
 from mtl_lab.runs.gradient_probe import cross_fitted_cosine
 from mtl_lab.runs.run import Run
@@ -59,7 +60,7 @@ class BalancedPairs:
         NETWORK is "alone TARGET" or "WEIGHTING PAIR". Static weights are 1 / L_k with the validation loss of seed 100
         at RATE.
         """
-        done = {record["identity"]: record["final"]["validation"] for record in records}
+        done = {record["identity"]: record for record in records}
         rows = {_name("predictor", p): [self._run("norm_equalised", p, seed=s) for s in PREDICTOR] for p in PAIRS}
         searched, low, high = [network for network in NETWORKS if network[0] not in WEIGHTINGS[2:]], -1, 1
         while True:
@@ -67,13 +68,14 @@ class BalancedPairs:
             rows |= {f"search {_name(w, t)}, {RATE * 2.0**n:g}": [run] for (w, t, n), run in tried.items()}
             if any(run.identity not in done for run in tried.values()):
                 return rows
-            score = {key: _log_error(*done[run.identity].values()) for key, run in tried.items()}
+            score = {key: log_error(done[run.identity], "validation") for key, run in tried.items()}
             best = {a: min(range(low, high + 1), key=lambda n, a=a: score[*a, n]) for a in searched}
             before, won = (low, high), set(best.values())
             low, high = max(low - (low in won), -FURTHEST), min(high + (high in won), FURTHEST)
             if before == (low, high):
                 break
-        losses = [done[tried["alone", (k,), 0].identity][name]["loss"] for k, name in enumerate(TARGETS)]
+        alone = [done[tried["alone", (k,), 0].identity]["final"]["validation"] for k in range(len(TARGETS))]
+        losses = [metrics[name]["loss"] for metrics, name in zip(alone, TARGETS, strict=True)]
         for w, t in NETWORKS:
             n = best.get((w, t), best.get((WEIGHTINGS[0], t)))
             rows[_name(w, t)] = [self._run(w, t, n, seed, losses) for seed in range(self.seeds)]
@@ -106,10 +108,10 @@ def measured(records: Sequence[Mapping]) -> dict[str, np.ndarray] | None:
         return None
 
     def error(row, k, rate):
-        return np.mean([_log_error(r["final"]["test"][TARGETS[k]]) for r in rows.get(row + rate, rows[row])])
+        return np.mean([log_error(r, only=TARGETS[k]) for r in rows.get(row + rate, rows[row])])
 
     def harm(w, pair, k, rate):
-        return 100 * (error(_name(w, pair), k, rate) - error(_name("alone", (k,)), k, rate))
+        return error(_name(w, pair), k, rate) - error(_name("alone", (k,)), k, rate)
 
     alone = [np.mean([np.log(r["final"]["validation"][k]["loss"]) for r in rows[f"alone {k}"]]) for k in TARGETS]
     logs = [[record["conflict"] for record in rows[_name("predictor", pair)]] for pair in PAIRS]
@@ -157,11 +159,6 @@ def sentence(m: Mapping[str, np.ndarray]) -> str:
 
 def _name(what: str, tasks: Sequence[int]) -> str:
     return f"{what} {' + '.join(TARGETS[k] for k in tasks)}"
-
-
-def _log_error(*tasks: Mapping) -> float:
-    """Mean over tasks of log MAE; a task has this metric beside its loss."""
-    return float(np.mean([np.log(value) for metrics in tasks for name, value in metrics.items() if name != "loss"]))
 
 
 register_grid("balanced_pairs", BalancedPairs)

@@ -28,6 +28,7 @@ from mtl_lab import records
 from mtl_lab.experiments import qm9
 from mtl_lab.experiments.rate_choice import DONORS, by_row, choose, contrasts, in_words, log_error
 from mtl_lab.experiments.registry import register_grid
+from mtl_lab.runs.gradient_probe import cross_fitted_cosine
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.weights import replays
 from mtl_lab.statistics.paired import PairedDifference
@@ -60,9 +61,8 @@ def pairs(profile: str, root=records.ROOT) -> dict[str, Run]:
     rows = [r for r in records.load("balanced_pairs", profile, root) if r["row"].startswith("predictor ")]
     values: dict[tuple, float] = {}
     for record in rows:
-        (own, there), (back, other) = record["conflict"]["products"]
         tasks = tuple(record["config"]["tasks"])
-        values[tasks] = values.get(tasks, 0.0) - (there + back) / abs(own * other) ** 0.5
+        values[tasks] = values.get(tasks, 0.0) - cross_fitted_cosine(record["conflict"]["products"])
     if len(rows) < PREDICTORS:
         return {}
     order, base = sorted(values, key=lambda tasks: values[tasks]), qm9.table(profile).base

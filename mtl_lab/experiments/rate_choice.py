@@ -24,9 +24,13 @@ def choose(name: str, run: Run, rates: Sequence[float], records: Iterable[Mappin
     return rows, replace(run, schedule=runs[errors.index(min(errors))].schedule)
 
 
-def log_error(record: Mapping, split: str = "test", loss: bool = False) -> float:
-    """100 times the mean over tasks of the log of the error, or of the loss: a difference of 1 is about one percent."""
-    values = [next(x for name, x in of.items() if (name == "loss") == loss) for of in record["final"][split].values()]
+def log_error(record: Mapping, split: str = "test", loss: bool = False, only: str | None = None) -> float:
+    """100 times the mean over tasks of the log of the error, or of the loss: a difference of 1 is about one percent.
+
+    only  name of the task to take; None: all. A task has one metric beside its loss.
+    """
+    metrics = [of for task, of in record["final"][split].items() if only in (None, task)]
+    values = [next(x for name, x in of.items() if (name == "loss") == loss) for of in metrics]
     return 100 * sum(map(math.log, values)) / len(values)
 
 

@@ -10,6 +10,7 @@ import pytest
 from mtl_lab.experiments import balanced_pairs
 from mtl_lab.experiments.balanced_pairs import NETWORKS, PAIRS, TARGETS, WEIGHTINGS, BalancedPairs, effects, measured
 from mtl_lab.experiments.qm9 import table
+from mtl_lab.experiments.rate_choice import log_error
 from mtl_lab.runs import execute, store
 
 GRID = BalancedPairs("tiny", seeds=2)
@@ -91,7 +92,7 @@ def test_one_pair_of_each_kind_trains(tmp_path):
     for row in [*kinds, "predictor Cv + log B"]:
         found = execute.execute(rows[row][0], store.Store(tmp_path))
         assert found["diverged"] is None and ("test" in found["final"]) == rows[row][0].test
-        assert math.isfinite(balanced_pairs._log_error(*found["final"]["validation"].values()))
+        assert math.isfinite(log_error(found, "validation"))
         assert found["source"]["fresh"] and list(found["final"]["validation"]) == [
             TARGETS[k] for k in rows[row][0].tasks
         ]
