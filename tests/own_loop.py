@@ -11,10 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import distributed, nn
-from torch.nn.functional import cross_entropy, mse_loss
-
-from mtl_core import Balancer, ConflictScores, RotoGrad, recon
 from own_loop_networks import (
     TASKS,
     InOrder,
@@ -26,6 +22,10 @@ from own_loop_networks import (
     sequences,
     vectors,
 )
+from torch import distributed, nn
+from torch.nn.functional import cross_entropy, mse_loss
+
+from mtl_core import Balancer, ConflictScores, RotoGrad, recon
 
 # --- the loops
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_core.metrics import delta_m
+from mtl_lab.protocol.table import delta_m
+from mtl_lab.protocol.verdict import mean_values
 from mtl_lab.runs.build import directions
 from mtl_lab.runs.conflict_log import ConflictLog
 from mtl_lab.statistics import association
@@ -76,11 +77,11 @@ def read(records: Sequence[Mapping], alone, paired: bool = False) -> list[Shared
         seeds = sorted(set(together).intersection(*singles.values()))
         if not seeds:
             continue
-        means = {task: _mean([singles[task][seed] for seed in seeds], task) for task in tasks}
-        harm, measured = [], []
+        higher, harm, measured = {task: up[task] for task in tasks}, [], []
         for seed in seeds:
-            baseline = {task: singles[task][seed]["final"]["test"][task] for task in tasks} if paired else means
-            harm.append(-_delta(together[seed]["final"]["test"], baseline, {task: up[task] for task in tasks}))
+            compared = [seed] if paired else seeds
+            baseline = {t: mean_values([singles[t][s] for s in compared])[t] for t in tasks}
+            harm.append(-delta_m(together[seed]["final"]["test"], baseline, higher))
             measured.append(conflict_measures(together[seed]["conflict"]))
         columns = {key: np.array([m[key] for m in measured]) for key in MEASURES}
         networks.append(Shared(name, tasks, tuple(seeds), np.array(harm), **columns))
@@ -126,17 +127,3 @@ def in_words(conflict: PairedDifference, harm: PairedDifference) -> str:
     if worse:
         return f"{worse} harm, with no change of conflict that these seeds can see"
     return f"{more or 'no more or less'} conflict, with no change of harm that these seeds can see"
-
-
-def _mean(records, task):
-    tests = [record["final"]["test"][task] for record in records]
-    return {metric: float(np.mean([test[metric] for test in tests])) for metric in tests[0]}
-
-
-def _delta(values, baseline, up):
-    entries = [
-        (values[task][metric], baseline[task][metric], higher, task)
-        for task, metrics in up.items()
-        for metric, higher in metrics.items()
-    ]
-    return delta_m(*map(list, zip(*entries, strict=True)))

@@ -7,6 +7,7 @@ from torch import nn
 
 from mtl_core.seeds import numpy_generator
 from mtl_lab.experiments.common_rows import common_rows
+from mtl_lab.experiments.recon import ranked
 from mtl_lab.experiments.registry import register_table
 from mtl_lab.protocol.table import SHORT_SEED, Row, Table
 from mtl_lab.runs.build import build_model, load_problem
@@ -59,7 +60,7 @@ def table(profile: str = "small") -> Table:
 
 def worst_layers(table: Table, choice: Mapping, ranking: Mapping) -> list[str]:
     """Recon: the `layers` worst layers at S = `threshold`, both searched."""
-    return _worst(ranking, choice["threshold"], choice["layers"])
+    return ranked(ranking, choice["threshold"])[: choice["layers"]]
 
 
 def normalisation_layers(table: Table, choice: Mapping, ranking: Mapping) -> list[str]:
@@ -71,25 +72,19 @@ def normalisation_layers(table: Table, choice: Mapping, ranking: Mapping) -> lis
 def worst_convolutions(table: Table, choice: Mapping, ranking: Mapping) -> list[str]:
     """The convolutions among Recon's published choice, the 25 worst layers at S = -0.1."""
     trunk = _trunk(table)
-    return [name for name in _worst(ranking, -0.1, 25) if isinstance(trunk.get_submodule(name), nn.Conv2d)]
+    return [name for name in ranked(ranking, -0.1)[:25] if isinstance(trunk.get_submodule(name), nn.Conv2d)]
 
 
 def random_layers(table: Table, choice: Mapping, ranking: Mapping) -> list[str]:
     """Layers in a random order until they have as many parameters as Recon's published choice."""
     trunk = _trunk(table)
     size = {name: sum(p.numel() for p in trunk.get_submodule(name).parameters()) for name in ranking["layers"]}
-    wanted, chosen = sum(size[name] for name in _worst(ranking, -0.1, 25)), []
+    wanted, chosen = sum(size[name] for name in ranked(ranking, -0.1)[:25]), []
     for index in numpy_generator(0, "split", table.name).permutation(len(size)):
         chosen.append(ranking["layers"][index])
         if sum(size[name] for name in chosen) >= wanted:
             break
     return chosen
-
-
-def _worst(ranking: Mapping, threshold: float, count: int) -> list[str]:
-    scores = ranking["scores"][str(threshold)]
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])
-    return [ranking["layers"][index] for index in order[:count]]
 
 
 def _trunk(table: Table) -> nn.Module:

@@ -39,6 +39,12 @@ ROWS = {
 }
 
 
+def ranked(log: Mapping, threshold: float) -> list[str]:
+    """The layers in a conflict log by falling score at S = `threshold`; ties keep registration order."""
+    scores = dict(zip(log["layers"], log["scores"][str(threshold)], strict=True))
+    return sorted(scores, key=scores.__getitem__, reverse=True)
+
+
 @dataclass(frozen=True)
 class ReconExperiment:
     """Recon on Multi-Fashion+MNIST: a search run, then each method with and without the split, each with every seed.
@@ -82,9 +88,7 @@ class ReconExperiment:
 
     def ranking(self, record: Mapping) -> list[str]:
         """All layers by falling score in the search run's record; ties keep registration order."""
-        scores = record["conflict"]["scores"][str(self.threshold)]
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        return [record["conflict"]["layers"][i] for i in order]
+        return ranked(record["conflict"], self.threshold)
 
     def split(self, record: Mapping) -> list[str]:
         """The layers that Recon splits: the worst `layers` of the ranking."""

@@ -52,5 +52,7 @@ def checks(row: str, against: Sequence[str], most: float, root=records.ROOT) -> 
     return tuple(comparisons)
 
 
-register_study(NAME, lambda _: "nothing was measured: on a quiet machine run `python benchmarks/step_time.py --record`.")
+register_study(
+    NAME, lambda _: "nothing was measured: on a quiet machine run `python benchmarks/step_time.py --record`."
+)
 register_rule("step time", checks)

@@ -34,24 +34,19 @@ def trajectories(
     method: str,
     *,
     options: Mapping | None = None,
-    steps: int | None = None,
-    every: int = 1,
-    optimizer: str | None = None,
-    learning_rate: float | None = None,
-    convention: str | None = None,
     one_by_one: bool = False,
+    **training,
 ) -> Paths:
     """Descend from every start (..., 2) with a registered method; keep step 0, each `every`-th step and the last.
 
     options     arguments of the method.
-    steps, optimizer, learning_rate, convention  None takes the landscape's.
+    training    `every`, 1 by default; steps, optimizer, learning_rate, convention: None takes the landscape's.
     one_by_one  run every path by itself through `Balancer`, as for a method without a batched rule. Path i then
                 uses the random stream `method` of seed i; batched paths share that of seed 0.
 
     ValueError: an unknown method, optimizer or convention, or a path that leaves the finite numbers.
     """
-    changes = {"steps": steps, "optimizer": optimizer, "learning_rate": learning_rate, "convention": convention}
-    starts, training, kept = _checked(landscape, starts, changes, every)
+    starts, training, kept = _checked(landscape, starts, **training)
     spec, options, convention = _spec(method), dict(options or {}), CONVENTIONS[training["convention"]]
     if one_by_one or not closed_forms.knows(spec.name, options):
         flat = starts.reshape(-1, 2)
@@ -69,24 +64,17 @@ def trajectories(
 
 
 def side_by_side(
-    landscape: Landscape,
-    starts,
-    methods_with_options: Sequence[tuple[str, Mapping]],
-    *,
-    steps: int | None = None,
-    every: int = 1,
-    optimizer: str | None = None,
-    learning_rate: float | None = None,
-    convention: str | None = None,
+    landscape: Landscape, starts, methods_with_options: Sequence[tuple[str, Mapping]], **training
 ) -> list[Paths]:
     """The Paths of `trajectories` for each (method, options), bit for bit, with one landscape gradient a step for all.
+
+    training  as for `trajectories`.
 
     All methods' points advance in one batch, each method with its own random stream. The gradient is most of the cost
     of a step, so that five methods take less than half the time. ValueError: as `trajectories`, and for a method
     without a batched rule.
     """
-    changes = {"steps": steps, "optimizer": optimizer, "learning_rate": learning_rate, "convention": convention}
-    starts, training, kept = _checked(landscape, starts, changes, every)
+    starts, training, kept = _checked(landscape, starts, **training)
     for method, options in methods_with_options:
         if not closed_forms.knows(_spec(method).name, options):
             raise ValueError(f"{method} has no batched rule with {dict(options)}: take trajectories")
@@ -97,8 +85,9 @@ def side_by_side(
     return [_paths(landscape, kept, points, name) for points, name in zip(batches, names, strict=True)]
 
 
-def _checked(landscape, starts, changes, every):
+def _checked(landscape, starts, *, every=1, steps=None, optimizer=None, learning_rate=None, convention=None):
     """Starts as a tensor, the landscape's training with the changes that are not None, and the steps to keep."""
+    changes = {"steps": steps, "optimizer": optimizer, "learning_rate": learning_rate, "convention": convention}
     training = {**landscape.training, **{key: value for key, value in changes.items() if value is not None}}
     if training["optimizer"] not in OPTIMIZERS:
         raise ValueError(f"optimizer is one of {', '.join(OPTIMIZERS)}; got {training['optimizer']!r}")

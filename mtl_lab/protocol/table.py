@@ -197,13 +197,9 @@ class Table:
 
         only  names of the tasks to take; None: all.
         """
-        entries = [  # value, baseline, whether higher is better, group
-            (values[task][m], baseline[task][m], higher, self.groups[k] if self.groups else task)
-            for k, (task, up) in enumerate(directions(self.base.problem).items())
-            if only is None or task in only
-            for m, higher in up.items()
-        ]
-        return metrics.delta_m(*map(list, zip(*entries, strict=True)))
+        up = directions(self.base.problem)
+        groups = dict(zip(up, self.groups or up, strict=True))
+        return delta_m(values, baseline, {t: up[t] for t in up if only is None or t in only}, groups)
 
     # --- evaluation
 
@@ -219,6 +215,20 @@ class Table:
                 choice = weakened(choice, row.downweighted_tasks)
             runs[row.name] = [self.run(row, choice, seed, test=True) for seed in self.seeds(row, count)]
         return runs
+
+
+def delta_m(values: Mapping, baseline: Mapping, up: Mapping, groups: Mapping | None = None) -> float:
+    """Δm in percent of {task: {metric: value}}, positive = better, averaged in each task, or group of tasks, first.
+
+    up      task -> metric -> whether higher is better, of the metrics to take.
+    groups  task -> group; None: each task by itself.
+    """
+    entries = [
+        (values[task][metric], baseline[task][metric], higher, groups[task] if groups else task)
+        for task, of_task in up.items()
+        for metric, higher in of_task.items()
+    ]
+    return metrics.delta_m(*map(list, zip(*entries, strict=True)))
 
 
 def weakened(choice: Mapping, tasks: Collection[int], factor: float = WEAKER) -> dict:

@@ -151,8 +151,13 @@ def zero(table: Table, grouped: Mapping[str, Sequence[Mapping]]) -> dict[str, di
     means = {}
     for row in table.singles():
         ordered = sorted(grouped[row.name], key=lambda record: record["config"]["seed"])[: len(SEEDS)]
-        means |= {task: {m: v[0] for m, v in values.items()} for task, values in summary(ordered).items()}
+        means |= mean_values(ordered)
     return means
+
+
+def mean_values(records: Sequence[Mapping]) -> dict[str, dict[str, float]]:
+    """Task -> metric -> mean over the records of loss and metrics on test data at the last epoch."""
+    return {task: {m: mean for m, (mean, _) in values.items()} for task, values in summary(records).items()}
 
 
 def summary(records: Sequence[Mapping]) -> dict:
