@@ -87,7 +87,8 @@ class FrozenWeights:
 def scores(found: Sequence[Mapping], profile: str = "small", root=records.ROOT) -> dict[str, dict[int, float]]:
     """Row -> seed -> Δm on test data, against the single-task networks of the table `qm9`; {} without its records."""
     table = qm9.table(profile)
-    known = {row.name: [r for r in committed.load(table, root) if r["row"] == row.name] for row in table.singles()}
+    recorded = committed.load(table, root)
+    known = {row.name: [r for r in recorded if r["row"] == row.name] for row in table.singles()}
     if not all(known.values()):
         return {}
     return by_row(found, lambda r: deltas(table, known | {"equal": [r]})["equal"][r["config"]["seed"]])

@@ -40,7 +40,7 @@ def trajectories(
     """Descend from every start (..., 2) with a registered method; keep step 0, each `every`-th step and the last.
 
     options     arguments of the method.
-    training    `every`, 1 by default; steps, optimizer, learning_rate, convention: None takes the landscape's.
+    training    steps, optimizer, learning_rate, convention, of which None or none takes the landscape's; every (1).
     one_by_one  run every path by itself through `Balancer`, as for a method without a batched rule. Path i then
                 uses the random stream `method` of seed i; batched paths share that of seed 0.
 
