@@ -82,8 +82,10 @@ def without_a_row() -> dict[str, tuple[str, ...]]:
             )
         elif method.name in ("static", "broken"):
             reason = "weigh the tasks by hand, as the next section does"
-        else:
+        elif "losses" in method.needs:
             reason = "need positive losses, and these fall below zero"
+        else:
+            reason = "came into the registry after these runs"
         titles[reason] = (*titles.get(reason, ()), method.title)
     return titles
 
