@@ -12,7 +12,6 @@ import numpy as np
 from mtl_core.metrics import delta_m
 from mtl_lab.runs.build import directions
 from mtl_lab.runs.conflict_log import ConflictLog
-from mtl_lab.statistics import association
 from mtl_lab.statistics.paired import PairedDifference, paired_difference
 
 TAIL = 0.1  # cosines beyond ± this count for the excess
@@ -109,7 +108,7 @@ def change(before: Shared, after: Shared, measure: str) -> PairedDifference:
 
 
 def directed(records: Sequence[Mapping], networks: Sequence[Shared]) -> tuple[np.ndarray, np.ndarray]:
-    r"""Of N pairs of `pairs`: $\log(L_i / L_j)$ of the losses alone, (N,), and the harm to either task in percent, (N, 2).
+    r"""Of N pairs of `pairs`: $\log(L_i / L_j)$ of the losses alone, (N,), and harm to either task in percent, (N, 2).
 
     Losses are those of the single-task networks on validation data, as in `balanced_pairs`; all seeds count.
     """

@@ -60,10 +60,13 @@ def record(row, run, effect):
     error = value_of(row, run, effect)
     tasks = {TARGETS[k]: {"loss": error * 0.7**k, "MAE": error} for k in run.tasks or (0, 1)}
     found = {"row": row, "identity": run.identity, "config": json.loads(run.canonical()), "diverged": None}
+    if row.endswith("κ -1") and run.seed == 0:
+        found["diverged"] = {"epoch": 1}
     found["final"] = {"validation": tasks} | ({"test": tasks} if run.test else {})
     if row.startswith("predictor"):
         c = -turned(run.tasks)
-        found["conflict"] = {"products": [[1, c], [c, 1]], "negative_share": 0.5 - c / 4, "labels": [[1, c**2], [c**2, 1]]}
+        found["conflict"] = {"products": [[1, c], [c, 1]], "labels": [[1, c**2], [c**2, 1]]}
+        found["conflict"]["negative_share"] = 0.5 - c / 4
     elif row.startswith("together"):
         share = 0.4 - 0.2 * run.problem_options["sign"]
         found["conflict"] = {"all": {"histogram": {"900": 3, "1200": 1}, "negative_share": share}}
@@ -90,12 +93,14 @@ def test_the_page_answers_once_all_runs_are_there(monkeypatch, complete):
     texts, figures = shown(monkeypatch, complete)
     finding = texts["harm-finding"]
     assert "Yes: pairs with more conflict lose more." in finding and "Not known yet" not in finding
-    assert "It is the sign." in finding and "answers conflict: on 5 of 5 data sets. By its weights alone: on 0" in finding
+    assert "Yes: if only its sign is turned" in finding
+    assert "answer conflict on 5 of 5 data sets, and whatever they answer on 0" in finding
     assert "Does conflict predict harm at balanced scales? Predicts: +" in texts["harm-balanced-answer"]
     assert figures >= ANSWERS and all(texts[table].count("\n") > 3 for table in TABLES)
     own = ("harm-balanced-answer", "harm-sign-words", "harm-removal-words")
     assert not any("Not complete" in texts[cell] for cell in own)
     assert "(of eleven, the highest)" in texts["harm-balanced-table"] and "| 20 | 60 |" in texts["harm-sign-table"]
+    assert "last finite epoch: 5." in texts["harm-removal-words"] and "epoch" not in texts["harm-balanced-answer"]
     assert "replayed, blocks in random order" in texts["harm-removal-table"]
 
 
@@ -109,13 +114,14 @@ def test_a_few_missing_runs_leave_no_verdict_on_their_part(monkeypatch, complete
     assert figures & ANSWERS == {"harm-fig-removal"} and texts["harm-finding"].count("Not known yet") == 2
     assert "*harm* " in texts["harm-balanced-answer"] and "194 of 195" in texts["harm-sign-words"]
     assert "*synthetic, sgd* " in texts["harm-removal-words"] and "synthetic" not in texts["harm-removal-judged"]
-    assert "on 4 of 4 data sets" in texts["harm-finding"]
-    assert not any(word in str(texts) for word in ("Yes: ", "Predicts", "It is the sign"))
+    assert "conflict on 4 of 4 data sets" in texts["harm-finding"]
+    assert not any(word in str(texts) for word in ("Yes: ", "Predicts"))
 
 
 def test_the_page_without_any_of_them_says_what_is_missing_and_how_to_train_it(monkeypatch):
     texts, figures = shown(monkeypatch, {name: [] for name in MADE})
     assert not figures & ANSWERS and texts["harm-finding"].count("Not known yet: 0 of ") == 3
-    for cell, name in (("balanced-answer", "balanced_pairs"), ("sign-words", "conflict_dial"), ("removal-words", "conflict_dial")):
-        assert f"`make results EXPERIMENT={name} PROFILE=small` trains the rest" in texts[f"harm-{cell}"]
+    for cell, name in (("balanced-answer", 0), ("sign-words", 1), ("removal-words", 1)):
+        assert f"`make results EXPERIMENT={[*MADE][name]} PROFILE=small` trains the rest" in texts[f"harm-{cell}"]
+    assert " *harm* 198 of 660" in texts["harm-scale-lacks"] and "*harm* 108 of 180" in texts["harm-doses-said"]
     assert "*harm* not planned yet" in texts["harm-balanced-answer"]
