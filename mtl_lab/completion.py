@@ -5,7 +5,7 @@ write their choices down by themselves (`protocol.streams`), from code that is c
 """
 
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from mtl_lab import records
@@ -79,6 +79,19 @@ def missing_of_grid(plan: Grid, recorded: Sequence[Mapping]) -> dict[str, tuple[
     """Identity -> (row, run) of the runs of the plan that the records lack."""
     done, planned = {record["identity"] for record in recorded}, plan.plan(recorded)
     return {run.identity: (row, run) for row, runs in planned.items() for run in runs if run.identity not in done}
+
+
+def counted(name: str, profile: str, part: Callable[[str], str], root: Path = records.ROOT) -> dict[str, tuple]:
+    """Part of a grid -> (runs with a record, runs planned so far). `part` names the part that a row belongs to.
+
+    What a plan leaves out until earlier runs have records is not counted, and neither is a part all of which it does.
+    """
+    recorded, parts = records.load(name, profile, root), dict[str, tuple]()
+    done = {record["identity"] for record in recorded}
+    for row, runs in planned_grid(name, profile).plan(recorded).items():
+        here, planned = parts.get(part(row), (0, 0))
+        parts[part(row)] = here + sum(run.identity in done for run in runs), planned + len(runs)
+    return parts
 
 
 def complete_grid(name: str, plan: Grid, workers: int = 1, root: Path = records.ROOT) -> str:

@@ -13,7 +13,6 @@ from mtl_lab.protocol.table import delta_m
 from mtl_lab.protocol.verdict import mean_values
 from mtl_lab.runs.build import directions
 from mtl_lab.runs.conflict_log import ConflictLog
-from mtl_lab.statistics import association
 from mtl_lab.statistics.paired import PairedDifference, paired_difference
 
 TAIL = 0.1  # cosines beyond ± this count for the excess
@@ -109,14 +108,25 @@ def change(before: Shared, after: Shared, measure: str) -> PairedDifference:
     return paired_difference([new[seed] for seed in both], [old[seed] for seed in both])
 
 
-def rank_by_seed(networks: Sequence[Shared], measure: str) -> dict[int, float]:
-    """Seed -> rank correlation of `measure` with harm over the networks, for every seed that all of them have."""
-    common = sorted(set.intersection(*(set(shared.seeds) for shared in networks))) if networks else []
+def directed(records: Sequence[Mapping], networks: Sequence[Shared]) -> tuple[np.ndarray, np.ndarray]:
+    r"""Of N pairs of `pairs`: $\log(L_i / L_j)$ of the losses alone, (N,), and harm to either task in percent, (N, 2).
 
-    def at(seed, name):
-        return [getattr(shared, name)[shared.seeds.index(seed)] for shared in networks]
+    Losses are those of the single-task networks on validation data, as in `balanced_pairs`; all seeds count.
+    """
+    rows: dict[str, list] = {}
+    for record in records:
+        rows.setdefault(record["row"], []).append(record["final"])
 
-    return {seed: association.rank_correlation(at(seed, measure), at(seed, "harm")) for seed in common}
+    def mean(row, split, task, of=np.asarray, loss=False):
+        values = [next(x for n, x in final[split][task].items() if (n == "loss") == loss) for final in rows[row]]
+        return float(np.mean(of(values)))
+
+    ratios, harms = [], []
+    for pair in networks:
+        alone = [(f"alone {task}", task) for task in pair.tasks]
+        ratios.append(np.subtract(*(mean(row, "validation", task, np.log, True) for row, task in alone)))
+        harms.append([100 * (mean(pair.name, "test", t) / mean(row, "test", t) - 1) for row, t in alone])
+    return np.array(ratios), np.array(harms)
 
 
 def in_words(conflict: PairedDifference, harm: PairedDifference) -> str:
@@ -124,6 +134,7 @@ def in_words(conflict: PairedDifference, harm: PairedDifference) -> str:
     more, worse = (None if d.low <= 0 <= d.high else "more" if d.mean > 0 else "less" for d in (conflict, harm))
     if more and worse:
         return f"{more} conflict, {'*and*' if more == worse else '*but*'} {worse} harm"
-    if worse:
-        return f"{worse} harm, with no change of conflict that these seeds can see"
-    return f"{more or 'no more or less'} conflict, with no change of harm that these seeds can see"
+    if more or worse:
+        still, said = ("harm", f"{more} conflict") if more else ("conflict", f"{worse} harm")
+        return f"{said}, while {still} did not change detectably"
+    return "neither conflict nor harm changed detectably"

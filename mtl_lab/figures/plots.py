@@ -77,6 +77,22 @@ def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tup
     return figure
 
 
+def effects(axis, found: Mapping[str, tuple], margin: float, xlabel: str):
+    """Estimates with intervals, one line a name, on a grey band of ±margin: an effect in there is negligible.
+
+    found  name -> (estimate, low, high).
+    """
+    axis.axvspan(-margin, margin, color="#e4e4e4", zorder=0)
+    axis.axvline(0, color=COLOURS["grey"], lw=0.8)
+    for y, (value, low, high) in enumerate(found.values()):
+        axis.plot([low, high], [y, y], color=COLOURS["blue"], lw=2)
+        axis.plot([value], [y], "o", color=COLOURS["blue"], ms=6)
+        axis.annotate(f"{value:+.1f}".replace("-", "−"), (value, y), (0, 6), textcoords="offset points", ha="center")
+    axis.set_yticks(range(len(found)), list(found))
+    axis.set_ylim(len(found) - 0.5, -0.7)
+    axis.set_xlabel(xlabel)
+
+
 _SOLID = ["black", *(COLOURS[name] for name in ("blue", "red", "green")), "#AA4499", COLOURS["orange"]]
 PATHS = [(colour, "-") for colour in _SOLID] + [(colour, "--") for colour in _SOLID[1:4]]
 
@@ -127,11 +143,12 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence], align: str =
     marks = {"l": ":--", "r": "--:", "c": ":-:"}
     align = align or "l" + "r" * (len(header) - 1)
     lines = ["| " + " | ".join(header) + " |", "|" + "|".join(marks[a] for a in align) + "|"]
-    lines += ["| " + " | ".join(_with_minus(str(cell)) for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(with_minus(str(cell)) for cell in row) + " |" for row in rows]
     return Markdown("\n".join(lines))
 
 
-def _with_minus(cell: str) -> str:
+def with_minus(cell: str) -> str:
+    """Text in which a hyphen before a number is a minus sign, unless it holds code."""
     return cell if "`" in cell else re.sub(r"(?<![\w.-])-(?=[\d.])", "−", cell)
 
 

@@ -89,16 +89,20 @@ def test_change_pairs_two_doses_by_seed_and_is_after_minus_before():
         conflict_and_harm.change(before, conflict_and_harm.doses(dose((2,), "one"))[0], "harm")
 
 
-def test_ranks_are_compared_within_a_seed_that_all_networks_have():
-    names, seeds = ("first", "second", "third"), ((0, 1, 2), (1, 2), (2, 1, 3))
-    networks = [conflict_and_harm.doses(dose(each, name))[0] for each, name in zip(seeds, names, strict=True)]
-    given = ({0: 9.0, 1: 1.0, 2: 3.0}, {1: 2.0, 2: 2.0}, {1: 3.0, 2: 1.0, 3: -9.0})  # up in seed 1, down in seed 2
-    networks = [
-        replace(each, harm=np.array([values[seed] for seed in each.seeds]), excess=np.full(len(each.seeds), rank))
-        for rank, (each, values) in enumerate(zip(networks, given, strict=True))
-    ]
-    assert conflict_and_harm.rank_by_seed(networks, "excess") == {1: pytest.approx(1), 2: pytest.approx(-1)}
-    assert conflict_and_harm.rank_by_seed([], "excess") == {}
+def test_harm_has_a_direction_and_the_losses_alone_a_ratio():
+    made = []
+    for seed, error in ((0, 1.0), (1, 3.0)):
+        both = {"mu": {"loss": 9, "MAE (D)": 2.2}, "alpha": {"loss": 9, "MAE (bohr³)": 3.0}}
+        made.append(record("mu + alpha", seed, both, logged(0.5), "qm9"))
+        for task, value, losses in (("mu", {"MAE (D)": error}, (1, 4)), ("alpha", {"MAE (bohr³)": 4.0}, (0.1, 0.1))):
+            alone = record(f"alone {task}", seed, {task: {"loss": 1} | value}, None, "qm9")
+            alone["final"]["validation"] = {task: {"loss": losses[seed]} | value}
+            made.append(alone)
+    networks = conflict_and_harm.pairs(made)
+    ratio, harm = conflict_and_harm.directed(made, networks)
+    assert ratio == pytest.approx([np.log(2 / 0.1)]), "the mean over seeds is one of logs"
+    assert harm == pytest.approx(np.array([[10.0, -25.0]]))
+    assert harm.mean(1) == pytest.approx([networks[0].harm.mean()])
 
 
 @pytest.mark.parametrize(
@@ -108,10 +112,10 @@ def test_ranks_are_compared_within_a_seed_that_all_networks_have():
         ((1, 2), (-4, -3), "more conflict, *but* less harm"),
         ((-2, -1), (3, 4), "less conflict, *but* more harm"),
         ((-2, -1), (-4, -3), "less conflict, *and* less harm"),
-        ((-2, 1), (3, 4), "more harm, with no change of conflict that these seeds can see"),
-        ((0, 1), (-4, -3), "less harm, with no change of conflict that these seeds can see"),
-        ((1, 2), (0, 4), "more conflict, with no change of harm that these seeds can see"),
-        ((-2, 1), (-3, 4), "no more or less conflict, with no change of harm that these seeds can see"),
+        ((-2, 1), (3, 4), "more harm, while conflict did not change detectably"),
+        ((0, 1), (-4, -3), "less harm, while conflict did not change detectably"),
+        ((1, 2), (0, 4), "more conflict, while harm did not change detectably"),
+        ((-2, 1), (-3, 4), "neither conflict nor harm changed detectably"),
     ],
 )
 def test_words_follow_the_intervals(conflict, lost, words):
