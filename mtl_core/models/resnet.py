@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,6 +63,12 @@ class ResNet(nn.Module):
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)
         return self.relu(self.fc(self.avgpool(x).flatten(1)))
+
+    def parts(self) -> list[Any]:
+        """The stem, the stages, and what follows: applied in turn they are the forward pass."""
+        stages = [getattr(self, f"layer{stage}") for stage in range(1, self.stages + 1)]
+        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
+        return [stem, *stages, nn.Sequential(self.avgpool, nn.Flatten(), self.fc, self.relu)]
 
 
 def resnet18(
