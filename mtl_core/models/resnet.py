@@ -71,6 +71,19 @@ class ResNet(nn.Module):
         return [stem, *stages, nn.Sequential(self.avgpool, nn.Flatten(), self.fc, self.relu)]
 
 
+def is_norm(layer: str) -> bool:
+    """Whether the layer of a ResNet, by its name, is a normalisation."""
+    return "bn" in layer or layer.endswith("downsample.1")
+
+
+def released_by_recon(layers: Sequence[str]) -> list[str]:
+    """Of the names of ResNet18's layers the 25 that Recon's released ranking puts first, at S = -0.1.
+
+    They are all 20 normalisations, the stem's convolution and the four of layer1; in the order of `layers`.
+    """
+    return [name for name in layers if is_norm(name) or name == "conv1" or name.startswith("layer1.")]
+
+
 def resnet18(
     outputs: Sequence[int],
     width: int = 64,

@@ -61,8 +61,8 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
         "source": json.loads(json.dumps(problem.source, default=str)),
         "provenance": provenance(device),
     }
-    if isinstance(method, weights.Weighted):
-        record |= method.told()
+    for part in (method, model):
+        record |= getattr(part, "told", dict)()
     store.put(run, record)
     return record
 

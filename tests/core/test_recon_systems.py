@@ -72,7 +72,7 @@ def test_sizes_of_the_sets_with_copies():
 
 
 def test_the_released_ranking_fed_to_split():
-    """Its first 25 layers as recon.md tells them, in its order: 42.81 MB before, 43.43 MB after."""
+    """Its first 25 layers, in its order: 42.81 MB before, 43.43 MB after."""
     blocks = "1.0.bn1 1.1.bn1 1.0.bn2 1.1.bn2 2.0.bn1 2.1.bn1 - 2.0.downsample.1 2.0.bn2 2.1.bn2 1.0.conv1 3.0.bn1 "
     blocks += "3.1.bn1 4.1.bn1 4.0.bn1 3.0.downsample.1 3.0.bn2 4.1.bn2 3.1.bn2 4.0.bn2 4.0.downsample.1 1.0.conv2 "
     blocks += "1.1.conv1 1.1.conv2"
@@ -81,7 +81,7 @@ def test_the_released_ranking_fed_to_split():
         shared = models.resnet18([10, 10])
     assert len(ranking) == 25 and megabytes(total(shared)) == 42.81
     assert megabytes(total(recon.split(shared, ranking, 2))) == 43.43
-    # What each prefix adds, recon.md 3.5
+    # What each prefix adds
     extra = [total(recon.split(shared, ranking[:k], 2)) - total(shared) for k in (5, 10, 15, 20, 25)]
     assert extra == [640, 4_800, 43_968, 47_552, 160_192]
 
