@@ -3,10 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from mtl_lab.protocol import committed
-from mtl_lab.protocol.table import Table
 from mtl_lab.protocol.verdict import deltas
 from mtl_lab.runs.run import Run
 from mtl_lab.statistics.paired import PairedDifference, holm_intervals, outcome
@@ -47,7 +45,7 @@ def by_row(records: Iterable[Mapping], value: Callable[[Mapping], float]) -> dic
     return rows
 
 
-def delta_scores(found: Iterable[Mapping], table: Table, root: Path) -> dict[str, dict[int, float]]:
+def delta_scores(found: Iterable[Mapping], table, root) -> dict[str, dict[int, float]]:
     """Row -> seed -> Δm on test data, against the single-task networks of a committed table; {} without its records."""
     known = {row.name: [r for r in committed.load(table, root) if r["row"] == row.name] for row in table.singles()}
     if not all(known.values()):

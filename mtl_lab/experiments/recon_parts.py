@@ -36,7 +36,6 @@ from mtl_lab.experiments.recon_table1 import FIRST, MARGIN, RATES, search
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.weights import replays
-from mtl_lab.statistics.paired import PairedDifference
 
 PLAIN, CONSTANT = "plain", "search, constant width"
 BOTH, NORM, CONV = ((f"{private}, λ 0", f"{private}, λ 1") for private in ("norm and conv", "norm", "conv"))
@@ -76,19 +75,18 @@ class ReconParts:
         plain = models.resnet18([10, 10], **base.model_options)
         names, cagrad = recon.candidate_layers(plain), {"method": "cagrad", **ROWS["cagrad"]}
         chosen = released_by_recon(names)
-        kinds = {"norm and conv": chosen, "norm": [*filter(is_norm, chosen)]}
-        kinds["conv"] = [name for name in chosen if not is_norm(name)]
+        norms, convs = ([n for n in chosen if is_norm(n) is norm] for norm in (True, False))
 
         def streams(private: Sequence[str], **options) -> Run:
             options = {**base.model_options, "private": [*private], **options}
             return replace(base, model="resnet18_streams", model_options=options)
 
         rows = {PLAIN: (base, PLAIN, 10), "cagrad, plain": (replace(base, **cagrad), PLAIN, 5)}
-        for kind, layers in kinds.items():
+        for kind, layers in (("norm", norms), ("conv", convs), ("norm and conv", chosen)):
             rows |= {f"{kind}, λ {x}": (streams(layers, other=x), f"{kind}, λ {x}", 10) for x in (0, 1)}
             rows[f"cagrad, {kind}"] = replace(streams(layers), **cagrad), f"{kind}, λ 0", 5
         rows["norm and conv, λ 0.5"] = streams(chosen, other=0.5), BOTH[0], 5
-        rows["released mixture"] = replace(base, split=kinds["conv"]), CONV[0], 5
+        rows["released mixture"] = replace(base, split=convs), CONV[0], 5
         for which, layers, seeds in (("25", chosen, 10), ("others", [n for n in names if n not in chosen], 5)):
             options = {"method": "pcgrad", "only": columns(plain.trunk, layers)}
             rows[f"PCGrad on {which}"] = replace(base, method="recorded", method_options=options), PLAIN, seeds
@@ -99,7 +97,7 @@ class ReconParts:
             for d in range(3):
                 five[f"random {d},"] = numpy_generator(d, "split", CONSTANT).permutation(order).tolist()
             for which, layers in five.items():
-                rows[f"{which} five"] = streams(kinds["norm"] + layers[:5], constant_width=True), BOTH[0], 5
+                rows[f"{which} five"] = streams(norms + layers[:5], constant_width=True), BOTH[0], 5
         return rows
 
 
@@ -110,7 +108,7 @@ def columns(trunk, layers: Sequence[str]) -> list[list[int]]:
     return [[stop - size, stop] for (name, size), stop in zip(named, stops, strict=True) if name in layers]
 
 
-def apart(rows: Numbers) -> dict[str, PairedDifference]:
+def apart(rows: Numbers) -> dict:
     """The estimates of `APART`, each at 95 %, those that can be made; rows from `recon_table1.scores`."""
     return {name: d for name, pair in APART.items() for d in contrasts(rows, {name: pair}).values()}
 

@@ -33,13 +33,11 @@ from mtl_lab.experiments.recon import ROWS, ReconExperiment
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.protocol.verdict import summary
 from mtl_lab.runs.run import Run
-from mtl_lab.statistics.paired import PairedDifference
 
 METHODS = {"equal": 10, "cagrad": 10, "mgda": 5, "pcgrad": 5, "sam_gs": 5, "graddrop": 5}  # and their seeds
 SYSTEMS = {"mmoe": 3, "mmoe + ours": 3, "bmtas": 3, "bmtas + ours": 3, "cross_stitch": 3}
 AGAINST = {name: (name, "equal") for name in SYSTEMS}  # pairs for `rate_choice.contrasts`
-SEEDS = {f"{name}{end}": n for name, n in METHODS.items() for end in ("", " + released", " + ours")}
-SEEDS |= SYSTEMS | {"rotograd": 5}
+SEEDS = {m + end: n for m, n in METHODS.items() for end in ("", " + released", " + ours")} | SYSTEMS | {"rotograd": 5}
 RATES, FIRST, MARGIN, WORST = (0.03, 0.1, 0.3), 50, 0.3, 25  # WORST: layers of a network that are split
 OPTIONS = ROWS | {"rotograd": {"method_options": {"rotation_size": 100, "rotation_rate": 1.0}}}
 STEPS = {"tiny": 20, "small": 156, "paper": 421}  # of an epoch
@@ -75,10 +73,10 @@ class ReconTable1:
 
     def searches(self) -> dict[str, Run]:
         """Row -> run of the search for the layers of the plain network and of MMoE, and for BMTAS's branches."""
-        run, steps = search(self.profile), STEPS[self.profile]
-        branched = search(self.profile, total_steps=steps * run.schedule["epochs"])
-        more = {"mmoe": replace(run, model="mmoe"), "bmtas": replace(branched, model="bmtas", observe=None)}
-        return {f"search, {name}": run for name, run in ({"equal": run} | more).items()}
+        run = search(self.profile)
+        branched = search(self.profile, total_steps=STEPS[self.profile] * run.schedule["epochs"])
+        more = {"search, bmtas": replace(branched, model="bmtas", observe=None)}
+        return {"search, equal": run, "search, mmoe": replace(run, model="mmoe")} | more
 
     def networks(self, found: Sequence[Mapping]) -> dict[str, Run]:
         """Row -> its run at any rate and seed; those that need a search are left out before it has a record."""
@@ -104,7 +102,7 @@ def scores(found: Sequence[Mapping], profile: str = "small", root=records.ROOT) 
     return delta_scores(found, multi_fashion_mnist.table(profile), root)
 
 
-def gains(rows: Numbers, layers: str) -> dict[str, PairedDifference]:
+def gains(rows: Numbers, layers: str) -> dict:
     """Method -> what the set "released" or "ours" adds to its Δm; `low` is the one-sided 95 % lower limit.
 
     And "mean", over methods on the seeds that all share, at two-sided 95 %. {} while a row is missing; rows: `scores`.
@@ -119,10 +117,8 @@ def gains(rows: Numbers, layers: str) -> dict[str, PairedDifference]:
 
 
 def table(found: Sequence[Mapping], rows: Numbers) -> dict[str, dict]:
-    """Row -> mean "Δm" and its "sd" over seeds, from `scores`; "test": task -> metric -> (mean, sd)."""
-    mine = {name: [r for r in found if r["row"] == name] for name in rows}
-    sd = {name: np.std([*values.values()], ddof=1) for name, values in rows.items()}
-    return {name: {"Δm": np.mean([*rows[name].values()]), "sd": sd[name], "test": summary(mine[name])} for name in rows}
+    """Row -> task -> metric -> (mean, sd) over its seeds, and "Δm" -> the numbers of `rows`, from `scores`."""
+    return {n: summary([r for r in found if r["row"] == n]) | {"Δm": [*v.values()]} for n, v in rows.items()}
 
 
 def sentences(found: Sequence[Mapping], rows: Numbers) -> list[str]:
@@ -131,12 +127,12 @@ def sentences(found: Sequence[Mapping], rows: Numbers) -> list[str]:
     for name in ("released", "ours"):
         if of := gains(rows, name):
             mean, lowest = in_words({"mean gain": of.pop("mean")}, MARGIN), min(d.low for d in of.values())
-            word = f"improves every method{f', by more than {MARGIN}' if lowest > MARGIN else ''}"
-            word = word if lowest > 0 else "is not shown to improve every method"
+            word = f"improves{f', by more than {MARGIN},' if lowest > MARGIN else ''}"
+            word = word if lowest > 0 else "is not shown to improve"
             split = next(r["config"]["split"] for r in found if r["row"] == f"equal + {name}")
-            size = f"{len(split)} layers, {sum(map(is_norm, split))} of them BatchNorms"
             limits = "; ".join(f"{method} {d.mean:+.1f}, at least {d.low:+.1f}" for method, d in of.items())
-            said.append(f"Recon with the {name} set ({size}) {word}. Gains: {limits}; {mean}.")
+            size = f"{len(split)} layers, {sum(map(is_norm, split))} of them BatchNorms"
+            said.append(f"Recon with the {name} set ({size}) {word} every method. Gains: {limits}; {mean}.")
     words = in_words(contrasts(rows, AGAINST), MARGIN)
     return said + ([f"Against joint training, three seeds: {words}."] if words else [])
 
