@@ -21,6 +21,7 @@ other kind is private; layers, worst minus best. Apart, at 95 % each: the intera
 minus its control. *Decision*: "it is the conflict" needs separation above the
 margin, and layers and PCGrad on the 25 minus its control above 0. Seeds from 50 on. Each cell of the factorial chooses
 its rate as in `recon_table1`; the other rows take that of the cell that they vary.
+About ten core-hours; what goes first where time is short are the last two designs.
 """
 
 from collections.abc import Mapping, Sequence
