@@ -1,4 +1,4 @@
-r"""Recon's Theorem 4.1, by numbers: what one step with copies of layers changes, in the paper's and the code's convention.
+r"""Recon's Theorem 4.1, by numbers: what one step with copies of layers changes, in the conventions of paper and code.
 
 The paper's step gives a shared layer $\sum_i w_i g_i$ with $\sum_i w_i = 1$, and a copy its own $g_i$: unequal steps.
 The released code gives a shared layer the sum, $w_i = 1$.
