@@ -92,7 +92,8 @@ def test_the_sets_of_layers(table1):
     plain, split = rows["cagrad"][0], rows["cagrad + released"][0]
     assert replace(split, split=()) == plain and plain.convention == "recon" and plain.method_options["c"] == 0.2
     mixed = rows["mmoe + ours"][0].split
-    assert len(mixed) == 50 + len([n for n in mixed[50:] if is_norm(n)]) and sum(map(is_norm, mixed)) == 40
+    assert [*mixed[:50]] == [f"experts.{e}.{name}" for name in NAMES[:25] for e in range(2)]
+    assert all(map(is_norm, mixed[50:])) and sum(map(is_norm, mixed)) == 40
     assert rows["mmoe + ours"][0].model == "mmoe" and not rows["mmoe"][0].split
     own = rows["bmtas"][0].split  # the made-up branches part after the second block
     assert own == NAMES[NAMES.index("layer2.0.conv1") :]
