@@ -44,9 +44,6 @@ class Supernet(nn.Module):
     In evaluation mode each task takes its copy of the largest alpha alone.
     """
 
-    steps: Tensor
-    costs: Tensor
-
     def __init__(self, networks: Sequence[Any], image: Tensor, total_steps: int, resource_weight: float):
         super().__init__()
         self.total_steps, self.resource_weight = total_steps, resource_weight
@@ -56,8 +53,8 @@ class Supernet(nn.Module):
         ]
         self.layers = nn.ModuleList(nn.ModuleList(copies) for copies in zip(*layers, strict=True))
         self.alpha = nn.Parameter(torch.zeros(len(self.layers), len(networks), len(networks)))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("costs", costs(layers[0], self.stem, image))
+        self.steps: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
+        self.costs: Tensor = nn.Buffer(costs(layers[0], self.stem, image))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x, weights = self.stem(x), self.weights()
