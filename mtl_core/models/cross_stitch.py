@@ -38,7 +38,7 @@ class CrossStitched(nn.Module):
 def cross_stitch(outputs: Sequence[int], own: float = 0.9, **options: Any) -> MultiTaskModel:
     """A trunk of `resnet18` for each task, given `options`, a unit after the stem and after each of the four stages.
 
-    own  what a network takes of its own activations at the start; the paper tries 0.1 to 0.9 and finds little between.
+    own  what a network takes of its own activations at the start; at 1 the networks start apart.
     Source: Misra et al., CVPR 2016, arXiv 1604.03539, section 3. There the networks start from networks that were
     trained alone, and the units learn faster than they do; here all start anew, as in Recon's tables, at one rate.
     At width 64: twice the parameters of one network, 85.62 MB, and 20 numbers.

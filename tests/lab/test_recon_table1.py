@@ -132,10 +132,6 @@ def numbers(gain, sd=0.05, seeds=10):
     return rows
 
 
-def made_up(found, rows):
-    return recon_table1.sentences(found, rows)
-
-
 def test_every_method_is_an_intersection_union_claim(table1):
     found, _ = table1
     rows = numbers(dict.fromkeys(METHODS, 0.8))
@@ -147,15 +143,15 @@ def test_every_method_is_an_intersection_union_claim(table1):
     each = [np.mean([rows[f"{m} + ours"][s] - rows[m][s] for m in METHODS]) for s in range(FIRST, FIRST + 5)]
     assert of["mean"].mean == pytest.approx(np.mean(each))
     assert of["mean"].high - of["mean"].low == pytest.approx(2 * 2.7764 * np.std(each, ddof=1) / 5**0.5, rel=1e-3)
-    first, second, third = made_up(found, rows)
+    first, second, third = recon_table1.sentences(found, rows)
     assert "improves, by more than 0.3, every method. Gains: equal +0.8" in first and "(25 layers, 20 of them" in first
     assert "(3" in second and third.startswith("Against joint training, three seeds: mmoe +1.0")
-    said = made_up(found, numbers(dict.fromkeys(METHODS, 0.8) | {"sam_gs": 0.2}))[0]
+    said = recon_table1.sentences(found, numbers(dict.fromkeys(METHODS, 0.8) | {"sam_gs": 0.2}))[0]
     assert "improves every method. Gains" in said
-    said = made_up(found, numbers(dict.fromkeys(METHODS, 0.8) | {"sam_gs": 0.0}))[0]
+    said = recon_table1.sentences(found, numbers(dict.fromkeys(METHODS, 0.8) | {"sam_gs": 0.0}))[0]
     assert "is not shown to improve every method. Gains" in said and "better" in said.split("mean gain")[1]
     del rows["pcgrad + ours"]
-    assert gains(rows, "ours") == {} and len(made_up(found, rows)) == 2
+    assert gains(rows, "ours") == {} and len(recon_table1.sentences(found, rows)) == 2
 
 
 def test_size_of_the_intersection_union_claim():
