@@ -65,7 +65,7 @@ class Problem:
             if isinstance(split, Split) and not len(split):
                 raise ValueError(f"{name} has no examples, of which there is no metric: give it one or more")
             for task, labels in zip(self.tasks, split.targets if isinstance(split, Split) else (), strict=False):
-                if task.loss is nn.functional.cross_entropy and not labels.is_floating_point():
+                if task.loss in (cross_entropy, nn.functional.cross_entropy) and not labels.is_floating_point():
                     _in_range(labels[labels != IGNORED], task, name)
         if len({task.name for task in self.tasks}) < len(self.tasks):
             raise ValueError(f"tasks need different names, got {', '.join(task.name for task in self.tasks)}")
@@ -94,7 +94,13 @@ def higher_is_better(task: Task) -> dict[str, bool]:
 def classification(name: str, classes: int) -> Task:
     """A classification task: cross-entropy, accuracy in percent of the examples."""
     accuracy = {"accuracy": lambda: _Scaled(_accuracy(classes), 100)}  # in percent
-    return Task(name, classes, nn.functional.cross_entropy, accuracy)
+    return Task(name, classes, cross_entropy, accuracy)
+
+
+def cross_entropy(predictions, targets):
+    """The mean over the batch, and over the last dimension of predictions (B, classes, S), several of each example."""
+    several = targets if predictions.dim() == 2 else targets[:, None].expand(-1, predictions.shape[2])
+    return nn.functional.cross_entropy(predictions, several)
 
 
 def _accuracy(classes):

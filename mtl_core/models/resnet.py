@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,6 +63,25 @@ class ResNet(nn.Module):
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)
         return self.relu(self.fc(self.avgpool(x).flatten(1)))
+
+    def parts(self) -> list[Any]:
+        """The stem, the stages, and what follows: applied in turn they are the forward pass."""
+        stages = [getattr(self, f"layer{stage}") for stage in range(1, self.stages + 1)]
+        stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
+        return [stem, *stages, nn.Sequential(self.avgpool, nn.Flatten(), self.fc, self.relu)]
+
+
+def is_norm(layer: str) -> bool:
+    """Whether the layer of a ResNet, by its name, is a normalisation."""
+    return "bn" in layer or layer.endswith("downsample.1")
+
+
+def released_by_recon(layers: Sequence[str]) -> list[str]:
+    """Of the names of ResNet18's layers the 25 that Recon's released ranking puts first, at S = -0.1.
+
+    They are all 20 normalisations, the stem's convolution and the four of layer1; in the order of `layers`.
+    """
+    return [name for name in layers if is_norm(name) or name == "conv1" or name.startswith("layer1.")]
 
 
 def resnet18(

@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 
 from mtl_lab import records
 from mtl_lab.experiments import qm9
-from mtl_lab.experiments.rate_choice import DONORS, SEED, Numbers, by_row, choose, contrasts, in_words
+from mtl_lab.experiments.rate_choice import DONORS, SEED, Numbers, choose, contrasts, delta_scores, in_words
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.protocol import committed
-from mtl_lab.protocol.verdict import deltas
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.weights import replays
 from mtl_lab.statistics.paired import PairedDifference
@@ -86,12 +85,7 @@ class FrozenWeights:
 
 def scores(found: Sequence[Mapping], profile: str = "small", root=records.ROOT) -> dict[str, dict[int, float]]:
     """Row -> seed -> Δm on test data, against the single-task networks of the table `qm9`; {} without its records."""
-    table = qm9.table(profile)
-    recorded = committed.load(table, root)
-    known = {row.name: [r for r in recorded if r["row"] == row.name] for row in table.singles()}
-    if not all(known.values()):
-        return {}
-    return by_row(found, lambda r: deltas(table, known | {"equal": [r]})["equal"][r["config"]["seed"]])
+    return delta_scores(found, qm9.table(profile), root)
 
 
 def ladder_contrasts(rows: Numbers, method: str) -> dict[str, PairedDifference]:

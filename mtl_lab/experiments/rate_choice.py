@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from mtl_lab.protocol import committed
+from mtl_lab.protocol.verdict import deltas
 from mtl_lab.runs.run import Run
 from mtl_lab.statistics.paired import PairedDifference, holm_intervals, outcome
 
@@ -11,17 +13,21 @@ SEED, DONORS = 100, 1000  # of the runs that try rates; what is added to a run's
 Numbers = Mapping[str, Mapping[int, float]]  # row -> seed -> number
 
 
-def choose(name: str, run: Run, rates: Sequence[float], records: Iterable[Mapping]) -> tuple[dict, Run | None]:
+def choose(name: str, run: Run, rates, records: Iterable[Mapping], sign=1, share=1.0) -> tuple[dict, Run | None]:
     """The rows that try `rates` with `run` on a seed of its own, without test data; and `run` at the best of them.
 
     The best has the smallest error on validation data; one that diverged comes last. None until all have a record.
+    sign   -1 where the tasks' metric is an accuracy, and the best has the largest.
+    share  of the run's epochs that are trained to try a rate.
     """
     runs = [replace(run, schedule={**run.schedule, "learning_rate": rate}, test=False, seed=SEED) for rate in rates]
+    runs = [replace(r, schedule={**r.schedule, "epochs": max(int(share * r.schedule["epochs"]), 1)}) for r in runs]
     found, rows = {record["identity"]: record for record in records}, {f"rate, {name}": runs}
     if any(tried.identity not in found for tried in runs):
         return rows, None
-    errors = [(found[r.identity]["diverged"] is not None, log_error(found[r.identity], "validation")) for r in runs]
-    return rows, replace(run, schedule=runs[errors.index(min(errors))].schedule)
+    tried = [found[r.identity] for r in runs]
+    errors = [(record["diverged"] is not None, sign * log_error(record, "validation")) for record in tried]
+    return rows, replace(run, schedule={**run.schedule, "learning_rate": rates[errors.index(min(errors))]})
 
 
 def log_error(record: Mapping, split: str = "test", loss: bool = False, only: str | None = None) -> float:
@@ -43,16 +49,26 @@ def by_row(records: Iterable[Mapping], value: Callable[[Mapping], float]) -> dic
     return rows
 
 
-def contrasts(rows: Numbers, pairs: Mapping[str, Sequence[str]]) -> dict[str, PairedDifference]:
-    """Holm intervals over the seeds that all rows have; {} without two such seeds.
+def delta_scores(found: Iterable[Mapping], table, root) -> dict[str, dict[int, float]]:
+    """Row -> seed -> Δm on test data, against the single-task networks of a committed table; {} without its records."""
+    recorded = committed.load(table, root)
+    known = {row.name: [r for r in recorded if r["row"] == row.name] for row in table.singles()}
+    if not all(known.values()):
+        return {}
+    return by_row(found, lambda r: deltas(table, known | {"equal": [r]})["equal"][r["config"]["seed"]])
 
-    pairs  name -> rows a, b for a minus b; or a, b, c, d for (a minus b) minus (c minus d).
+
+def contrasts(rows: Numbers, pairs: Mapping[str, Sequence[str]], level=0.95) -> dict[str, PairedDifference]:
+    """Holm intervals, each over the seeds that all of its rows have; {} where one has not two such seeds.
+
+    pairs  name -> rows a, b for a minus b; or a, b, c, d for (a minus b) minus (c minus d), and so on.
     """
-    of = {name: [rows.get(row, {}) for row in pair] for name, pair in pairs.items()}
-    seeds = sorted(set.intersection(*(set(numbers) for each in of.values() for numbers in each)))
-    signs = (1, -1, -1, 1)
-    taken = {n: [sum(x * v[s] for x, v in zip(signs, each, strict=False)) for s in seeds] for n, each in of.items()}
-    return holm_intervals(taken) if len(seeds) > 1 else {}
+    taken, signs = {}, (1, -1, -1, 1, -1, 1)
+    for name, pair in pairs.items():
+        each = [rows.get(row, {}) for row in pair]
+        seeds = sorted(set.intersection(*map(set, each)))
+        taken[name] = [sum(x * v[s] for x, v in zip(signs, each, strict=False)) for s in seeds]
+    return holm_intervals(taken, level) if all(len(values) > 1 for values in taken.values()) else {}
 
 
 def in_words(found: Mapping[str, PairedDifference], margin: float | None = None) -> str:

@@ -61,8 +61,7 @@ def execute(run: Run, store: Store | None = None, fresh: bool = False, device: s
         "source": json.loads(json.dumps(problem.source, default=str)),
         "provenance": provenance(device),
     }
-    if isinstance(method, weights.Weighted):
-        record |= method.told()
+    record |= getattr(method, "told", dict)() | getattr(model, "told", dict)()
     store.put(run, record)
     return record
 

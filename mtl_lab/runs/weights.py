@@ -47,29 +47,38 @@ class Weighted(nn.Module):
     table     (T, K + 1): the weights of each step in place of the method's, and the length of the update; after its
               end the last ones. With `lengths` the update gets that length.
 
+    only      ranges [start, stop) of columns of J: the method reads these alone, and its weights act on these alone; in
+              all others the update is the sum.
+
     trace     of each step the weights, without lag, and the length of the update; a checkpoint holds it.
 
     NonFiniteGradientError where a task's gradient becomes zero: its weight is not defined.
     """
 
-    def __init__(self, method, options=(), kappa=1.0, match=False, balanced=False, lag=0, table=None, lengths=False):
+    def __init__(
+        self, method, options=(), kappa=1.0, match=False, balanced=False, lag=0, table=None, lengths=False, only=()
+    ):
         super().__init__()
         self.spec, self.inner = find(method), make(method, **dict(options))
         self.kappa, self.match, self.balanced, self.lag = kappa, match, balanced, lag
         self.table, self.lengths, self.trace = table, lengths, list[Tensor]()
+        self.only = torch.cat([torch.arange(*ends) for ends in only]) if only else slice(None)
 
     @torch.no_grad()
     def forward(self, matrix: Tensor, losses: Tensor) -> Tensor:
         rows, t = matrix / losses[:, None] if self.balanced else matrix, len(self.trace)
         if self.table is None:
             # The dose:  1 + \kappa (w_k - 1)
-            new = torch.lerp(torch.ones_like(losses), weights_of(self.spec, self.inner, rows, losses), self.kappa)
+            new = torch.lerp(
+                torch.ones_like(losses), weights_of(self.spec, self.inner, rows[:, self.only], losses), self.kappa
+            )
         else:
             *_, length = now = self.table[min(t, len(self.table) - 1)].to(matrix)
             new = now[:-1]
         if len(new) != len(rows) or (t and len(new) + 1 != len(self.trace[0])):
             raise NonFiniteGradientError("a task's gradient became zero: it has no weight")
-        update = (self.trace[max(t - self.lag, 0)][:-1] if self.lag and t else new) @ rows
+        update = rows.sum(0)
+        update[self.only] = (self.trace[max(t - self.lag, 0)][:-1] if self.lag and t else new) @ rows[:, self.only]
         if self.match or self.lengths:
             update *= (rows.sum(0).norm() if self.match else length) / update.norm().clamp(min=1e-30)
         self.trace.append(torch.cat([new, update.norm()[None]]))
@@ -137,8 +146,8 @@ def made(run: Run, problem: Problem, record_of: Callable[[Run], dict]) -> tuple[
     record_of  gives the record of a run, with its trace: it trains the donor where that is missing.
 
     "recorded" takes the options of `Weighted`. "replayed" takes `weights`, K numbers for all steps; or `donor`, the
-    configuration of a run that recorded, whose `match` and `balanced` hold here too, the `form` of its weights (see
-    `shaped`), and `lengths`. Where weights alone are replayed, a step walks the trunk once.
+    configuration of a run that recorded, whose `match`, `balanced` and `only` hold here too, the `form` of its
+    weights (see `shaped`), and `lengths`. Where weights alone are replayed, a step walks the trunk once.
     """
     options = dict(run.method_options)
     if run.method == "recorded":
@@ -153,7 +162,7 @@ def made(run: Run, problem: Problem, record_of: Callable[[Run], dict]) -> tuple[
     trace, epoch = numbers.view(-1, len(problem.tasks) + 1), len(problem.train) // run.schedule["batch_size"]
     weights = shaped(trace[:, :-1], options["form"], epoch, run.seed)
     method = Weighted(**donor.method_options, table=torch.cat([weights, trace[:, -1:]], 1), lengths=lengths)
-    if method.match or method.balanced or lengths:
+    if method.match or method.balanced or lengths or isinstance(method.only, Tensor):
         return method, _entry(method.spec, "parameters")
     return aggregation.WeightedAggregator(Script(weights)), _entry(method.spec, "losses")
 
