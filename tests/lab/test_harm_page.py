@@ -11,6 +11,7 @@ import pytest
 from notebook_tools import SOURCES
 
 from mtl_lab import completion, records
+from mtl_lab.experiments import conflict_dial
 from mtl_lab.experiments.balanced_pairs import TARGETS, BalancedPairs
 from mtl_lab.experiments.conflict_dial import ConflictDial
 
@@ -125,3 +126,17 @@ def test_the_page_without_any_of_them_says_what_is_missing_and_how_to_train_it(m
         assert f"`make results EXPERIMENT={[*MADE][name]} PROFILE=small` trains the rest" in texts[f"harm-{cell}"]
     assert " *harm* 198 of 660" in texts["harm-scale-lacks"] and "*harm* 108 of 180" in texts["harm-doses-said"]
     assert "*harm* not planned yet" in texts["harm-balanced-answer"]
+
+
+def test_the_first_screen_says_what_the_records_say():
+    found = LOAD("conflict_dial", "small")
+    said = " ".join((SOURCES.parent / "book" / "index.md").read_text(encoding="utf-8").split())
+    sign, dose = conflict_dial.sign_contrasts(found), conflict_dial.dose_contrasts(found, "synthetic", "sgd")
+    assert (sign["interaction"].low > conflict_dial.SAME) == ("Then conflict does harm" in said)
+    assert (sign["trained"].low < 0 < sign["trained"].high) == (
+        "unless each task has an output layer of its own" in said
+    )
+    assert max(abs(dose["answers"].low), dose["answers"].high) < conflict_dial.MARGIN
+    assert "helped no more there than the same weights replayed from another run" in said
+    waiting = bool(completion.missing_of_grid(BalancedPairs(), LOAD("balanced_pairs", "small")))
+    assert waiting == ("At balanced losses the pairs are still in training" in said)
