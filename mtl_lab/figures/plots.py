@@ -61,6 +61,28 @@ def layer_scores(layers: Sequence[str], scores, opposite, kinds: Mapping[str, st
     return figure
 
 
+def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[str, str], tasks: Sequence[str]):
+    """The layers from input to heads, in two panels: one box for a layer that tasks share, else one box per task."""
+    figure, axes = plt.subplots(2, 1, figsize=(7, 3.6))
+    half = (len(layers) + 1) // 2
+    split = set(split)
+    for axis, part in zip(axes, (layers[:half], layers[half:]), strict=True):
+        for x, layer in enumerate(part):
+            colour = COLOURS[KINDS[kinds[layer]]]
+            face = colour if layer in split else "white"
+            boxes = [(k, 0.8) for k in range(len(tasks))] if layer in split else [(0, len(tasks) - 0.2)]
+            for bottom, height in boxes:
+                box = plt.Rectangle((x - 0.4, bottom), 0.8, height, facecolor=face, edgecolor=colour, linewidth=1.5)
+                axis.add_patch(box)
+        axis.set_xlim(-0.6, half - 0.4)
+        axis.set_ylim(len(tasks), -0.1)
+        axis.set_xticks(range(len(part)), part, rotation=90, fontsize=6)
+        axis.set_yticks([k + 0.4 for k in range(len(tasks))], tasks, fontsize=8)
+        axis.spines[["left", "bottom"]].set_visible(False)
+        axis.tick_params(length=0)
+    return figure
+
+
 def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple | None], xlabel: str):
     """A forest plot: one line per row, with its seeds as dots and its interval (low, high) if there is one."""
     figure, axis = plt.subplots(figsize=(5.2, 0.45 * len(rows) + 1))

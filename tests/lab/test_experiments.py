@@ -97,7 +97,8 @@ def committed_grids():
 def test_committed_records_are_runs_of_their_grid(folder):
     """Whole seeds, each run once, of the configuration that the grid names; a missing seed is said on the page."""
     committed_runs = records.load(folder.parent.name, folder.name)
-    plan = experiments.GRIDS[folder.parent.name](profile=folder.name, seeds=20).plan(committed_runs)
+    grid = experiments.GRIDS[folder.parent.name]
+    plan = grid(profile=folder.name, seeds=max(20, grid.seeds)).plan(committed_runs)
     known = {run.identity: row for row, listed in plan.items() for run in listed}
     assert [r["row"] for r in committed_runs] == [known.get(r["identity"]) for r in committed_runs], (
         "each record, not one a row"
