@@ -115,6 +115,31 @@ def effects(axis, found: Mapping[str, tuple], margin: float, xlabel: str):
     axis.set_xlabel(xlabel)
 
 
+def streams(rows: Mapping[str, tuple], margin: float, xlabel: str):
+    """A strip of streams for each row, and its interval at two levels: what seeds alone would give, and all of it.
+
+    rows    title -> (differences by stream, `PairedDifference`, standard deviation by seed, outcome). An outcome is
+            written at the end of its line.
+    margin  δ, half the width of the grey band.
+    """
+    figure, axis = plt.subplots(figsize=(5.2, 0.5 * len(rows) + 1.3))
+    axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
+    axis.axvline(0, color=COLOURS["grey"], lw=0.8)
+    for y, (values, d, seed, said) in enumerate(rows.values()):
+        inner = (d.high - d.mean) * min(seed / d.sd, 1.0) if d.sd else 0.0
+        dots = axis.plot(values, [y + 0.24] * len(values), "o", color=COLOURS["grey"], ms=4, alpha=0.7, mew=0)
+        outer = axis.plot([d.low, d.high], [y - 0.1] * 2, color="black", lw=1.5)
+        thick = axis.plot([d.mean - inner, d.mean + inner], [y - 0.1] * 2, color=COLOURS["blue"], lw=6)
+        axis.plot(d.mean, y - 0.1, "D", color="black", ms=5)
+        axis.text(1.02, y, said.replace(" (", "\n("), transform=axis.get_yaxis_transform(), va="center", fontsize=9)
+    marks, words = (dots[0], thick[0], outer[0]), ("one stream", "seeds alone", "seeds and search")
+    figure.legend(marks, words, loc="outside upper left", ncols=3, fontsize=9, columnspacing=1, handlelength=1.2)
+    axis.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlabel(xlabel)
+    return figure
+
+
 _SOLID = ["black", *(COLOURS[name] for name in ("blue", "red", "green")), "#AA4499", COLOURS["orange"]]
 PATHS = [(colour, "-") for colour in _SOLID] + [(colour, "--") for colour in _SOLID[1:4]]
 

@@ -11,6 +11,7 @@ from mtl_lab import records
 from mtl_lab.protocol import streams, verdict
 from mtl_lab.protocol.seed_subsets import expected_best
 from mtl_lab.protocol.table import REFERENCE, Table
+from mtl_lab.runs.run import Run
 from mtl_lab.statistics.paired import PairedDifference, paired_difference
 from mtl_lab.statistics.streams import at_once, components, word
 
@@ -91,20 +92,30 @@ class Comparison:
         return expected_best([t["short"] for line in self.lines.values() for t in line["rows"][row]["tried"]])
 
 
+def whole_streams(table: streams.Searches, root: Path = records.ROOT) -> dict[int, list[tuple[str, Run, Mapping]]]:
+    """Stream -> (row, run, test metrics) of its evaluation, for each stream of which no run is missing."""
+    recorded = records.load(table.name, table.profile, root)
+    ends = {(r["identity"], r.get("choices")): r["final"].get("test") for r in recorded}
+    found = {}
+    for stream, line in sorted(table.lines(root).items()):
+        planned = [(row, run, (run.identity, line["digest"])) for row, run in streams.evaluation(table, line)]
+        if all(key in ends for _, _, key in planned):
+            found[stream] = [(row, run, ends[key]) for row, run, key in planned]
+    return found
+
+
 def compare(table: streams.Searches, root: Path = records.ROOT) -> Comparison | None:
     """The comparison so far; None while fewer than two streams are whole."""
     recorded, grouped = records.load(table.name, table.profile, root), {}
     for record in recorded if table.fresh else records.load(table.extends, table.profile, root):
         grouped.setdefault(record["row"], []).append(record)
-    ends = {(r["identity"], r.get("choices")): r["final"].get("test") for r in recorded}
-    lines, first, again = {}, {}, {}
-    for stream, line in sorted(table.lines(root).items()):
-        planned = [(row, run, (run.identity, line["digest"])) for row, run in streams.evaluation(table, line)]
-        if all(key in ends for _, _, key in planned):
-            lines[stream] = line
-            for row, run, key in planned:
-                values = measures(table, ends[key], verdict.zero(table, grouped))
-                (again if run.seed >= streams.AGAIN else first).setdefault(row, {})[stream] = values
-    if len(lines) < 2:
+    whole, first, again = whole_streams(table, root), {}, {}
+    if len(whole) < 2:
         return None
-    return Comparison(table, **streams.settings(table, recorded, root), first=first, again=again, lines=lines)
+    zero, lines = verdict.zero(table, grouped), table.lines(root)
+    for stream, runs in whole.items():
+        for row, run, test in runs:
+            into = again if run.seed >= streams.AGAIN else first
+            into.setdefault(row, {})[stream] = measures(table, test, zero)
+    fixed = streams.settings(table, recorded, root)
+    return Comparison(table, **fixed, first=first, again=again, lines={stream: lines[stream] for stream in whole})

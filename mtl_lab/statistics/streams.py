@@ -60,6 +60,19 @@ def single_searches(differences: Sequence[float], seed_sd: float, seeds: int = 3
     return {"claims": float(claims.mean()), "wrong": float(wrong.mean()), "misses": float(misses.mean())}
 
 
+def share_worse(differences: Sequence[float], margin: float, streams: int, level: float, tables: int = 2000) -> dict:
+    """How often tables of some of these streams, chosen at random without repetition, call a row worse, as shares.
+
+    differences  one per stream.
+    streams      of each table, at least 2.
+    level        of the t interval (`at_once`).
+    worse        it lies below zero; "beyond the margin": below −margin.
+    """
+    rows = np.random.default_rng(0).permuted(np.tile(differences, (tables, 1)), axis=1)[:, :streams]
+    high = rows.mean(1) + special.stdtrit(streams - 1, 0.5 + level / 2) * rows.std(1, ddof=1) / streams**0.5
+    return {"worse": float((high < 0).mean()), "beyond the margin": float((high < -margin).mean())}
+
+
 def streams_needed(search: float, seed: float, margin: float, seeds: int = 1, contrasts: int = 1) -> int:
     """The fewest streams, up to 10,000, with which the half-width of an interval is at most `margin`.
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mtl_lab import completion, experiments, queue, records
+from mtl_lab.figures import plots
 from mtl_lab.protocol import stream_verdict, streams
 from mtl_lab.protocol.table import REFERENCE
 from mtl_lab.statistics import streams as statistics
@@ -336,6 +337,7 @@ def test_a_whole_comparison_is_read_from_its_records(finished, monkeypatch):
     assert {row: (list(found.first[row]), list(found.again[row])) for row in found.first} == {
         row: ([0, 1], [0]) for row in found.first
     }
+    assert list(stream_verdict.whole_streams(table, root)) == [0, 1] == list(found.lines)
     assert set(found.verdicts()) == set(found.first) - {"static"} and len(found.best_of("static")) == 16
     file = records.folder(table.name, "tiny", root) / "runs.jsonl"
     text = file.read_text()
@@ -343,6 +345,7 @@ def test_a_whole_comparison_is_read_from_its_records(finished, monkeypatch):
         kept = [r for r in records.read_lines(file) if (r["row"], r["config"]["seed"]) != ("log_sum", 2001)]
         records.write_lines(kept, file)
         assert stream_verdict.compare(table, root) is None, "a stream without one run is not whole"
+        assert list(stream_verdict.whole_streams(table, root)) == [0]
     finally:
         file.write_text(text)
 
@@ -376,6 +379,29 @@ def test_tables_of_one_search_miss_what_varies_between_searches():
     assert alone["claims"] > 0.7 and alone["wrong"] > 0.15 and alone["misses"] > 0.7
     by_seed = statistics.single_searches(2 + random.standard_normal(400), 1.0)
     assert by_seed["misses"] == pytest.approx(0.05, abs=0.03) and by_seed["wrong"] < 0.02
+
+
+def test_how_often_a_row_is_called_worse_grows_with_its_fault_and_with_the_streams():
+    noise = np.random.default_rng(0).standard_normal(20)
+
+    def share(fault, size, word="worse"):
+        return statistics.share_worse(noise - noise.mean() - fault, 2.0, size, 0.95)[word]
+
+    assert share(0.0, 20) == 0 and share(0.0, 5) < 0.1 and share(9.0, 20) == 1
+    assert 0.05 < share(1.0, 3) < share(1.0, 10) < 1 == share(1.0, 20)
+    assert share(1.0, 20, "beyond the margin") == 0 and share(4.0, 20, "beyond the margin") == 1
+    assert statistics.share_worse(noise - 1.0, 2.0, 10, 0.995)["worse"] < share(1.0, 10)
+
+
+def test_a_strip_of_streams_shows_both_levels_and_the_outcome():
+    d = paired_difference([1.0, 2.0, 6.0], [0.0, 0.0, 0.0])
+    rows = {"a": ([1.0, 2.0, 6.0], d, d.sd / 2, "cannot decide"), "b": ([3.0], d, 9.0, "worse")}
+    (axis,) = plots.streams(rows, 2.0, "points").axes
+    ends = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == -0.1]
+    assert [float(x[1] - x[0]) for x in ends] == pytest.approx([d.high - d.low, (d.high - d.low) / 2])
+    widest = [line.get_xdata() for line in axis.lines if line.get_ydata()[0] == 0.9 and len(line.get_xdata()) == 2]
+    assert widest[0] == pytest.approx(widest[1]), "seeds alone are never wider than both"
+    assert {"cannot decide", "worse"} <= {text.get_text() for text in axis.texts}
 
 
 def test_the_planner_finds_the_fewest_streams():
