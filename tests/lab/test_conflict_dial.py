@@ -140,7 +140,8 @@ def test_a_control_has_the_weights_of_another_seed_at_its_own_length():
     assert len(rows["synthetic, sgd, κ 0"]) == 120 and one.problem_options["sign"] == -1
 
 
-def test_what_the_doses_say():
+def test_what_the_doses_say(monkeypatch):
+    monkeypatch.setattr(conflict_dial, "pairs", lambda profile: {})  # whatever results/ holds
     values = {"κ 1, matched": 0.9, "replayed steps": 1.0, "κ 0": 1.0}
 
     def value(row, run):
