@@ -122,7 +122,7 @@ def streams(rows: Mapping[str, tuple], margin: float, xlabel: str):
             written at the end of its line.
     margin  δ, half the width of the grey band.
     """
-    figure, axis = plt.subplots(figsize=(5.2, 0.5 * len(rows) + 1.3))
+    figure, axis = plt.subplots(figsize=(4.6, 0.5 * len(rows) + 1.3))
     axis.axvspan(-margin, margin, color="#eeeeee", zorder=0)
     axis.axvline(0, color=COLOURS["grey"], lw=0.8)
     for y, (values, d, seed, said) in enumerate(rows.values()):
