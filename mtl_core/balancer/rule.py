@@ -59,7 +59,7 @@ class Rule:
             weights = torch.ones_like(values)
         elif self.stale(tasks):
             weights = torch.stack([self.kept[k] for k in tasks]).to(values)
-        elif spec.level != "losses" and read is not None and not read.shape[1]:
+        elif spec.kind == AGGREGATION and read is not None and not read.shape[1]:
             return None, None, K  # nothing is shared
         else:
             values = values if into is None else step.live()

@@ -349,7 +349,6 @@ def test_an_error_drops_what_was_set_aside():
     assert same(gradients_of(net), gradients_of(want))
 
 
-@pytest.mark.xfail(strict=True, reason="without a shared layer GradNorm gives no weights, and heads get their own sum")
 def test_gradnorm_keeps_its_weights_while_the_trunk_is_frozen():
     net, (x, ys) = Net(), batch()
     balancer = Balancer("gradnorm", net)
