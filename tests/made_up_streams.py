@@ -11,6 +11,7 @@ from mtl_lab.protocol import committed, streams
 SEARCH, SEED, METHOD_SEED = 1.5, 0.7, 0.3
 SHIFT = {"equal": -4.0, "log_sum": 4.0, "recon_pcgrad": 5.0, "broken_1": -1.0, "broken_3": -6.0}
 SHIFT |= {"epochs × 2": 2.0, "weights × 0.6": -1.0, "weights × 0.2": -3.0, "weights × 0.05": -9.0}
+SHIFT |= {"equal, width 32": -8.0, "equal, width 512": 8.0}
 ONE_TASK = {"norm_equalised_clip": 6.0}  # of Δm, all from the first task
 
 

@@ -28,6 +28,8 @@ def shown_by(tmp_path, monkeypatch):
             (tmp_path / name).symlink_to(records.CHECKOUT / "results" / name)
             if count != 0:
                 made_up_streams.write(f"{name}_searches", tmp_path, count)
+        if count != 0:
+            made_up_streams.write("qm9_capacity", tmp_path, count)
         monkeypatch.setattr(records, "ROOT", tmp_path)
         names, found = {}, {}
         for cell in [cell for cell in nbformat.read(PAGE, 4).cells if cell.cell_type == "code"]:
@@ -61,6 +63,8 @@ def test_without_streams_the_page_says_what_one_search_shows_and_what_trains_the
     for cell in STRIPS:
         assert shown[cell] == ("", []), "no caption without a figure"
     assert "Two digits (0 of 5)" in shown["search-11"][0]
+    assert "*No finding yet*: 0 of 50 runs" in shown["search-width-1"][0]
+    assert "make results EXPERIMENT=qm9_capacity PROFILE=small" in shown["search-width-1"][0]
     assert "stand-in" in shown["search-13"][1][0] and "stand-in" in shown["search-20"][0]
     assert shown["search-19"][0].count("**") == 6, "one row is the cheapest"
     assert not any(f"| {outcome} |" in text for text, _ in shown.values() for outcome in OUTCOMES)
@@ -75,6 +79,7 @@ def test_some_streams_give_numbers_and_no_outcome(shown_by):
     said = [line for line in shown["search-27"][0].splitlines() if line.startswith("- ")]
     assert "unfinished" in shown["search-11"][0] and all("no outcome" in line for line in said) and len(said) == 3
     assert not any(f"| {outcome} |" in text for text, _ in shown.values() for outcome in OUTCOMES)
+    assert "*No finding yet*: 30 of 50 runs" in shown["search-width-1"][0] and "|" not in shown["search-width-1"][0]
     assert "verdict changes" not in shown["search-27"][0] and "%" not in shown["search-17"][0] + shown["search-29"][0]
 
 
@@ -90,6 +95,10 @@ def test_all_streams_are_judged(shown_by):
     strong, weak = (line for line in shown["search-29"][0].splitlines() if "3 δ" in line)
     assert "| worse |" in strong and "| worse |" in weak and "100 %" in strong
     assert not any("unfinished" in text for text, _ in shown.values())
+    text = shown["search-width-1"][0]
+    assert "From width 32 to 512 the ranks of 5 methods **" in text and "for equal +" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| Equal weights")]
+    assert "better" in line and "| Searched static weights |" in text
 
 
 def test_the_planner_takes_what_it_is_given(shown_by):
