@@ -7,7 +7,7 @@ from torch import nn
 
 from mtl_core.seeds import numpy_generator
 from mtl_lab.experiments.common_rows import common_rows
-from mtl_lab.experiments.recon import ranked
+from mtl_lab.experiments.recon import RECON, ranked
 from mtl_lab.experiments.registry import register_table
 from mtl_lab.protocol.table import SHORT_SEED, Row, Table
 from mtl_lab.runs.build import build_model, load_problem
@@ -17,13 +17,14 @@ THRESHOLDS = [-0.15, -0.1, -0.05, 0.0]  # S, below which a cosine counts as a co
 
 
 def table(profile: str = "small") -> Table:
-    """Two tasks on the rebuilt pictures, ResNet18 of width 8, momentum SGD."""
+    """Two tasks on the rebuilt pictures, ResNet18 of width 8, momentum SGD; "paper": network and schedule of Recon."""
     schedule = {"epochs": 10, "batch_size": 256, "optimizer": "sgd", "learning_rate": 0.05, "decay": "cosine"}
     options = {"profile": profile}
     if profile == "tiny":
         schedule |= {"epochs": 2, "batch_size": 64}
         options["train"] = 640
     base = Run("multi_fashion_mnist", options, model_options={"width": 8}, schedule=schedule)
+    base = replace(base, **RECON["paper"]) if profile == "paper" else base
     recon_space = {"threshold": ("choice", THRESHOLDS), "layers": ("choice", [10, 15, 20, 25, 30, 35])}
     rows = common_rows(["digit", "garment"])
     for name in ("equal", "static", "pcgrad", "cagrad", "sam_gs"):

@@ -29,12 +29,13 @@ RECON = {
 SEARCH_EPOCHS = {"paper": 40}  # of `paper`'s 120: before the learning rate first falls; elsewhere the whole schedule
 
 # Options and convention of each row: those of the repository that published the method, where there are any.
+# Each seed trains them in this order.
 ROWS = {
     "equal": {},
-    "mgda": {},
     "pcgrad": {},
-    "graddrop": {},
     "cagrad": {"method_options": {"c": 0.2, "rescale": True}, "convention": "recon"},
+    "mgda": {},
+    "graddrop": {},
     "sam_gs": {"method_options": {"gamma": 0.7, "beta2": 0.99}, "convention": "samgs"},
 }
 

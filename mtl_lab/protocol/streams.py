@@ -52,11 +52,13 @@ class Searches(Table):
              nothing is trained for margin and doses.
     fresh    whether the test data are not those of the extended table, so that the single-task networks, the zero, are
              trained anew. Else they are the extended table's.
+    second_seeds  whether the first five streams are evaluated with a second seed.
     """
 
     streams: int = 0
     limits: tuple[float, float] = (0.0, 0.0)
     fresh: bool = False
+    second_seeds: bool = True
 
     def lines(self, root: Path) -> dict[int, dict]:
         """Stream -> its line in streams.jsonl. ValueError where a line does not fit its digest."""
@@ -127,7 +129,7 @@ def search_stream(table: Searches, stream: int, fixed: Mapping, workers: int, ro
 def evaluation(table: Searches, line: Mapping) -> list[tuple[str, Run]]:
     """(row, run) of a searched stream: each chosen configuration with the stream's seed, then with a second one."""
     runs = []
-    for first in (EVALUATION, AGAIN)[: 1 + (line["stream"] < REPEATED)]:
+    for first in (EVALUATION, AGAIN)[: 1 + (table.second_seeds and line["stream"] < REPEATED)]:
         for row in table.shared():
             choice = line["rows"][row.reuses or row.name]["choice"]
             if row.name in FAULTS:

@@ -144,6 +144,8 @@ class Table:
         """The run of `row` with a configuration, at a share of the full length."""
         schedule = dict(self.base.schedule)
         schedule["epochs"] = max(1, round(schedule["epochs"] * row.epochs * length))
+        if not isinstance(falls := schedule.get("decay", ""), str):  # epochs after which the rate falls
+            schedule["decay"] = [max(1, round(epoch * row.epochs * length)) for epoch in falls]
         options = dict(row.options)
         for name, value in choice.items():
             if name not in RESOLVED:
