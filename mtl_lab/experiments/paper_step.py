@@ -56,6 +56,12 @@ def load(root=records.ROOT) -> dict[str, float]:
     return {kind: median(record["core_seconds"]) for kind, record in records.by_row(NAME, PROFILE, root).items()}
 
 
+def measured_on(root=records.ROOT) -> str:
+    """The processors that the steps were measured on."""
+    found = records.by_row(NAME, PROFILE, root).values()
+    return "; ".join(sorted({record["provenance"]["hardware"] for record in found}))
+
+
 def kind_of(run: Run) -> str:
     """The kind of run in `KINDS` whose step is about as long."""
     if run.tasks is not None:

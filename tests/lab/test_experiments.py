@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mtl_lab import experiments, records
+from mtl_lab import completion, experiments, records
 from mtl_lab.experiments.conflict_dose import DOSES, ConflictDose
 from mtl_lab.experiments.recon_exchange import ReconExchange
 from mtl_lab.experiments.task_pairs import TaskPairs
@@ -77,6 +77,17 @@ def test_an_exchange_takes_the_method_of_one_row_and_all_else_of_the_other(monke
     for before in (None, part):
         monkeypatch.setattr("mtl_lab.protocol.committed.search_of", lambda *_, search=before: search)
         assert ReconExchange("small").plan() == {}
+
+
+@pytest.mark.parametrize(("name", "few"), [("conflict_dose", 3), ("rotation_rates", 3)])
+def test_more_seeds_leave_the_runs_of_fewer_as_they_are(name, few):
+    """Five seeds of the doses, twenty of the rates: the queue trains what is missing, and old records stay valid."""
+    grid, kept = completion.planned_grid(name, "small"), experiments.GRIDS[name]("small", few).plan()
+    assert grid.seeds == {"conflict_dose": 5, "rotation_rates": 20}[name]
+    recorded = [{"row": row, "identity": run.identity} for row, runs in kept.items() for run in runs]
+    missing = completion.missing_of_grid(grid, recorded).values()
+    assert {(row, run.seed) for row, run in missing} == {(row, s) for row in kept for s in range(few, grid.seeds)}
+    assert {one["identity"] for one in recorded} < {run.identity for runs in grid.plan().values() for run in runs}
 
 
 @pytest.mark.parametrize(("experiment", "row"), [(TaskPairs, "mu + alpha"), (ConflictDose, "together, LeNet")])

@@ -28,6 +28,8 @@ def shown_by(tmp_path, monkeypatch):
             (tmp_path / name).symlink_to(records.CHECKOUT / "results" / name)
             if count != 0:
                 made_up_streams.write(f"{name}_searches", tmp_path, count)
+        if count != 0:
+            made_up_streams.write("qm9_capacity", tmp_path, count)
         monkeypatch.setattr(records, "ROOT", tmp_path)
         names, found = {}, {}
         for cell in [cell for cell in nbformat.read(PAGE, 4).cells if cell.cell_type == "code"]:
@@ -90,6 +92,20 @@ def test_all_streams_are_judged(shown_by):
     strong, weak = (line for line in shown["search-29"][0].splitlines() if "3 δ" in line)
     assert "| worse |" in strong and "| worse |" in weak and "100 %" in strong
     assert not any("unfinished" in text for text, _ in shown.values())
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "*No finding yet*: 0 of 50"), (3, "*No finding yet*: 30 of 50")])
+def test_ranks_at_two_widths_are_counted_before_they_are_found(shown_by, count, said):
+    text, _ = shown_by(count)["search-width-1"]
+    assert said in text and "make results EXPERIMENT=qm9_capacity PROFILE=small" in text and "| outcome |" not in text
+
+
+def test_ranks_at_two_widths_are_found(shown_by, monkeypatch):
+    monkeypatch.setattr(made_up_streams, "SHIFT", {"equal, width 32": -8.0, "equal, width 512": 8.0})
+    text, _ = shown_by(None)["search-width-1"]
+    assert "From width 32 to 512 the ranks of 5 methods **" in text and "for equal +" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| Equal weights")]
+    assert "better" in line and "| Searched static weights |" in text
 
 
 def test_the_planner_takes_what_it_is_given(shown_by):
