@@ -120,11 +120,13 @@ def _at_least_one(targets: Tensor) -> Tensor:
 
 
 def _check(predictions: Tensor, targets: Tensor) -> None:
-    """ValueError where shapes differ: torch would stretch one of them over the other."""
-    batch, *channels, height, width = targets.shape
-    expected = (batch, *(channels or predictions.shape[1:2]), height, width)
-    if predictions.shape != expected:
-        raise ValueError(f"targets {tuple(targets.shape)} need predictions {expected}, got {tuple(predictions.shape)}")
+    """ValueError where shapes do not fit: torch would stretch one of them over the other."""
+    shape = (
+        targets.shape if targets.is_floating_point() else (len(targets), *predictions.shape[1:2], *targets.shape[1:])
+    )
+    if predictions.dim() != 4 or predictions.shape != shape:
+        got = f"got predictions {tuple(predictions.shape)} and {targets.dtype} targets {tuple(targets.shape)}"
+        raise ValueError(f"expected predictions (N, C, H, W), and targets (N, C, H, W) or of classes (N, H, W); {got}")
 
 
 # --- metrics
