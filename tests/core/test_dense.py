@@ -1,4 +1,4 @@
-"""Losses and metrics of dense tasks against plain numpy, on splits with holes, an absent class and a last small batch."""
+"""Losses and metrics of dense tasks against numpy, on a split with holes, an absent class and a smaller last batch."""
 
 import numpy as np
 import pytest
@@ -186,8 +186,11 @@ def test_wrong_shapes_classes_and_options_are_refused():
 
 
 def test_dense_tasks_train_and_their_relative_change_is_one_number(made):
-    """`fit`, `evaluate` and `delta_m` as they are; one task has no label at all in a batch."""
+    """`fit`, `evaluate` and `delta_m` as they are; two tasks have no label at all in one batch."""
     predictions, targets = made
+    labels = targets[0].copy()
+    labels[1] = 0
+    targets = labels, *targets[1:]
     tasks = dense.segmentation(CLASSES), dense.depth(), dense.normals()
     split = Split(torch.from_numpy(predictions), tuple(map(torch.from_numpy, targets)))
     problem = Problem(tasks, split, split, split, {"synthetic": True})
@@ -195,9 +198,10 @@ def test_dense_tasks_train_and_their_relative_change_is_one_number(made):
     trunk = nn.Sequential(nn.Conv2d(CLASSES + 4, 8, 3, padding=1), nn.ReLU())
     model = MultiTaskModel(trunk, [nn.Conv2d(8, task.outputs, 1) for task in tasks])
     before = evaluate(model, tasks, split)
-    history = fit(model, problem, "pcgrad", Schedule(epochs=8, batch_size=1, learning_rate=0.01))
+    history = fit(model, problem, "pcgrad", Schedule(epochs=12, batch_size=1, optimizer="adam", learning_rate=0.01))
     after = evaluate(model, tasks, split)
-    assert history.diverged is None and all(after[t.name]["loss"] < before[t.name]["loss"] for t in tasks)
+    assert history.diverged is None and history.steps == 12 * N
+    assert all(after[name]["loss"] < 0.8 * before[name]["loss"] for name in ("semantic", "depth"))
     better = {(t.name, m): b for t in tasks for m, b in higher_is_better(t).items()}
     groups = {t.name: [(t.name, m) for m in t.metrics] for t in tasks}
     assert delta_m(flat(after), flat(before), better, groups=groups) > 0
