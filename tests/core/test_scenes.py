@@ -86,6 +86,8 @@ def test_ranges_and_marks_of_missing_labels(problem):
     if kind == "street":
         assert not known[:, 0][classes == problem.source["classes"].index("sky")].any()
     else:
+        glass = torch.isin(classes, torch.tensor([problem.source["classes"].index(name) for name in ("window", "tv")]))
+        assert 0.1 < (~known[:, 0][glass]).float().mean() < 0.9 and (~known[:, 0][~glass]).float().mean() < 0.05
         normals = targets[2]
         assert normals.shape == (60, 3, 36, 48) and normals.dtype == torch.float32
         length = normals.norm(dim=1, keepdim=True)
