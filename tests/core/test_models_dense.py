@@ -248,6 +248,37 @@ def test_copied_weights_leave_outputs_unchanged(name, K):
             assert changed == [True] + [False] * (K - 1)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_of_copies_add_up_to_the_shared_one(name):
+    """Copies overwrite nothing that a backward pass needs; and a step in training mode works."""
+    model = models.build(name, tasks(2), **SMALL[name]).double()
+    images = torch.randn(2, 3, 36, 48, dtype=torch.float64)
+    model(images)
+    chosen = random.Random(1).sample(candidate_layers(model), 20)
+    split = recon.split(model, chosen, 2)
+    for network in (model.eval(), split.eval()):
+        sum(y.square().mean() for y in network(images)).backward()
+    added: dict[str, torch.Tensor] = {}
+    for key, p in split.named_parameters():
+        layer = next((f"trunk.{c}" for c in chosen if key.startswith(f"trunk.{c}.")), None)
+        key = key if layer is None else f"{layer}.{key.rpartition('.')[2]}"
+        added[key] = added.get(key, 0) + p.grad
+    torch.testing.assert_close(added, {key: p.grad for key, p in model.named_parameters()}, rtol=1e-8, atol=1e-12)
+    split.zero_grad()
+    sum(y.square().mean() for y in split.train()(images)).backward()
+    assert all(p.grad.isfinite().all() for p in split.parameters())
+
+
+@torch.no_grad()
+def test_decoders_start_as_published():
+    decoder = deeplab([21], backbone="resnet18").heads[0]
+    assert (
+        decoder.conv_logits.weight.std().item() == pytest.approx(0.01, rel=0.05) and not decoder.conv_logits.bias.any()
+    )
+    # He normal, fan out
+    assert decoder.conv_2[0].weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.02)
+
+
 def test_copies_of_segnet_are_drawn_as_it_is():
     model = segnet([7, 1], width=32)
     split = recon.split(model, ["conv_block_enc.3.0.conv1"], 2, init="reinitialise")
