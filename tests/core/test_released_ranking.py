@@ -48,6 +48,34 @@ def test_the_released_order_is_that_of_our_ranking():
     assert scores.ranking(-0.1) == list(counts)
 
 
+# folder -> network, channels of its outputs, first so many layers -> megabytes (108.44 and 169.59 as printed)
+SIZES = {
+    "CityScapes+SegNet_Recon": ("segnet", [7, 1], {39: 108.439, 40: 108.440}),
+    "NYUv2+MTAN_Recon": ("mtan", [13, 1, 3], {13: 169.592, 14: 169.599, 15: 169.607, 22: 170.183, 25: 171.321}),
+}
+
+
+@pytest.mark.parametrize("folder", SIZES)
+def test_the_dense_networks_with_their_released_layers_have_the_printed_sizes(folder):
+    import importlib
+
+    import torch
+
+    from mtl_core import recon
+
+    name, outputs, sizes = SIZES[folder]
+    (file,) = (LOGS / folder).glob("*.json")
+    counts = json.loads(file.read_text())
+    order = list(counts)
+    with torch.device("meta"):
+        model = getattr(importlib.import_module(f"mtl_core.models.{name}"), name)(outputs)
+    # ties are in the order of registration, ours and theirs
+    assert order == sorted(recon.candidate_layers(model), key=lambda layer: -counts[layer])
+    for first, megabytes in sizes.items():
+        split = recon.split(model, order[:first], len(outputs))
+        assert round(sum(p.numel() for p in split.parameters()) * 4 / 2**20, 3) == megabytes
+
+
 def test_the_summary_by_counts_is_that_of_the_released_file():
     """book/papers/recon/released_ranking.csv: counts and correlations alone, not the ranking."""
     from scipy.stats import spearmanr
