@@ -1,0 +1,161 @@
+"""Files of a data set that nobody's checksums cover: read whole, held to a manifest once there is one.
+
+`check` reads and judges every file and writes ROOT/…/manifest.json, with the SHA-256 of each. From then on a file is
+read only where it is still the same: the bytes that are hashed are the bytes that are used.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import DataError, damage_as_data_error, data_error
+from .files import Root, data_root, store
+
+MANIFEST = "manifest.json"
+AGAIN = "bring the file again; `python -m mtl_core.data status` says from where"
+
+
+class Survey(NamedTuple):
+    """How a set that a user brings is found and judged.
+
+    folder     name of its folder in the root.
+    marker     a file or folder inside it; where the root itself holds this, the root is the folder.
+    read       (files, progress) -> {split: examples}; reads and judges every file. `DataError` where one is wrong.
+    published  {split: examples} of the whole set.
+    """
+
+    folder: str
+    marker: str
+    read: Callable[["Held", Callable[[Iterable], Iterable]], Mapping[str, int]]
+    published: Mapping[str, int]
+
+
+class Held:
+    """The files below `folder`, each held to the manifest there, where there is one.
+
+    sums      relative path -> SHA-256 of what has been read.
+    expected  the same as the manifest has it; None without a manifest.
+    complete  whether the manifest is of the whole set; None without a manifest.
+
+    `DataError` where the folder is missing or the manifest damaged.
+    """
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder = name, folder
+        self.sums: dict[str, str] = {}
+        self.expected: dict[str, str] | None = None
+        self.complete: bool | None = None
+        if not folder.is_dir():
+            raise data_error(name, "its folder", folder, "no such folder", AGAIN)
+        path = folder / MANIFEST
+        if path.is_file():
+            with damage_as_data_error(name, "the manifest that `check` wrote", path, _written_anew(name)):
+                content = json.loads(path.read_text(encoding="utf-8"))
+                self.expected = {str(file): str(sha256) for file, sha256 in content["files"].items()}
+                if content["data_set"] != name or not isinstance(content["complete"], bool):
+                    raise ValueError(f"it is of {content['data_set']!r}")
+                self.complete = content["complete"]
+
+    def error(self, file: str, expected: str, found: str) -> DataError:
+        """A `DataError` about one file."""
+        return data_error(self.name, expected, self.folder / file, found, AGAIN)
+
+    def damage(self, file: str, expected: str):
+        """Context in which what reading a damaged file raises becomes a `DataError` about that file."""
+        return damage_as_data_error(self.name, expected, self.folder / file, AGAIN)
+
+    def read(self, file: str, largest: int) -> bytes:
+        """The bytes of `file`, at most `largest`. `DataError` where it is missing, too large or not the manifest's."""
+        path = self.folder / file
+        with self.damage(file, "a file that can be read"):
+            if not path.is_file():
+                raise self.error(file, "this file", "no such file")
+            if (size := path.stat().st_size) > largest:
+                raise self.error(file, f"at most {largest:,} bytes", f"{size:,}")
+            with open(path, "rb") as opened:
+                content = opened.read(largest + 1)
+        if not content:
+            raise self.error(file, "a file with content", "an empty file")
+        self.hold(file, hashlib.sha256(content).hexdigest())
+        return content
+
+    def hold(self, file: str, sha256: str) -> None:
+        """Keep the sum of what was read from `file`. `DataError` where the manifest has another one."""
+        if self.expected is not None and (expected := self.expected.get(file)) != sha256:
+            wanted = f"SHA-256 {expected}, as in {MANIFEST}," if expected else f"a file that {MANIFEST} lists"
+            remedy = f"{AGAIN}; if the change is meant, {_written_anew(self.name)}"
+            raise data_error(self.name, wanted, self.folder / file, f"SHA-256 {sha256}", remedy)
+        self.sums[file] = sha256
+
+    def array(self, file: str, shape: tuple[int, ...], kinds: str) -> np.ndarray:
+        """The array of an npy file, read-only; `kinds` are the letters of the numpy kinds that it may have.
+
+        Nothing is unpickled, and no size that the file claims is believed: its bytes are the array.
+        """
+        content = self.read(file, int(np.prod(shape)) * 8 + 10_000)
+        with self.damage(file, "an npy file"):
+            header = io.BytesIO(content)
+            version = np.lib.format.read_magic(header)
+            if version not in ((1, 0), (2, 0)):
+                raise ValueError(f"format {version}, expected 1.0 or 2.0")
+            is_first = version == (1, 0)
+            reader = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+            found, fortran, dtype = reader(header)
+            if found != shape:
+                raise self.error(file, f"shape {shape}", f"shape {found}")
+            if dtype.hasobject or dtype.kind not in kinds or dtype.subdtype:
+                names = " or ".join(KINDS[kind] for kind in kinds)
+                raise self.error(file, f"an array of {names}", f"one of {dtype}")
+            size = len(content) - header.tell()
+            if size != (whole := int(np.prod(shape)) * dtype.itemsize):
+                raise self.error(file, f"{whole:,} bytes after the header", f"{size:,}")
+            return np.frombuffer(content, dtype, offset=header.tell()).reshape(shape, order="F" if fortran else "C")
+
+    def identity(self) -> str:
+        """SHA-256 of the names and sums of all that has been read."""
+        lines = "".join(f"{sha256}  {file}\n" for file, sha256 in sorted(self.sums.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+KINDS = {"f": "floats", "i": "integers", "u": "unsigned integers"}
+
+
+def _written_anew(name: str) -> str:
+    return f"remove {MANIFEST} and run `python -m mtl_core.data check {name}` again"
+
+
+def place(root: Root, survey: Survey) -> Path:
+    """The folder of a set: ROOT/folder, or the root itself where that holds the set's files."""
+    folder = data_root(root)
+    return folder if (folder / survey.marker).exists() and not (folder / survey.folder).exists() else folder / survey.folder
+
+
+def check(name: str, survey: Survey, root: Root = None, partial: bool = False, progress=lambda items: items) -> Held:
+    """Read and judge every file of a set; write its manifest, or hold the files to the one that is there.
+
+    partial   accept fewer examples than are published; the manifest then says that the set is not complete.
+    progress  (iterable) -> the same, shown to whoever waits.
+
+    Returns the files, with their sums. `DataError` where one is missing, damaged, changed or has impossible values, or
+    the numbers are not the published ones.
+    """
+    held = Held(name, place(root, survey))
+    counts = dict(survey.read(held, progress))
+    if lost := sorted(set(held.expected or ()) - set(held.sums)):
+        raise held.error(lost[0], f"this file, which {MANIFEST} lists,", "that it is not one of the set's files now")
+    complete = counts == dict(survey.published)
+    if held.complete is None and not complete and not partial:
+        wanted = ", ".join(f"{n:,} {split}" for split, n in survey.published.items())
+        found = ", ".join(f"{n:,} {split}" for split, n in counts.items())
+        remedy = "bring the whole set, or say `--partial` for a part of it, which is then recorded as one"
+        raise data_error(name, f"{wanted} examples", held.folder, found, remedy)
+    if held.expected is None:
+        content = {"data_set": name, "complete": complete, "examples": counts, "files": held.sums}
+        store(name, held.folder / MANIFEST, json.dumps(content, indent=0, sort_keys=True).encode())
+        held.complete, held.expected = complete, dict(held.sums)
+    return held
