@@ -1,6 +1,6 @@
 """What a run trains on: examples in memory, three splits of them, and the two usual kinds of task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,9 @@ class Problem:
             if isinstance(split, Split) and not len(split):
                 raise ValueError(f"{name} has no examples, of which there is no metric: give it one or more")
             for task, labels in zip(self.tasks, split.targets if isinstance(split, Split) else (), strict=False):
-                if task.loss in (cross_entropy, nn.functional.cross_entropy) and not labels.is_floating_point():
-                    _in_range(labels[labels != IGNORED], task, name)
+                for loss, ignored in CLASS_LOSSES.items():  # by identity: a loss of somebody's may not be hashable
+                    if task.loss is loss and not labels.is_floating_point():
+                        _in_range(labels[labels != ignored], task, name)
         if len({task.name for task in self.tasks}) < len(self.tasks):
             raise ValueError(f"tasks need different names, got {', '.join(task.name for task in self.tasks)}")
         if without := [task.name for task in self.tasks if not task.metrics]:
@@ -101,6 +102,10 @@ def cross_entropy(predictions, targets):
     """The mean over the batch, and over the last dimension of predictions (B, classes, S), several of each example."""
     several = targets if predictions.dim() == 2 else targets[:, None].expand(-1, predictions.shape[2])
     return nn.functional.cross_entropy(predictions, several)
+
+
+# losses of classes -> the label that each leaves out; a Problem holds the other labels to 0 … outputs - 1
+CLASS_LOSSES: dict[Callable, int] = {cross_entropy: IGNORED, nn.functional.cross_entropy: IGNORED}
 
 
 def _accuracy(classes):
