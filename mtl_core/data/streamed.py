@@ -1,6 +1,7 @@
 """Examples on disk: what a `Problem` has in place of a `Split` where a set does not fit into memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +13,15 @@ Example = tuple[Tensor, ...]  # input, then one target for each task
 class Streamed(Dataset):
     """Examples that are read when a batch needs them.
 
-    numbers  of the examples, in the order in which they are evaluated.
-    read     (number) -> (input, target, …).
+    numbers  a sequence of numbers or names of the examples, in the order in which they are evaluated.
+    read     (number or name) -> (input, target, …).
     augment  (example, generator) -> example; only while training.
     """
 
     def __init__(
         self,
-        numbers: Sequence[int],
-        read: Callable[[int], Example],
+        numbers: Any,
+        read: Callable[[Any], Example],
         augment: Callable[[Example, torch.Generator], Example] | None = None,
     ):
         self.numbers, self.read, self.augment = numbers, read, augment
