@@ -66,7 +66,7 @@ def load(
     no label of parts at all. Errors: ValueError for an option out of range; `DataError` for files that are missing,
     damaged or not those of the manifest that `check` wrote.
     """
-    largest = {"train": PUBLISHED["train"], "validation": PUBLISHED["train"] - 1, "test": PUBLISHED["test"]}
+    largest = {"train": PUBLISHED["train"], "validation": PUBLISHED["test"], "test": PUBLISHED["test"]}
     given = {"train": train, "validation": validation, "test": test}
     chosen = sizes(COUNTS, profile, given, "images", largest)
     held = Held("pascal", place(root, CHECKS["pascal"]))

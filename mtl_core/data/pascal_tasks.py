@@ -37,8 +37,8 @@ def saliency() -> Task:
 def balanced_cross_entropy(predictions: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy of logits (B, 1, H, W), targets (B, H, W), weighted against their shares.
 
-    A yes weighs as the share of the noes in the batch, a no as that of the yeses, as in BMTAS's code. 0 where no pixel has
-    a label.
+    A yes weighs as the share of the noes in the batch, a no as that of the yeses, as in BMTAS's code. 0 where no pixel
+    has a label.
     """
     valid = labelled(targets)
     logits, answers = predictions[:, 0][valid], targets[valid].to(predictions.dtype)
