@@ -129,8 +129,8 @@ def scale_crop_flip(targets: Iterable[str]) -> Callable[[Example, Generator], Ex
 
     A scale s of 1, 1.2 or 1.5; a random crop of (H/s, W/s), resized to (H, W): image and normals bilinearly with
     aligned corners, labels and depths to the nearest pixel; depths are divided by s. With probability 1/2 all is
-    flipped from left to right, and the x of normals changes its sign. Normals are not made units again, and an inverse depth is
-    divided as well, as in the published code.
+    flipped from left to right, and the x of normals changes its sign. Normals are not made units again, and an
+    inverse depth is divided as well, as in the published code.
     """
     kinds = ("image", *targets)
 
