@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mtl_core.data.problem import Split
+from mtl_core.data.streamed import Streamed
 
 Batch = list[tuple[Any, dict[str, Tensor]]]  # inputs, and task -> targets of those
 
@@ -15,6 +16,7 @@ def batches(source: Any, names: Sequence[str], size: int, order=None) -> Iterato
     """The batches of one pass: lists of (inputs, {task: targets}), of one entry where all tasks share the inputs.
 
     source  a `Split`: batches of `size`, shuffled by the generator `order`, and then without an incomplete last one;
+            a `Streamed`: the same, read from disk and augmented by draws from `order`;
             an iterable of (inputs, targets) or (inputs, target, target, …), such as a DataLoader;
             or {task: iterable of (inputs, targets)}, which ends with the shortest.
 
@@ -26,6 +28,9 @@ def batches(source: Any, names: Sequence[str], size: int, order=None) -> Iterato
             if order is None or len(part) == size:
                 inputs, targets = source.batch(part.to(source.inputs.device))
                 yield [(inputs, dict(zip(names, targets, strict=True)))]
+    elif isinstance(source, Streamed):
+        for inputs, targets in source.batches(size, order):
+            yield [(inputs, dict(zip(names, targets, strict=True)))]
     elif isinstance(source, Mapping):
         for of_tasks in zip(*source.values(), strict=False):
             yield [(inputs, {name: target}) for name, (inputs, target) in zip(source, of_tasks, strict=True)]

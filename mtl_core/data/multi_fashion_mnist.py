@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import released_composites
 from .composites import (
     IMAGE,
     OFFSET,
@@ -42,6 +43,7 @@ def load(
     train: int | None = None,
     validation: int | None = None,
     test: int | None = None,
+    released: bool = False,
 ) -> Problem:
     """The problem: inputs (N, 1, 36, 36) uint8, tasks "digit" and "garment" of ten classes each.
 
@@ -49,6 +51,7 @@ def load(
     seed     decides the train pairs; validation and test pairs are the same for every seed.
     offset   rows and columns between the two images' corners, 0 to 8: fewer pixels, more overlap.
     train, validation, test  numbers of composites in place of the profile's.
+    released  read the pickle of Lin et al. in place of composites, which the user brings; see `released_composites`.
 
     Source images are split first, 9 to 1 and stratified by class, the same for every seed; test composites
     come from the official test splits. So no source image is in two splits.
@@ -57,6 +60,10 @@ def load(
     if not 0 <= offset <= SIZE - IMAGE:
         raise ValueError(f"offset is 0 to {SIZE - IMAGE} pixels, got {offset}")
     counts = sizes(COUNTS, profile, {"train": train, "validation": validation, "test": test}, "composites")
+    if released:
+        if offset != OFFSET:
+            raise ValueError(f"the released images have their own offsets, got offset={offset}")
+        return released_composites.problem(root, profile, counts)
     digits, garments, origin = _sources(root, profile)
     drawn = draw_pairs(digits, garments, counts, seed)
     return Problem(

@@ -29,16 +29,24 @@ COUNTS = {  # composites
 NAMES = ("left digit", "right digit", "odd product", "sum", "active pixels")
 
 
-def tasks() -> tuple[Task, ...]:
+def tasks(deviation: float = PIXELS[1]) -> tuple[Task, ...]:
     """The five tasks: cross-entropy and accuracy in percent (both digits), binary cross-entropy and F1 in percent (odd
-    product), mean squared error of z-scored targets and its root in digits or pixels (sum, active pixels)."""
+    product), mean squared error of z-scored targets and its root in digits or pixels (sum, active pixels).
+
+    deviation  of the number of active pixels, by which its targets are divided.
+    """
     return (
         classification(NAMES[0], 10),
         classification(NAMES[1], 10),
-        Task(NAMES[2], 1, _binary, {"F1": _F1}),
+        binary(NAMES[2]),
         Task(NAMES[3], 1, _squared, {"RMSE": lambda: _Root(SUM[1])}),
-        Task(NAMES[4], 1, _squared, {"RMSE (pixels)": lambda: _Root(PIXELS[1])}),
+        Task(NAMES[4], 1, _squared, {"RMSE (pixels)": lambda: _Root(deviation)}),
     )
+
+
+def binary(name: str) -> Task:
+    """A yes or no: binary cross-entropy of one logit, F1 in percent of "yes"; logits (B, 1), targets (B,) float."""
+    return Task(name, 1, _binary, {"F1": _F1})
 
 
 def load(
@@ -104,7 +112,7 @@ def _squared(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 class _F1:
-    """F1 in percent of the class "odd", predicted where the logit is positive."""
+    """F1 in percent of the class "yes", predicted where the logit is positive."""
 
     higher_is_better = True
 

@@ -1,5 +1,6 @@
 """Damaged files of every kind that is read. What can be made again is made again; the rest is named in one sentence."""
 
+import atexit
 import contextlib
 import functools
 import gzip
@@ -9,6 +10,7 @@ import io
 import json
 import shutil
 import tarfile
+import tempfile
 import threading
 import zipfile
 from pathlib import Path
@@ -16,11 +18,13 @@ from unittest import mock
 
 import numpy as np
 from fake_images import fake_set, sha256s
+from made_up_data import ROOTS
 from notebook_tools import SOURCES, load, notebook
 
 from faults import OK, ROOT, SENTENCE, Failure, kind, refused
 from faults.damage import WAYS, damaged
-from mtl_core.data import DataError, downloads, files, mnist_files, qm9_files
+from mtl_core.data import CHECKS, DataError, downloads, files, mnist_files, qm9_files
+from mtl_core.data.held import check
 from mtl_core.data.qm9_descriptors import descriptors
 from mtl_lab import __main__ as command_line
 from mtl_lab import completion, experiments, records
@@ -288,6 +292,32 @@ def qm9(random, place):
     if got is not None and not all(np.array_equal(got[name], value) for name, value in good.items()):
         raise Failure(f"{fault} {way}: altered arrays are read")
     return f"{fault} {way}".strip(), outcome
+
+
+@functools.cache
+def brought(name):
+    """A root with one made-up set, and what its files were before."""
+    place = Path(tempfile.mkdtemp(prefix="brought"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    folder = ROOTS[name](place)
+    return place, [file for file in sorted(folder.rglob("*")) if file.is_file()]
+
+
+@kind("sets that users bring", 0.3, 300)
+def bring(random, place):
+    """A file of a set that a user brings, damaged before or after its manifest is written."""
+    name = random.choice(sorted(ROOTS))
+    source, files = brought(name)
+    folder = place / CHECKS[name].folder
+    shutil.copytree(source / CHECKS[name].folder, folder)
+    ask = functools.partial(check, name, CHECKS[name], place, partial=True)
+    held = ask() if random.random() < 0.5 else None
+    file = place / random.choice(files).relative_to(source)
+    fault, altered = hit(file, random)
+    outcome, _ = refused(f"{name}, {file.name}, {fault}", ask, (DataError,))
+    if held and altered and outcome == OK:
+        raise Failure(f"{name}, {file.name}, {fault}: an altered file is read")
+    return f"{name}: {fault}{', under a manifest' if held else ''}", outcome
 
 
 @kind("archives", 0.03, 500)

@@ -1,0 +1,53 @@
+"""Examples on disk: what a `Problem` has in place of a `Split` where a set does not fit into memory."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+Example = tuple[Tensor, ...]  # input, then one target for each task
+
+
+class Streamed(Dataset):
+    """Examples that are read when a batch needs them.
+
+    numbers  a sequence of numbers or names of the examples, in the order in which they are evaluated.
+    read     (number or name) -> (input, target, …).
+    augment  (example, generator) -> example; only while training.
+    """
+
+    def __init__(
+        self,
+        numbers: Any,
+        read: Callable[[Any], Example],
+        augment: Callable[[Example, torch.Generator], Example] | None = None,
+    ):
+        self.numbers, self.read, self.augment = numbers, read, augment
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, position: int) -> Example:
+        """The example at `position`, as it is on disk."""
+        return self.read(self.numbers[position])
+
+    def batches(self, size: int, order: torch.Generator | None = None) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        """One pass as (inputs, targets), stacked `size` at a time.
+
+        order  the generator of a training: it shuffles and draws what `augment` does, and an incomplete last batch is
+               left out. So a training that goes on from a checkpoint, which holds the generator, sees the same images.
+
+        ValueError where there are fewer examples than one batch of a training needs.
+        """
+        if order is not None and len(self) < size:
+            raise ValueError(f"a batch of {size} needs as many examples; there are {len(self)}")
+        positions = torch.arange(len(self)) if order is None else torch.randperm(len(self), generator=order)
+        for part in positions.split(size):
+            if order is None or len(part) == size:
+                examples = [self[int(position)] for position in part]
+                if order is not None and self.augment is not None:
+                    examples = [self.augment(example, order) for example in examples]
+                inputs, *targets = (torch.stack(tensors) for tensors in zip(*examples, strict=True))
+                yield inputs, tuple(targets)
