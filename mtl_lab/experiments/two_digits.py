@@ -29,8 +29,8 @@ WORDS = {
     "worse": "harms",
     "equivalent": "does not matter",
     "cannot decide": "is not settled",
-    "better (amount uncertain)": "helps, by an amount that may be too small to count",
-    "worse (amount uncertain)": "harms, by an amount that may be too small to count",
+    "better (amount uncertain)": "helps, by an uncertain amount",
+    "worse (amount uncertain)": "harms, by an uncertain amount",
 }
 
 

@@ -58,8 +58,8 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
         (
             ("equivalent", "better", "worse (amount uncertain)", "cannot decide"),
             "**Neither half is seen to carry a difference in both comparisons**: rotating does not matter (gradients "
-            "as they are) and helps (gradients equally long); scaling harms, by an amount that may be too small "
-            "to count (no rotations) and is not settled (with rotations).",
+            "as they are) and helps (gradients equally long); scaling harms, by an uncertain amount (no "
+            "rotations) and is not settled (with rotations).",
         ),
     ],
 )
