@@ -18,6 +18,7 @@ is shown.
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import checkout  # noqa: F401 (before mtl_lab)
 import numpy as np
@@ -49,8 +50,10 @@ class Quote(SphinxRole):
             return [nodes.inline(text=f"missing: {self.text}")], []
 
 
-def trained(verdict):
+@cache
+def trained(experiment, profile):
     """The judged table without the single-task networks that end no better than a constant, in its zero of Δm."""
+    verdict = experiments.committed(experiment, profile)
     lost = untrained(verdict.records)
     kept = [r for r in verdict.records if r["config"]["seed"] not in lost.get(r["row"].removeprefix("single "), ())]
     delta = deltas(verdict.table, {name: [r for r in kept if r["row"] == name] for name in verdict.rows})
@@ -73,7 +76,7 @@ def record(experiment, profile, *what):
     if verdict is None:
         raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
     if what[-1:] == ("trained",):
-        verdict, what = trained(verdict), what[:-1]
+        verdict, what = trained(experiment, profile), what[:-1]
     if what == ("margin",):
         return [nodes.Text(f"{verdict.table.margin:g}")]
     if what[:1] in (("count",), ("rows",)):
