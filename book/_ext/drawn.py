@@ -9,7 +9,8 @@
 
 and the roles {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets, where a third
 word names another of `conflict_and_harm.MEASURES`; and {dose}`conflict_dose small overlap harm`: by how much one of
-`conflict_and_harm.CONTRASTS` changes harm or a measure. What is missing stops the build (`-W`) and is named.
+`conflict_and_harm.CONTRASTS` changes harm or a measure, or over how many "seeds". What is missing stops the build
+(`-W`) and is named.
 """
 
 import textwrap
@@ -158,15 +159,17 @@ def harm_of(experiment, profile, measure="negative"):
 
 def dose_of(experiment, profile, contrast, measure):
     """Inline nodes: paired change of harm, or of a measure (shares in points), from the first dose to the second."""
-    if contrast not in conflict_and_harm.CONTRASTS or measure not in ("harm", *conflict_and_harm.MEASURES):
-        raise LookupError(
-            f"no contrast {contrast!r} of {measure!r}; there are {', '.join(conflict_and_harm.CONTRASTS)} and harm, "
-            f"{', '.join(conflict_and_harm.MEASURES)}"
-        )
+    known = ["harm", "seeds", *conflict_and_harm.MEASURES]
+    if contrast not in conflict_and_harm.CONTRASTS or measure not in known:
+        contrasts = ", ".join(conflict_and_harm.CONTRASTS)
+        raise LookupError(f"no contrast {contrast!r} of {measure!r}; there are {contrasts} and {', '.join(known)}")
     found = {dose.name: dose for dose in conflict_and_harm.doses(records.load(experiment, profile))}
     if missing := [name for name in conflict_and_harm.CONTRASTS[contrast] if name not in found]:
         raise LookupError(f"no runs of {experiment}, {profile}, dose {missing[0]}, are committed in results/")
-    change = conflict_and_harm.change(*(found[name] for name in conflict_and_harm.CONTRASTS[contrast]), measure)
+    ends = [found[name] for name in conflict_and_harm.CONTRASTS[contrast]]
+    if measure == "seeds":
+        return [nodes.Text(str(conflict_and_harm.change(*ends, "harm").n))]
+    change = conflict_and_harm.change(*ends, measure)
     scale, digits = (100, 1) if measure in ("negative", "excess") else (1, 2)  # shares in points
     mean, low, high = (f"{scale * value:+.{digits}f}" for value in (change.mean, change.low, change.high))
     text = f"{mean} [{low}, {high}]"

@@ -16,7 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables, verdicts
-from mtl_lab.protocol import export
+from mtl_lab.protocol import committed, export
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 log = logging.getLogger(__name__)
@@ -130,9 +130,14 @@ class ProtocolTable(SphinxDirective):
         head = ["row", "Δm, %", "difference to the reference", "outcome", "seeds", "diverged", "search, core-seconds"]
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
         group += nodes.thead("", _row(head))
-        shared = [verdict.rows[row.name] for row in verdict.table.shared()]
-        group += nodes.tbody("", *(_row(_cells(row)) for row in shared))
+        shared, left = [verdict.rows[row.name] for row in verdict.table.shared()], shared_normalisation(verdict.table)
+        group += nodes.tbody("", *(_row(_cells(row, "‡" * (row.name in left))) for row in shared))
         found = [nodes.table("", group, classes=["protocol-table"])]
+        if left:
+            counts = "; ".join(f"{verdict.rows[name].title}: {count}" for name, count in left.items())
+            note = "‡ Normalisation layers stay shared behind a fork, where their statistics fit neither task"
+            note += f" ({counts}). Such a row is no fair opponent, and not the published Recon."
+            found += [nodes.paragraph(text=note)]
         if lines := verdict.complaints():
             found += [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))]
         up = "../" * self.env.docname.count("/")
@@ -143,12 +148,23 @@ class ProtocolTable(SphinxDirective):
         return [*found, nodes.paragraph("", "", nodes.Text(zero), link, nodes.Text(", "), about)]
 
 
-def _cells(row):
+def shared_normalisation(table):
+    """Row that splits layers -> "n of N": how many normalisation layers it leaves shared; only where some are.
+
+    The row "split_normalisation" splits them all.
+    """
+    choices = {name: entry["choice"] for name, entry in (committed.search_of(table) or {}).get("rows", {}).items()}
+    every = set(choices.get("split_normalisation", {}).get("split", ()))
+    left = {name: len(every - set(choice["split"])) for name, choice in choices.items() if choice.get("split")}
+    return {name: f"{count} of {len(every)}" for name, count in left.items() if count}
+
+
+def _cells(row, mark=""):
     d, deltas = row.difference, list(row.delta.values())
     mean = f"{sum(deltas) / len(deltas):+.2f}" if deltas else "–"
     interval = f"{d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]" if d else "–"
     cost = f"{row.cost['core_seconds']:.0f}" if "core_seconds" in row.cost else "–"
-    text = [row.title, mean, interval, row.outcome, row.runs, str(row.diverged), cost]
+    text = [row.title + mark, mean, interval, row.outcome, row.runs, str(row.diverged), cost]
     return [cell.replace("-", "−") if k in (1, 2) else cell for k, cell in enumerate(text)]
 
 

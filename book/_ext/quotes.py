@@ -6,6 +6,7 @@
     {record}`qm9 small sam_gs HOMO MAE (meV)`   mean ± sd of a test metric
     {record}`qm9 small margin`              or `count better`: how many rows have that outcome, of how many;
                                             `rows better`: their titles
+    {record}`two_digits small WHAT trained`     the same against the single-task networks that did train alone
 
 Differences have one decimal, two where the table's margin is below one point.
     {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
@@ -16,6 +17,8 @@ is shown.
 """
 
 from collections import Counter
+from dataclasses import replace
+from functools import cache
 
 import checkout  # noqa: F401 (before mtl_lab)
 import numpy as np
@@ -25,7 +28,9 @@ from sphinx.util.docutils import SphinxRole
 
 from mtl_lab import experiments
 from mtl_lab.claims import verdicts
+from mtl_lab.experiments.two_digits import untrained
 from mtl_lab.protocol.table import REFERENCE
+from mtl_lab.protocol.verdict import compare, deltas
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +50,33 @@ class Quote(SphinxRole):
             return [nodes.inline(text=f"missing: {self.text}")], []
 
 
+@cache
+def trained(experiment, profile):
+    """The judged table without the single-task networks that end no better than a constant, in its zero of Δm."""
+    verdict = experiments.committed(experiment, profile)
+    lost = untrained(verdict.records)
+    kept = [r for r in verdict.records if r["config"]["seed"] not in lost.get(r["row"].removeprefix("single "), ())]
+    delta = deltas(verdict.table, {name: [r for r in kept if r["row"] == name] for name in verdict.rows})
+    differences, outcomes = compare(verdict.table, delta)
+    new = {
+        name: replace(
+            row,
+            delta=delta.get(name, {}),
+            difference=differences.get(name),
+            outcome=outcomes.get(name, row.outcome) if row.state == "judged" else row.outcome,
+        )
+        for name, row in verdict.rows.items()
+    }
+    return replace(verdict, rows=new)
+
+
 def record(experiment, profile, *what):
     """Inline nodes with one number of a judged table."""
     verdict = experiments.committed(experiment, profile)
     if verdict is None:
         raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
+    if what[-1:] == ("trained",):
+        verdict, what = trained(experiment, profile), what[:-1]
     if what == ("margin",):
         return [nodes.Text(f"{verdict.table.margin:g}")]
     if what[:1] in (("count",), ("rows",)):

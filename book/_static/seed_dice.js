@@ -1,7 +1,7 @@
 /* Seed dice: draw three of the committed seeds and read the table again, as if no other seed had been run.
    Data: what mtl_lab/protocol/seed_subsets.py writes; without it this file does nothing. Statistics: those of its
    read_table, compared by tests/site/test_seed_dice.py; with three seeds Student's t has two degrees
-   of freedom, for which quantile and p value have closed forms. */
+   of freedom, and closed forms for quantile and p value. */
 (() => {
   "use strict";
   const SIZE = 3;
@@ -22,7 +22,7 @@
     if (low > margin) return "better";
     if (high < -margin) return "worse";
     if (-margin < low && high < margin) return "equivalent";
-    return low > 0 || high < 0 ? "small difference" : "undecided";
+    return low <= 0 && high >= 0 ? "cannot decide" : `${low > 0 ? "better" : "worse"} (amount uncertain)`;
   }
 
   function evaluate(data, places) {

@@ -36,8 +36,8 @@ from mtl_lab.experiments.registry import SEARCHES
 from mtl_lab.protocol import stream_verdict
 from mtl_lab.protocol.streams import Searches
 from mtl_lab.protocol.table import REFERENCE
-from mtl_lab.statistics.paired import PairedDifference, paired_difference
-from mtl_lab.statistics.streams import LEVEL, at_once, word
+from mtl_lab.statistics.paired import PairedDifference, outcome, paired_difference
+from mtl_lab.statistics.streams import LEVEL, at_once
 
 NAME, EPOCHS, WIDTHS, RANKS = "qm9_capacity", 20, (32, 512), 0.2  # RANKS: margin of a rank correlation
 METHODS = (REFERENCE, "equal", "log_sum", "norm_equalised_clip", "cagrad")
@@ -67,7 +67,7 @@ def contrasts(delta: np.ndarray, margin: float) -> dict[str, tuple[PairedDiffere
     """Method -> by how much its difference to static weights grows with the width, and the outcome of that."""
     gains, level = delta - delta[..., :1], at_once(len(METHODS) - 1)
     pairs = {m: paired_difference(*gains[::-1, :, k], level) for k, m in enumerate(METHODS) if m != REFERENCE}
-    return {method: (d, word(d, margin)) for method, d in pairs.items()}
+    return {method: (d, outcome(d.low, d.high, margin)) for method, d in pairs.items()}
 
 
 def rank_agreement(delta: np.ndarray) -> tuple[float, float]:

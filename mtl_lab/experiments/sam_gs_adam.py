@@ -27,8 +27,8 @@ from mtl_lab.experiments import five_streams, multi_fashion_mnist
 from mtl_lab.experiments.registry import SEARCHES
 from mtl_lab.protocol import stream_verdict
 from mtl_lab.protocol.streams import Searches
-from mtl_lab.statistics.paired import PairedDifference, paired_difference
-from mtl_lab.statistics.streams import at_once, word
+from mtl_lab.statistics.paired import PairedDifference, outcome, paired_difference
+from mtl_lab.statistics.streams import at_once
 
 NAME, GAMMAS, EPOCHS, CLIPPED = "sam_gs_adam", (0.0, 0.5, 0.9, 1.0), 4, "norm_equalised_clip"
 CONTRASTS = {f"momentum, γ = {g:g}": (f"gamma {g:g}", CLIPPED) for g in GAMMAS[:-1]} | {
@@ -54,7 +54,7 @@ def contrasts(found: stream_verdict.Comparison) -> dict[str, tuple[PairedDiffere
     """`CONTRASTS` with their outcomes; the intervals hold at once."""
     level, of = at_once(len(CONTRASTS)), {row: found.of(row) for row in found.first}
     pairs = {name: paired_difference(of[a], of[b], level) for name, (a, b) in CONTRASTS.items()}
-    return {name: (d, word(d, found.margin)) for name, d in pairs.items()}
+    return {name: (d, outcome(d.low, d.high, found.margin)) for name, d in pairs.items()}
 
 
 def finding(profile: str = "small", root: Path = records.ROOT) -> str:

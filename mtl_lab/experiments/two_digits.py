@@ -28,8 +28,9 @@ WORDS = {
     "better": "helps",
     "worse": "harms",
     "equivalent": "does not matter",
-    "undecided": "is not settled",
-    "small difference": "makes a difference that may be too small to count",
+    "cannot decide": "is not settled",
+    "better (amount uncertain)": "helps, by an uncertain amount",
+    "worse (amount uncertain)": "harms, by an uncertain amount",
 }
 
 

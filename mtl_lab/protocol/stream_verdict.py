@@ -12,8 +12,8 @@ from mtl_lab.protocol import streams, verdict
 from mtl_lab.protocol.seed_subsets import expected_best
 from mtl_lab.protocol.table import REFERENCE, Table
 from mtl_lab.runs.run import Run
-from mtl_lab.statistics.paired import PairedDifference, paired_difference
-from mtl_lab.statistics.streams import at_once, components, word
+from mtl_lab.statistics.paired import PairedDifference, outcome, paired_difference
+from mtl_lab.statistics.streams import at_once, components
 
 DELTA_M, LOG_RATIO, BETTER = "Δm", "mean log ratio", "tasks better"
 
@@ -62,7 +62,7 @@ class Comparison:
         reference, rows = self.of(REFERENCE, measure), [row for row in self.first if row != REFERENCE]
         level = at_once(sum(not self.table.row(row).control for row in rows))
         differences = {row: paired_difference(self.of(row, measure), reference, level) for row in rows}
-        return {row: (d, word(d, self.margin)) for row, d in differences.items()}
+        return {row: (d, outcome(d.low, d.high, self.margin)) for row, d in differences.items()}
 
     def by_measure(self, row: str) -> dict[str, str]:
         """Measure -> outcome of a row by Δm, by the mean log ratio and by Δm without each task in turn."""

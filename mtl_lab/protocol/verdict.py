@@ -16,7 +16,7 @@ from mtl_lab.runs import build
 from mtl_lab.statistics.paired import PairedDifference, detectable_effect, holm_intervals, outcome, sign_flip_p, wilson
 
 COSTS = ("core_seconds", "trunk_backward_passes")  # of the search of a row
-DIFFERENT = ("better", "worse", "small difference")
+DIFFERENT = ("better", "worse", "better (amount uncertain)", "worse (amount uncertain)")
 NO_EVIDENCE = (1.0, -1.0)  # differences with p = 1: for Holm a row that cannot be compared still counts
 
 

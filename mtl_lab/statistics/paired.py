@@ -97,9 +97,10 @@ def sign_flip_p(differences) -> float:
 def outcome(low: float, high: float, margin: float) -> str:
     """What an interval of a difference (positive = better) says, given a margin that was fixed before the runs.
 
-    `better`: above +margin. `worse`: below −margin. `equivalent`: inside ±margin. `small difference`:
-    excludes zero, but none of those. `undecided`: the rest. An end exactly at zero or at the margin counts
-    as touching it, which gives the weaker word. ValueError: low > high, or a margin that is not positive.
+    `better`: above +margin. `worse`: below −margin. `equivalent`: inside ±margin. `better (amount uncertain)` and
+    `worse (amount uncertain)`: excludes zero, but holds the margin. `cannot decide`: the rest. An end exactly at zero
+    or at the margin counts as touching it, which gives the weaker word. ValueError: low > high, or a margin that is not
+    positive.
     """
     low, high, margin = _finite([low, high, margin], "low, high and margin", least=3)
     if low > high or margin <= 0:
@@ -110,7 +111,9 @@ def outcome(low: float, high: float, margin: float) -> str:
         return "worse"
     if -margin < low and high < margin:
         return "equivalent"
-    return "small difference" if low > 0 or high < 0 else "undecided"
+    if low <= 0 <= high:
+        return "cannot decide"
+    return f"{'better' if low > 0 else 'worse'} (amount uncertain)"
 
 
 def detectable_effect(sd: float, n: int, power: float = 0.8, level: float = 0.95) -> float:

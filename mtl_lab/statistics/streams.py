@@ -5,25 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import special
 
-from mtl_lab.statistics.paired import PairedDifference, outcome
-
 LEVEL = 0.95
 
 
 def at_once(contrasts: int) -> float:
     """Bonferroni's level for each of several named contrasts whose intervals hold together with a chance of 95 %."""
     return 1 - (1 - LEVEL) / contrasts
-
-
-def word(difference: PairedDifference, margin: float) -> str:
-    """The outcome: better, worse, equivalent; better or worse (amount uncertain); or cannot decide.
-
-    Better and worse lie beyond the margin, equivalent inside it. Where the interval excludes zero and holds the margin,
-    the amount is uncertain. All else cannot be decided at this margin.
-    """
-    said = outcome(difference.low, difference.high, margin)
-    uncertain = ("better" if difference.low > 0 else "worse") + " (amount uncertain)"
-    return {"small difference": uncertain, "undecided": "cannot decide"}.get(said, said)
 
 
 def components(first: Mapping, second: Mapping) -> dict[str, float]:

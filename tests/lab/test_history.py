@@ -191,7 +191,12 @@ def test_a_record_that_was_changed_or_dropped_is_seen(tmp_path):
     for text in (first, first + line("static", 1, identity="forged")):
         (tmp_path / FILES["runs"]).write_text(text)
         assert changed_records(tmp_path) == {"qm9/small/runs.jsonl": 1}
+    two_rows = [line(row, seed) for row in ("static", "equal") for seed in (0, 1)]
+    commit(tmp_path, 1, {"runs": first + second + "".join(two_rows[2:])})
+    (tmp_path / FILES["runs"]).write_text(two_rows[0] + two_rows[2])  # a whole seed is gone from every row
+    assert changed_records(tmp_path) == {"qm9/small/runs.jsonl": 2}
+    (tmp_path / FILES["runs"]).write_text(first + second + "".join(two_rows[2:]))
     correction = json.loads(first) | {"supersedes": records.key(json.loads(first)), "identity": "b"}
-    (tmp_path / FILES["runs"]).write_text(first + second + records.as_line(correction) + "\n")
+    (tmp_path / FILES["runs"]).write_text("".join(two_rows) + records.as_line(correction) + "\n")
     assert not changed_records(tmp_path)
-    assert [r["identity"] for r in records.load("qm9", "small", tmp_path / "results")] == ["a", "b"]
+    assert [r["identity"] for r in records.load("qm9", "small", tmp_path / "results")] == ["a", "a", "a", "b"]

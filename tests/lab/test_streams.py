@@ -353,16 +353,6 @@ def test_a_whole_comparison_is_read_from_its_records(finished, monkeypatch):
 # --- statistics
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(2.1, 5, "better"), (-5, -2.1, "worse"), (-1, 1.9, "equivalent"), (1, 3, "better (amount uncertain)"),
-     (-3, -0.1, "worse (amount uncertain)"), (-1, 3, "cannot decide"), (-3, 3, "cannot decide")],
-)  # fmt: skip
-def test_outcomes_have_the_names_of_the_rule(low, high, said):
-    d = paired_difference([0.0, 1.0], [0.0, 0.0])
-    assert statistics.word(replace(d, low=low, high=high), 2.0) == said
-
-
 def test_the_variance_splits_into_search_and_seed():
     random = np.random.default_rng(0)
     search, seeds = 3 * random.standard_normal(4000), random.standard_normal((2, 4000))

@@ -43,7 +43,7 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
             "**Scaling carries the difference**: rotating does not matter; scaling helps.",
         ),
         (
-            ("worse", "worse", "undecided", "undecided"),
+            ("worse", "worse", "cannot decide", "cannot decide"),
             "**Rotating carries the difference**: rotating harms; scaling is not settled.",
         ),
         (
@@ -56,10 +56,10 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
             "**Neither half carries a difference**: rotating does not matter; scaling does not matter.",
         ),
         (
-            ("equivalent", "better", "small difference", "undecided"),
+            ("equivalent", "better", "worse (amount uncertain)", "cannot decide"),
             "**Neither half is seen to carry a difference in both comparisons**: rotating does not matter (gradients "
-            "as they are) and helps (gradients equally long); scaling makes a difference that may be too small to "
-            "count (no rotations) and is not settled (with rotations).",
+            "as they are) and helps (gradients equally long); scaling harms, by an uncertain amount (no "
+            "rotations) and is not settled (with rotations).",
         ),
     ],
 )
