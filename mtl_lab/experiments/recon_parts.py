@@ -31,10 +31,12 @@ from itertools import accumulate
 from mtl_core import models, recon
 from mtl_core.models.resnet import is_norm, released_by_recon
 from mtl_core.seeds import numpy_generator
+from mtl_lab import records
+from mtl_lab.checks import Check
 from mtl_lab.experiments.rate_choice import DONORS, Numbers, choose, contrasts, in_words
 from mtl_lab.experiments.recon import ROWS, ReconExperiment
-from mtl_lab.experiments.recon_table1 import FIRST, MARGIN, RATES, search
-from mtl_lab.experiments.registry import register_grid
+from mtl_lab.experiments.recon_table1 import FIRST, MARGIN, RATES, judged, lacking, scores, search
+from mtl_lab.experiments.registry import register_grid, register_rule
 from mtl_lab.runs.run import Run
 from mtl_lab.runs.weights import replays
 
@@ -124,4 +126,17 @@ def sentences(rows: Numbers) -> list[str]:
     return said
 
 
+def checks(root=records.ROOT) -> tuple[Check, ...] | str:
+    """The three comparisons that "it is the conflict" needs."""
+    rows = scores(records.load("recon_parts", "small", root), root=root)
+    control = "PCGrad on 25 − control"
+    names = {name for pair in (*CONTRASTS.values(), APART[control]) for name in pair}
+    if words := lacking(rows, {name: 5 if "five" in name else 10 for name in names}):
+        return words
+    found = contrasts(rows, CONTRASTS) | apart(rows)
+    least = {"separation": MARGIN, "layers": 0.0, control: 0.0}
+    return judged({name: found[name] for name in least}, least)
+
+
 register_grid("recon_parts", ReconParts)
+register_rule("it is the conflict", checks)
