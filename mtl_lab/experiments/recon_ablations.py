@@ -127,13 +127,6 @@ class ReconAblations:
 # --- what the records of trainings say
 
 
-def named(found: Sequence[Mapping]) -> list[Mapping]:
-    """The records by the rows of the plan: where two choices are one set of layers, both rows have its record."""
-    known = {r["identity"]: r for r in found}
-    planned = [(row, known.get(run.identity)) for row, runs in ReconAblations().plan(found).items() for run in runs]
-    return [{**record, "row": row} for row, record in planned if record]
-
-
 def drops(rows: Numbers) -> dict[str, dict]:
     """Figure or table -> row -> what it differs by: the released set minus it in tables, it minus the set elsewhere.
 

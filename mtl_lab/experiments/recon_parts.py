@@ -126,6 +126,38 @@ def sentences(rows: Numbers) -> list[str]:
     return said
 
 
+def survives(rows: Numbers) -> str:
+    """Which explanation of the gain the estimates leave, in one sentence; "" while one of `CONTRASTS` is missing."""
+    found, control = contrasts(rows, CONTRASTS), apart(rows).get("PCGrad on 25 − control")
+    if not found or control is None:
+        return ""
+    separated, capacity = (found[name].low > MARGIN for name in ("separation", "capacity"))
+    if separated and found["layers"].low > 0 and control.low > 0:
+        return "What survives is conflict: separating the tasks helps, most where their gradients conflict."
+    if separated:
+        more = ", and added parameters, passes and statistics help too" if capacity else ""
+        return f"What survives is separating the tasks, not shown to matter more where their gradients conflict{more}."
+    if capacity:
+        return (
+            "What survives is size: parameters, passes and statistics help, and separation is not shown to add to them."
+        )
+    return "No explanation is shown to survive: neither separation nor size is worth more than the margin."
+
+
+def gain_by_size(found: Sequence[Mapping], rows: Numbers) -> dict[str, tuple]:
+    """Row -> (its parameters over those of the plain network, its gain in Δm over it, low, high), of the same method.
+
+    Paired at 95 %, without an adjustment: to look at. Networks of constant width have no plain partner and no place.
+    """
+    size, placed = {r["row"]: r["parameters"]["all"] for r in found}, {}
+    for name in rows:
+        plain = "cagrad, plain" if name.startswith("cagrad") else PLAIN
+        if name not in (plain, PLAIN) and "five" not in name and not name.endswith(", donor"):
+            for d in contrasts(rows, {name: (name, plain)}).values() if plain in rows else ():
+                placed[name] = size[name] / size[plain], d.mean, d.low, d.high
+    return placed
+
+
 def checks(root=records.ROOT) -> tuple[Check, ...] | str:
     """The three comparisons that "it is the conflict" needs."""
     rows = scores(records.load("recon_parts", "small", root), root=root)

@@ -34,7 +34,7 @@ from mtl_lab.checks import Check
 from mtl_lab.experiments import multi_fashion_mnist
 from mtl_lab.experiments.rate_choice import SEED, Numbers, choose, contrasts, delta_scores, in_words
 from mtl_lab.experiments.recon import ROWS, ReconExperiment
-from mtl_lab.experiments.registry import register_grid, register_rule
+from mtl_lab.experiments.registry import GRIDS, register_grid, register_rule
 from mtl_lab.protocol.verdict import summary
 from mtl_lab.runs.run import Run
 
@@ -164,9 +164,16 @@ def every_method(layers: str, margin: float = 0.0, root=records.ROOT) -> tuple[C
     return lacking(rows, names) or judged({m: d for m, d in gains(rows, layers).items() if m != "mean"}, margin)
 
 
+def named(plan, found: Sequence[Mapping]) -> list[Mapping]:
+    """The records by the rows of a grid's plan: where two rows are one run, both have its record."""
+    known = {r["identity"]: r for r in found}
+    planned = [(row, known.get(run.identity)) for row, runs in plan.plan(found).items() for run in runs]
+    return [{**record, "row": row} for row, record in planned if record]
+
+
 def of_pairs(experiment: str, pairs, seeds: int, least: float = 0.0, root=records.ROOT) -> tuple[Check, ...] | str:
     """Whether in each of `pairs` the first row's Δm is larger by more than `least`; the row "single-task" has Δm 0."""
-    rows = scores(records.load(experiment, "small", root), root=root)
+    rows = scores(named(GRIDS[experiment](profile="small"), records.load(experiment, "small", root)), root=root)
     rows = {**rows, "single-task": {s: 0.0 for of in rows.values() for s in of}}
     wanted = {name: seeds for pair in pairs for name in pair if name != "single-task"}
     return lacking(rows, wanted) or judged(contrasts(rows, {f"{a} against {b}": (a, b) for a, b in pairs}), least)

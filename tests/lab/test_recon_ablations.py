@@ -88,7 +88,9 @@ def test_the_plan_has_every_set_three_times(all_records):
     assert {run.seed for runs in trained.values() for run in runs} == {FIRST, FIRST + 1, FIRST + 2}
     assert {run.method for runs in trained.values() for run in runs} == {"cagrad"}
     assert sum(map(len, rows.values())) == 97  # as many as the docstring says
-    by_row = recon_ablations.named(all_records)  # in the made-up search all S have one ranking, the order of the layers
+    by_row = recon_table1.named(
+        ReconAblations(), all_records
+    )  # in the made-up search all S have one ranking, the order of the layers
     assert len(all_records) < len(by_row) == 97 and {r["row"] for r in by_row} == {*rows}
     assert [len(trained[f"K {k}"][0].split) for k in range(5, 40, 5)] == [*range(5, 40, 5)]
     assert list(trained["K 25"][0].split) == NAMES[:25] and list(trained["size"][0].split) != NAMES[:25]
@@ -227,6 +229,33 @@ def test_claims_on_the_table_and_the_parts(monkeypatch, tmp_path):
         made_scores(monkeypatch, of_parts(**{n: x for n, x in shift.items() if n != missing}))
         found = [c.holds for c in recon_parts.checks(tmp_path)]
         assert found == expected or missing and found[0] and found[2] and found[1] is not True
+
+
+def test_which_explanation_survives():
+    from test_recon_table1 import of_parts
+
+    separation, layers, control = {"norm and conv, λ 0": 1.0}, {"worst five": 0.5}, {"PCGrad on 25": 0.4}
+    size = {"norm and conv, λ 0": 0.8, "norm and conv, λ 1": 0.8}
+    for shift, words in (
+        (separation | layers | control, "survives is conflict"),
+        (separation | control, "not shown to matter more where"),
+        (separation | layers, "not shown to matter more where"),
+        (size | layers | control, "survives is size"),
+        ({"norm and conv, λ 0": 1.6, "norm and conv, λ 1": 0.8}, "statistics help too"),
+        ({}, "No explanation"),
+    ):
+        assert words in recon_parts.survives(of_parts(**shift)), shift
+    assert recon_parts.survives({}) == ""
+
+
+def test_the_gain_is_placed_by_size():
+    values = {FIRST: 1.0, FIRST + 1: 2.0}
+    rows = {"plain": values, "norm, λ 0": {s: x + 0.5 for s, x in values.items()}, "worst five": values}
+    rows |= {"cagrad, plain": values, "cagrad, norm": values, "PCGrad on 25, donor": values}
+    found = [{"row": name, "parameters": {"all": 110 if "norm" in name else 100}} for name in rows]
+    placed = recon_parts.gain_by_size(found, rows)
+    assert placed == {"norm, λ 0": (1.1, 0.5, 0.5, 0.5), "cagrad, norm": (1.1, 0.0, 0.0, 0.0)}
+    assert recon_parts.gain_by_size([], {}) == {}
 
 
 # --- a tiny training
