@@ -105,9 +105,14 @@ def _judge(paper, claim, judged):
 
 
 def _from_study(claim):
-    """A claim that a rule of an experiment judges, on records that form no table: starts, seconds, rotation rates."""
+    """A claim that a rule of an experiment judges, on records that form no table: starts, seconds, rotation rates.
+
+    The rule returns None, or in words what is missing, where it cannot judge yet.
+    """
     checks = experiments.RULES[claim["rule"]["name"]](**{k: v for k, v in claim["rule"].items() if k != "name"})
-    return Verdict(claim, OPEN) if checks is None else _from_checks(claim, checks)
+    if checks is None or isinstance(checks, str):
+        return Verdict(claim, OPEN, reasons=(checks,) if checks else ())
+    return _from_checks(claim, checks)
 
 
 def _from_checks(claim, checks):

@@ -30,10 +30,11 @@ import numpy as np
 from mtl_core.models.bmtas import private_layers
 from mtl_core.models.resnet import is_norm, released_by_recon
 from mtl_lab import records
+from mtl_lab.checks import Check
 from mtl_lab.experiments import multi_fashion_mnist
 from mtl_lab.experiments.rate_choice import SEED, Numbers, choose, contrasts, delta_scores, in_words
 from mtl_lab.experiments.recon import ROWS, ReconExperiment
-from mtl_lab.experiments.registry import register_grid
+from mtl_lab.experiments.registry import GRIDS, register_grid, register_rule
 from mtl_lab.protocol.verdict import summary
 from mtl_lab.runs.run import Run
 
@@ -140,4 +141,44 @@ def sentences(found: Sequence[Mapping], rows: Numbers) -> list[str]:
     return said + ([f"Against joint training, three seeds: {words}."] if words else [])
 
 
+def lacking(rows: Mapping[str, Sequence], wanted: Mapping[str, int]) -> str:
+    """In words how many of the `wanted` runs, row -> number, are not in `rows`; "" where all are."""
+    here, of = sum(min(len(rows.get(name, ())), n) for name, n in wanted.items()), sum(wanted.values())
+    return "" if here == of else f"needs runs: {here} of {of} here"
+
+
+def judged(found: Mapping, least: Mapping | float = 0.0) -> tuple[Check, ...]:
+    """A check for each difference: is it above `least`? Open where its interval holds that number."""
+    checks = []
+    for name, d in found.items():
+        limit = least[name] if isinstance(least, Mapping) else least
+        text = f"{name}: {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {d.n} seeds, above {limit:g}"
+        checks.append(Check(text, True if d.low > limit else False if d.high < limit else None))
+    return tuple(checks)
+
+
+def every_method(layers: str, margin: float = 0.0, root=records.ROOT) -> tuple[Check, ...] | str:
+    """The claim on each method with a set, "released" or "ours": intersection-union, the limits one-sided at 95 %."""
+    rows = scores(records.load("recon_table1", "small", root), root=root)
+    names = {m + end: n for m, n in METHODS.items() for end in ("", f" + {layers}")}
+    return lacking(rows, names) or judged({m: d for m, d in gains(rows, layers).items() if m != "mean"}, margin)
+
+
+def named(plan, found: Sequence[Mapping]) -> list[Mapping]:
+    """The records by the rows of a grid's plan: where two rows are one run, both have its record."""
+    known = {r["identity"]: r for r in found}
+    planned = [(row, known.get(run.identity)) for row, runs in plan.plan(found).items() for run in runs]
+    return [{**record, "row": row} for row, record in planned if record]
+
+
+def of_pairs(experiment: str, pairs, seeds: int, least: float = 0.0, root=records.ROOT) -> tuple[Check, ...] | str:
+    """Whether in each of `pairs` the first row's Δm is larger by more than `least`; the row "single-task" has Δm 0."""
+    rows = scores(named(GRIDS[experiment](profile="small"), records.load(experiment, "small", root)), root=root)
+    rows = {**rows, "single-task": {s: 0.0 for of in rows.values() for s in of}}
+    wanted = {name: seeds for pair in pairs for name in pair if name != "single-task"}
+    return lacking(rows, wanted) or judged(contrasts(rows, {f"{a} against {b}": (a, b) for a, b in pairs}), least)
+
+
 register_grid("recon_table1", ReconTable1)
+register_rule("recon improves every method", every_method)
+register_rule("recon pairs", of_pairs)

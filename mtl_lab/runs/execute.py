@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from mtl_core import methods, models
 from mtl_core.training import Schedule
-from mtl_lab.runs import conflict_log, gradient_probe, weights
+from mtl_lab.runs import conflict_log, gradient_probe, released_code, weights
 from mtl_lab.runs.build import build_model, load_problem
 from mtl_lab.runs.checkpoints import fit_from
 from mtl_lab.runs.device import chosen_device, own_device
@@ -71,4 +71,6 @@ def _observers(run: Run, model: models.MultiTaskModel, problem) -> list:
         return []
     if "probe" in run.observe:
         return [gradient_probe.GradientProbe(model, problem, run.seed, **run.observe)]
-    return [conflict_log.ConflictLog(len(model.heads), **run.observe)]
+    observe = dict(run.observe)
+    made = released_code.QuarterLog if observe.pop("quarters", False) else conflict_log.ConflictLog
+    return [made(len(model.heads), **observe)]

@@ -17,7 +17,8 @@ class Run:
     split        trunk layers of which each task gets a copy (Recon); split_init: how the copies start.
     schedule     fields of `training.Schedule`.
     seed         of initialisation, batch order, pairing and the method's random numbers.
-    observe      None, or {"thresholds": […], "restrict": […]}: log cosines and layer scores each step; or {"probe":
+    observe      None, or {"thresholds": […], "restrict": […]}: log cosines and layer scores each step (with "quarters":
+                 true, of each quarter of the run too); or {"probe":
                  size, "every": n}: inner products on two halves of a probe batch (`runs.gradient_probe`).
     test         read the test split at the end.
     """

@@ -105,6 +105,20 @@ def test_a_weighted_optimum_is_where_the_weighted_gradient_vanishes(weight):
     assert sam_gs_landscapes.PROBLEMS[f"samgs_1, weight {weight:g}"][1] == weight
 
 
+@pytest.mark.parametrize("weight", sam_gs_landscapes.WEIGHTS)
+def test_both_minima_of_the_second_problem_outlive_the_weights(weight):
+    landscape = sam_gs_landscapes.weighted(LANDSCAPES["samgs_2"], weight)
+    left, right = sorted(landscape.optima)
+    assert left[0] == pytest.approx(-5.45, abs=0.05) and right[0] == pytest.approx(5.45, abs=0.05)
+    for optimum in (left, right):
+        point = torch.tensor(optimum, dtype=torch.float64)
+        _, gradients = landscape.gradients(point)
+        assert gradients.sum(0).norm() < 1e-3
+        assert (torch.linalg.eigvalsh(landscape.hessians(point).sum(0)) > 0).all(), "a minimum and no saddle"
+    heights = [landscape.losses(torch.tensor(o, dtype=torch.float64)).sum().item() for o in (left, right)]
+    assert (heights[0] < heights[1]) is (weight > 1)
+
+
 def test_every_row_is_a_method_with_a_closed_form():
     from mtl_core import methods
     from mtl_lab.landscapes import closed_forms

@@ -1,0 +1,119 @@
+"""The pages of Recon's table, parts and ablations: without a record, with some, and with all of them, made up."""
+
+import ast
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+import test_recon_ablations
+import test_recon_table1
+from notebook_tools import SOURCES
+
+from mtl_lab import records
+from mtl_lab.experiments.recon_parts import ReconParts
+from mtl_lab.experiments.recon_table1 import ReconTable1
+
+matplotlib.use("agg")
+PAGES = {
+    "recon_table1": "recon_table_1",
+    "recon_parts": "what_the_gain_consists_of",
+    "recon_ablations": "recon_ablations",
+}
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Function of an experiment and its records: all text of its page, and the marks that its figure has."""
+
+    def shown(name, made):
+        load, names, texts, marks = records.load, {}, [], 0
+        monkeypatch.setattr(records, "load", lambda of, *more, **rest: made if of == name else load(of, *more, **rest))
+        page = SOURCES / "recon" / f"{PAGES[name]}.ipynb"
+        for cell in [cell for cell in nbformat.read(page, 4).cells if cell.cell_type == "code"]:
+            source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))
+            body = ast.parse(source).body
+            last = body.pop() if isinstance(body[-1], ast.Expr) else None
+            exec(compile(ast.Module(body, []), page.name, "exec"), names)
+            value = eval(compile(ast.Expression(last.value), page.name, "eval"), names) if last else None
+            texts.append(getattr(value, "data", "") or "")
+            marks += sum(len(axis.lines) for number in plt.get_fignums() for axis in plt.figure(number).axes)
+            plt.close("all")
+        monkeypatch.setattr(records, "load", load)
+        return texts, marks
+
+    return shown
+
+
+def accuracy(of):
+    """A function of row and run: 85 plus what the row has, with noise that its seed has in every row, and a little."""
+
+    def value(row, run):
+        own = np.random.default_rng([run.seed, sum(map(ord, row))]).standard_normal()
+        return 85 + of(row) + np.random.default_rng(run.seed).standard_normal() + 0.02 * own
+
+    return value
+
+
+def complete(name, of):
+    value = accuracy(of)
+    if name == "recon_ablations":
+        made = test_recon_ablations.filled(value)
+    else:
+        made = test_recon_table1.filled({"recon_table1": ReconTable1, "recon_parts": ReconParts}[name](), value)
+    sizes = {r["identity"]: 1000 + 10 * len(r["config"]["split"]) for r in made}
+    return [r | {"parameters": {"all": sizes[r["identity"]]}} for r in made]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_without_records_a_page_counts_and_claims_nothing(name, shown):
+    texts, marks = shown(name, [])
+    whole = "\n".join(texts)
+    assert texts[1].startswith("**No answer yet**: 0 of ") and marks
+    assert "needs runs: 0 of " in whole and "consistent at this scale" not in whole and "better" not in whole
+
+
+def test_the_table_with_all_records(shown):
+    gain = {"released": 2.0, "ours": 1.0}
+    made = complete("recon_table1", lambda row: next((x for n, x in gain.items() if row.endswith(n)), 0.0))
+    texts, marks = shown("recon_table1", made)
+    whole = "\n".join(texts)
+    assert "released layers improves every method; the weakest case is" in texts[1] and "| 0 of" not in whole
+    line = next(line for line in whole.splitlines() if line.startswith("| PCGrad + Recon |"))
+    mean = np.mean([r["final"]["test"]["digit"]["accuracy"] for r in made if r["row"] == "pcgrad + released"])
+    assert f"| {mean:.2f} [" in line and "n 5" in line and "better, +2." in line
+    assert whole.count("n 10") > 8 and "| Recon also improves the network that a branched" in whole
+    assert len([line for line in whole.splitlines() if "consistent at this scale" in line]) >= 3
+    assert marks > shown("recon_table1", [])[1] + 20
+    part = [r for r in made if r["row"] != "mgda + released"]
+    texts, _ = shown("recon_table1", part)
+    assert texts[1].startswith("**No answer yet**: 135 of 140") and "needs runs: 75 of 80" in "\n".join(texts)
+    assert "| 0 of 5 |" in next(line for line in "\n".join(texts).splitlines() if line.startswith("| MGDA + Recon |"))
+    made = complete("recon_table1", lambda row: 2.0 if row.endswith("released") and "mgda" not in row else 0.0)
+    assert "is not shown to improve every method; the weakest case is MGDA" in shown("recon_table1", made)[0][1]
+
+
+def test_the_parts_with_all_records(shown):
+    truth = {"norm and conv, λ 0": 2.0, "worst five": 1.0, "PCGrad on 25": 1.0}
+    texts, _ = shown("recon_parts", complete("recon_parts", lambda row: truth.get(row, 0.0)))
+    assert texts[1].startswith("**Answer.** What survives is conflict") and "consistent at this scale" in texts[3]
+    assert "| separation | +2." in texts[4] and "It is the conflict." in texts[5]
+    truth["worst five"] = 0.0
+    texts, marks = shown("recon_parts", complete("recon_parts", lambda row: truth.get(row, 0.0)))
+    assert "separating the tasks, not shown to matter more where" in texts[1] and marks > 10
+
+
+def test_the_ablations_with_all_records(shown):
+    lost = {"RSL 0": 2.0, "RSP 2": 2.0, "RSL 0, released skip": 5.0}
+    made = complete("recon_ablations", lambda row: -lost.get(row, 0.0))
+    texts, _ = shown("recon_ablations", made)
+    whole = "\n".join(texts)
+    assert "Of the paper's 6 random sets, **2** are worse" in texts[1]
+    (line,) = (line for line in whole.splitlines() if line.startswith("| RSL 0, released skip |"))
+    assert "+5." in line and ": better" in line
+    assert (
+        "| MGDA | 7.80 | 20.0 | 79.62 | 80.0 | 60.0 |" in whole
+        and "| 14 | MGDA – GradDrop | 1.56 | 0.05, one run |" in whole
+    )
+    assert "3000 ms, 1.00 times Joint" in whole and "needs runs" not in whole
