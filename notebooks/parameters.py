@@ -18,15 +18,18 @@ KINDS = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "di
 LINE = "name: type = literal  # help"
 UNREADABLE = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)  # what `literal_eval` meets text with
 NUMBER = r"(-?\d[\d_]*(?:\.\d+)?(?:e-?\d+)?)"
-RANGES = (  # what the help says of numbers, and whether a number fits
-    (rf"(?<![\w.-]){NUMBER} to {NUMBER}\b", lambda v, low, high: low <= v <= high),
-    (rf"\bat least {NUMBER}\b", lambda v, low: v >= low),
-    (rf"\babove {NUMBER}\b", lambda v, low: v > low),
-    (rf"\bin \[{NUMBER}, {NUMBER}\]", lambda v, low, high: low <= v <= high),
-    (rf"\bin \({NUMBER}, {NUMBER}\]", lambda v, low, high: low < v <= high),
-    (rf"\bin \[{NUMBER}, {NUMBER}\)", lambda v, low, high: low <= v < high),
-    (rf"\bin \({NUMBER}, {NUMBER}\)", lambda v, low, high: low < v < high),
+RANGES = (  # what the help says of numbers, and which ends of the range belong to it
+    (rf"(?<![\w.-]){NUMBER} to {NUMBER}\b", "[]"),
+    (rf"\bat least {NUMBER}\b", "[)"),
+    (rf"\babove {NUMBER}\b", "()"),
+    (rf"\bin \[{NUMBER}, {NUMBER}\]", "[]"),
+    (rf"\bin \({NUMBER}, {NUMBER}\]", "(]"),
+    (rf"\bin \[{NUMBER}, {NUMBER}\)", "[)"),
+    (rf"\bin \({NUMBER}, {NUMBER}\)", "()"),
 )
+SHAPE = r"\b(?:(\d+) by )?(\d+) numbers\b"
+COUNT = r"\b(\d+) or more of these\b"
+CHOICE = r"\bone of ([\w.-]+(?: [\w.-]+)*(?:, [\w.-]+(?: [\w.-]+)*)*)"
 
 
 class ParameterError(Exception):
@@ -114,11 +117,11 @@ def _meaningless(value, parameter):
     if isinstance(value, list):
         if not value and parameter.default:
             return "a list that is not empty"
-        if shape := re.search(r"\b(?:(\d+) by )?(\d+) numbers\b", parameter.help):
+        if shape := re.search(SHAPE, parameter.help):
             sizes = [int(size) for size in shape.groups() if size]
             if not _has_shape(value, sizes):
                 return f"a list of {shape[0]}"
-        count = re.search(r"\b(\d+) or more of these\b", parameter.help)
+        count = re.search(COUNT, parameter.help)
         if count and (len(value) < int(count[1]) or not all(item in parameter.default for item in value)):
             return f"{count[1]} or more of {', '.join(map(str, parameter.default))}"
         while any(isinstance(item, list) for item in items) and depth < 9:
@@ -127,12 +130,10 @@ def _meaningless(value, parameter):
     numbers = [item for item in items if isinstance(item, float | int) and not isinstance(item, bool)]
     if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
         return "finite"
-    for pattern, fits in RANGES:
-        for stated in re.finditer(pattern, parameter.help):
-            limits = [float(limit) for limit in stated.groups()]
-            if not all(fits(number, *limits) for number in numbers):
-                return stated[0]
-    if stated := re.search(r"\bone of ([\w.-]+(?: [\w.-]+)*(?:, [\w.-]+(?: [\w.-]+)*)*)", parameter.help):
+    for stated, low, high, ends in ranges(parameter.help):
+        if not all(_within(number, low, high, ends) for number in numbers):
+            return stated
+    if stated := re.search(CHOICE, parameter.help):
         allowed = stated[1].split(", ")
         if not all(item is None or item in allowed for item in items):
             return f"one of {stated[1]}{close_to(next(str(i) for i in items if i not in allowed), allowed)}"
@@ -142,6 +143,19 @@ def _meaningless(value, parameter):
     except UNREADABLE:
         plain = False
     return None if plain else "plain text, numbers, lists or objects as in JSON"
+
+
+def ranges(text):
+    """(words, low, high, ends) of each range of numbers that a help states; ends as in "[)", high may be infinite."""
+    for pattern, ends in RANGES:
+        for stated in re.finditer(pattern, text):
+            low, high = map(float, (*stated.groups(), "inf")[:2])
+            yield stated[0], low, high, ends
+
+
+def _within(number, low, high, ends):
+    above = number >= low if ends[0] == "[" else number > low
+    return above and (number <= high if ends[1] == "]" else number < high)
 
 
 def _has_shape(value, sizes):

@@ -26,6 +26,7 @@ def narrow(code):
     """The code in WIDTH columns; as it came where it is no Python, or where a word is longer than a line."""
     if max(map(len, code.splitlines()), default=0) <= WIDTH:
         return code
+    code = textwrap.dedent(code)
     code = re.sub(r"  # fmt: skip$", "", code, flags=re.M)  # an order to ruff, not a word to the reader
     return "\n".join(_string(line) for line in _words(_statements(_words(code))).splitlines())
 

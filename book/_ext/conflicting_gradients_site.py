@@ -20,7 +20,8 @@ ROWS = (
     ("First cell in Colab", "colab"),
 )
 COLAB = """\
-!git clone -q --depth 1 {repository} book
+repository = "{repository}"
+!git clone -q --depth 1 $repository book
 %cd book/notebooks/{folder}
 %pip install -q -e "../..[lab]"
 import sys; sys.path.insert(0, "../..")"""

@@ -64,6 +64,8 @@ class Drawn(SphinxDirective):
         file = Path(self.env.srcdir) / FOLDER / f"{name.replace('/', '-').replace(' ', '-')}.svg"
         file.parent.mkdir(exist_ok=True)
         figure.savefig(file, metadata={"Date": None})
+        if self.env.docname == self.config.root_doc:
+            figure.savefig(file.with_suffix(".png"), dpi=200, metadata={"Software": None})  # for share.py
         plt.close(figure)
         image = nodes.image(uri=f"/{FOLDER}/{file.name}", alt=self.options["alt"], classes=["fits"])
         caption = nodes.caption()

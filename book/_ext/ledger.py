@@ -4,6 +4,7 @@ The build prints a line for each verdict and each table that is void; a table wh
 (`-W`). `{protocol-table} EXPERIMENT PROFILE` sets a judged table; both write the CSV of a table beside the site.
 """
 
+import functools
 import pathlib
 import subprocess
 from urllib.parse import urlencode
@@ -40,6 +41,12 @@ class Ledger(SphinxDirective):
         return found
 
 
+def dispute(repository, claim, commit):
+    """The address of a new issue that disputes a verdict: its id and the state of the rule are filled in."""
+    words = {"title": f"Dispute: {claim}", "body": f"Claim {claim}, ledger at {commit}.\n\n"}
+    return f"{repository}/issues/new?{urlencode(words)}"
+
+
 def entry(repository, paper, commit, verdict):
     claim = verdict.claim
     held = sum(check.holds is True for check in verdict.checks)
@@ -61,10 +68,10 @@ def entry(repository, paper, commit, verdict):
         if text:
             fields += nodes.field("", nodes.field_name(text=name), nodes.field_body("", nodes.paragraph(text=text)))
     links = nodes.paragraph()
-    title = urlencode({"title": f"Dispute: {claim['id']}", "body": f"Claim {claim['id']}, ledger at {commit}.\n\n"})
     for text, address in (
         ("Rule and its history", f"{repository}/commits/main/book/claims/{paper}.yml"),
-        ("Dispute this verdict", f"{repository}/issues/new?{title}"),
+        ("Link to this entry", f"#{claim['id']}"),
+        ("Dispute this verdict", dispute(repository, claim["id"], commit)),
     ):
         links += [nodes.reference("", text, refuri=address), nodes.Text(" · ")]
     links += nodes.Text(f"rule last changed in {commit}")
@@ -112,6 +119,7 @@ def records_of(claim):
     return f"results/{found['experiment']}/{found['profile']}: {pairs}; {here}"
 
 
+@functools.cache
 def last_commit(file):
     """The last commit that changed more than a comment of a file of claims."""
     changed = ["git", "-C", ROOT, "log", "-1", "-G^[^#]", "--format=%h %cs", "--", file]

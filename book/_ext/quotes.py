@@ -141,7 +141,7 @@ def verdict(paper, name):
     found = {one.claim["id"]: one for one in verdicts.verdicts(paper)}
     if name not in found:
         raise LookupError(f"no claim {name!r} of {paper}; there are: {', '.join(found)}")
-    return [nodes.inline("", "", *badges(found[name]), classes=["verdict-badges"], claim=name)]
+    return [nodes.inline("", "", *badges(found[name]), classes=["verdict-badges"], claim=name, paper=paper)]
 
 
 def link_verdicts(app, doctree, page):

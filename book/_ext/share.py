@@ -1,0 +1,81 @@
+"""What a link to the book shows elsewhere: a picture with the first figure and the first words of the start page.
+
+`_static/share.png`, 1200 by 630, is made when the site is built; every page names it, with its
+own title and first words.
+"""
+
+import html
+import io
+import pathlib
+import textwrap
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from docutils import nodes  # noqa: E402
+from sphinx.errors import ExtensionError  # noqa: E402
+
+SIZE = (1200, 630)
+FILE = "_static/share.png"
+INK, PAPER = "#1c2024", "#ffffff"
+
+
+def first_words(doctree, most=200):
+    """The first paragraph of running text, cut at a word."""
+    for paragraph in doctree.findall(nodes.paragraph):
+        if isinstance(paragraph.parent, nodes.section | nodes.document) and len(text := paragraph.astext().split()) > 5:
+            return textwrap.shorten(" ".join(text), most, placeholder=" …")
+    return ""
+
+
+def picture(title, words, figure):
+    """PNG bytes: the title and the words on the left, the figure (a PNG file) on the right."""
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        sheet = plt.figure(figsize=(SIZE[0] / 100, SIZE[1] / 100), dpi=100, facecolor=PAPER)
+        sheet.text(0.04, 0.9, textwrap.fill(title, 20), va="top", size=30, weight="bold", color=INK)
+        sheet.text(0.04, 0.62, textwrap.fill(words, 34), va="top", size=17, color=INK, linespacing=1.4)
+        place = sheet.add_axes((0.46, 0.03, 0.52, 0.94))
+        place.imshow(plt.imread(figure), interpolation="antialiased")
+        place.axis("off")
+        made = io.BytesIO()
+        sheet.savefig(made, format="png", metadata={"Software": None})
+        plt.close(sheet)
+    return made.getvalue()
+
+
+def write(app, error):
+    if error is not None or app.builder.name != "html":
+        return
+    start = app.env.get_doctree(app.config.root_doc)
+    image = next(iter(start.findall(nodes.image)), None)
+    drawn = image and pathlib.Path(app.srcdir, image["uri"].lstrip("/")).with_suffix(".png")
+    if drawn is None or not drawn.exists():
+        raise ExtensionError(f"the first figure of {app.config.root_doc} must be drawn by book/_ext/drawn.py")
+    made = picture(app.config.html_title, first_words(start), drawn)
+    (pathlib.Path(app.outdir) / FILE).write_bytes(made)
+
+
+def announce(app, page, template, context, doctree):
+    base, title = app.config.html_baseurl, html.escape(context.get("title", ""), quote=True)
+    found = {
+        "og:type": "article",
+        "og:title": title,
+        "og:site_name": html.escape(app.config.html_title, quote=True),
+        "og:url": f"{base}{page}.html",
+        "og:image": base + FILE,
+        "og:image:width": str(SIZE[0]),
+        "og:image:height": str(SIZE[1]),
+        "og:image:alt": "The first figure of the book, beside its title",
+    }
+    tags = [f'<meta property="{name}" content="{value}" />' for name, value in found.items()]
+    tags.append('<meta name="twitter:card" content="summary_large_image" />')
+    if doctree is not None and (words := first_words(doctree)):
+        tags.append(f'<meta property="og:description" content="{html.escape(words, quote=True)}" />')
+    context["metatags"] = context.get("metatags", "") + "\n".join(tags)
+
+
+def setup(app):
+    app.connect("html-page-context", announce)
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
