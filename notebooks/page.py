@@ -120,13 +120,10 @@ def polish(book, root):
     """What Papermill wrote, made fit for the book: same run, same bytes; no path; links that work there."""
     book.metadata.pop("papermill", None)
     book.metadata.pop("widgets", None)
-    injected = any("injected-parameters" in c.metadata.get("tags", []) for c in book.cells)
     for cell in book.cells:
         for noise in ("papermill", "execution"):
             cell.metadata.pop(noise, None)
         tags = cell.metadata.get("tags", [])
-        if "parameters" in tags and injected:  # the reader sees what this page ran with; the defaults fold away
-            cell.metadata["tags"] = sorted({*tags, "hide-input"})
         if "injected-parameters" in tags:
             cell.source = cell.source.replace("# Parameters", "# Parameters of this page", 1)
             cell["id"] = "injected-parameters"

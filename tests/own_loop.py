@@ -220,7 +220,7 @@ def log_after(net, batches, log):
         balancer.backward(losses)
         optimizer.step()
         log({f"weight of {t}": w for t, w in balancer.weights.items()})
-        log({f"cosine of {a}, {b}": c for (a, b), c in balancer.cosines.items()})
+        log({f"cosine of {a}/{b}": c for (a, b), c in balancer.cosines.items()})
 
 
 def rotograd_before(net, batches):

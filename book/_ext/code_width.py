@@ -93,7 +93,7 @@ def _paragraph(lines):
             subsequent_indent=h,
             fix_sentence_endings=False,
             break_on_hyphens=False,
-            break_long_words=False,
+            break_long_words=True,
         )
         for i, h, text in items
     ]
