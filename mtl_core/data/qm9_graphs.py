@@ -39,7 +39,7 @@ def load(
     test: int | None = None,
     targets: Sequence[str] | None = None,
 ) -> Problem:
-    """The problem of `data.qm9` with graphs as inputs (N, 29, 43) float32, see `graphs`; molecules and targets as there.
+    """The problem of `data.qm9`, its molecules and targets, with graphs as inputs (N, 29, 43) float32, see `graphs`.
 
     profile  "tiny": the 500 embedded molecules; "small": 2,000 / 500 / 2,000 of the full set in the root, the first
              of those that `data.qm9` trains, validates and tests on; "paper": 110,831 / 10,000 / 10,000 of it.
@@ -110,7 +110,10 @@ def bonds(molecules: Molecules) -> dict[str, np.ndarray]:
         there = np.arange(ATOMS) < size[:, None]
         flat = slice(ends[first] - size[0], ends[first + len(size) - 1])
         element, place = np.zeros(there.shape, np.int64), np.full((*there.shape, 3), np.inf)
-        element[there], place[there] = np.searchsorted(ELEMENTS, molecules["elements"][flat]), molecules["positions"][flat]
+        element[there], place[there] = (
+            np.searchsorted(ELEMENTS, molecules["elements"][flat]),
+            molecules["positions"][flat],
+        )
         reach = RADII[element][:, :, None] + RADII[element][:, None]
         with np.errstate(invalid="ignore"):  # the distance of two absent atoms is no number
             ratio = np.sqrt(((place[:, :, None] - place[:, None]) ** 2).sum(-1)) / reach

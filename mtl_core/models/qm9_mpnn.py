@@ -1,7 +1,7 @@
 """The message-passing network of the papers' QM9 tables, in plain torch and several times as fast as PyG's.
 
 Edge-conditioned messages, a gated update and an order-free readout, as in Gilmer et al. (ICML 2017), with the sizes of
-Nash-MTL's code (Navon et al., ICML 2022). `tests/core/test_qm9_graphs.py` holds it against a slow loop.
+Nash-MTL's code (Navon et al., ICML 2022). `tests/core/test_data_qm9_graphs.py` holds it against a slow loop.
 """
 
 from collections.abc import Sequence
