@@ -6,7 +6,7 @@ first author. The package is only read, never imported or installed. The targets
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -53,6 +53,10 @@ COUNTS = {
     "small": {"train": 20_000, "validation": 4_000, "test": 10_000},
     "paper": {"train": 110_831, "validation": 10_000, "test": 10_000},
 }
+NOTE = (
+    "Real molecules; descriptors of our own in place of graphs: element counts, sorted "
+    "Coulomb-matrix eigenvalues, histogram of distances."
+)
 
 
 def load(
@@ -82,8 +86,40 @@ def load(
     Errors: ValueError for a count out of range; `DataError` where the full set is missing or damaged.
     """
     given = {"train": train, "validation": validation, "test": test}
-    blocks = "tiny" if profile == "tiny" else "full"
-    counts = sizes(COUNTS, profile, given, "molecules", BLOCKS[blocks])
+    return problem(_described, "qm9", NOTE, root, profile, sizes_of(COUNTS, profile, given), fresh, targets, train)
+
+
+def sizes_of(counts: Mapping[str, Mapping[str, int]], profile: str, given: Mapping[str, int | None]) -> dict[str, int]:
+    """Split -> number of molecules: those `given`, else those of the profile."""
+    return sizes(counts, profile, given, "molecules", BLOCKS[_blocks(profile)])
+
+
+def _blocks(profile: str) -> str:
+    return "tiny" if profile == "tiny" else "full"
+
+
+def _described(molecules: Molecules, positions: Mapping[str, np.ndarray], root: Root) -> dict[str, np.ndarray]:
+    every = molecules["descriptors"] if "descriptors" in molecules else descriptors(molecules)
+    inputs, _, _ = _standardise(every.astype(np.float64), positions["train"])
+    return {split: inputs[chosen] for split, chosen in positions.items()}
+
+
+def problem(
+    inputs_of: Callable[[Molecules, Mapping[str, np.ndarray], Root], dict[str, np.ndarray]],
+    name: str,
+    note: str,
+    root: Root,
+    profile: str,
+    counts: dict[str, int],
+    fresh: bool = False,
+    targets: Sequence[str] | None = None,
+    train: int | None = None,
+) -> Problem:
+    """The problem with what `inputs_of` (molecules, split -> positions, root) gives for each split; see `load`.
+
+    counts  split -> number of molecules; train: that of the train split where the caller asked for one.
+    """
+    blocks = _blocks(profile)
     if fresh:
         room = BLOCKS[blocks]["train"] - counts["test"]
         if room < (train or 1):
@@ -91,35 +127,33 @@ def load(
         counts["train"] = min(counts["train"], room)
     units = TARGETS | ROTATIONAL
     names = list(TARGETS if targets is None else targets)
-    for name in names:
-        if name not in units:
-            raise ValueError(f"no target {name!r}{did_you_mean(name, units)}; the targets are {', '.join(units)}")
+    for target in names:
+        if target not in units:
+            raise ValueError(f"no target {target!r}{did_you_mean(target, units)}; the targets are {', '.join(units)}")
     if profile == "tiny":
         molecules = embedded.arrays("qm9")
-        molecules["descriptors"] = descriptors(molecules)
         origin = {"origin": "embedded mini set", "sha256": embedded.CHECKSUMS["qm9"]}
     else:
         molecules = read(root)
         origin = {"origin": f"{WHEEL}, all molecules", "sha256": WHEEL_SHA256}
     positions = split_positions(len(molecules["index"]), blocks, counts, fresh)
-    inputs, _, _ = _standardise(molecules["descriptors"].astype(np.float64), positions["train"])
+    inputs = inputs_of(molecules, positions, root)
     values, mean, deviation = _standardise(targets_of(molecules, names), positions["train"])
     splits = {
-        split: Split(torch.from_numpy(inputs[chosen]), tuple(torch.from_numpy(values[chosen]).unbind(1)))
+        split: Split(torch.from_numpy(inputs[split]), tuple(torch.from_numpy(values[chosen]).unbind(1)))
         for split, chosen in positions.items()
     }
     numbers = {split: molecules["index"][chosen].astype("<i8").tobytes() for split, chosen in positions.items()}
     return Problem(
-        tuple(regression(name, units[name], float(d)) for name, d in zip(names, deviation, strict=True)),
+        tuple(regression(target, units[target], float(d)) for target, d in zip(names, deviation, strict=True)),
         **splits,
         source={
-            "name": "qm9",
+            "name": name,
             "profile": profile,
             **origin,
             "synthetic": False,
             "rebuilt": False,
-            "note": "Real molecules; descriptors of our own in place of graphs: element counts, sorted "
-            "Coulomb-matrix eigenvalues, histogram of distances.",
+            "note": note,
             "counts": counts,
             **({"fresh": True} if fresh else {}),
             "molecules_sha256": {split: hashlib.sha256(data).hexdigest() for split, data in numbers.items()},
