@@ -45,7 +45,7 @@ class Step:
         now = layout.known(leaves) if leaves else {}
         of_mask = {mask: [name for k, name in enumerate(given) if mask >> k & 1] for mask in {*now.values()}}
         names, shares, random = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None
-        values: dict = {name: loss.detach() for name, loss in given.items()}
+        values: dict = given
         if several:
             mine = random_state(layout.like.device) if draws and not torch.distributed.get_rank() else None
             values, shares, names, random = _inputs.agree(given, counts, names, mine)
@@ -61,7 +61,8 @@ class Step:
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
         self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
-        self.values = torch.stack([torch.as_tensor(values[layout.tasks[k]]).to(layout.like) for k in self.tasks])
+        with torch.no_grad():
+            self.values = torch.stack([torch.as_tensor(values[layout.tasks[k]]).to(layout.like) for k in self.tasks])
         self.shares = {number[name]: share for name, share in shares.items()}
         self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
         self.now, self.alone, columns = {*names}, {k: list[int]() for k in self.tasks}, {*layout.at}

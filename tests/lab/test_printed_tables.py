@@ -20,6 +20,7 @@ READ = {
     "nash_mtl/single_task_qm9": "a99503dc469a",
     "recon/differences": "9e93969cd422",
     "recon/protocol": "04b31dd18dd9",
+    "recon/read_off_figures": "7e621ddb364d",
     "recon/released_ranking": "852bea42fc49",
     "recon/table_01": "94dce84f2855",
     "recon/table_02": "bc70d667778a",
