@@ -124,9 +124,9 @@ def bonds(molecules: Molecules) -> dict[str, np.ndarray]:
         starts = np.searchsorted(molecule, np.arange(len(size) + 1))
         for m in np.flatnonzero(((free > 0) & there).any(1)):
             own = slice(starts[m], starts[m + 1])
-            pairs = list(zip(i[own].tolist(), j[own].tolist(), strict=True))
+            joined = list(zip(i[own].tolist(), j[own].tolist(), strict=True))
             length = ratio[m, i[own], j[own]].tolist()
-            orders[own] += np.array(_extra(pairs, length, free[m].tolist(), element[m].tolist()), np.uint8)
+            orders[own] += np.array(_extra(joined, length, free[m].tolist(), element[m].tolist()), np.uint8)
         pairs = np.stack([i, j], 1).astype(np.uint8)
         found.append({"bonds": np.diff(starts).astype(np.uint8), "pairs": pairs, "orders": orders})
     return {key: np.concatenate([part[key] for part in found]) for key in ("bonds", "pairs", "orders")}
@@ -149,7 +149,7 @@ def _best(edges, pairs, length, room, open_atoms, free, element):
     """The best key, see `bonds`, and the extra orders that have it."""
     extra, left = [0] * len(pairs), list(room)
     judged = sorted({*open_atoms, *(a for e in edges for a in pairs[e])})
-    found = [((99,), extra)]
+    found: list[tuple[tuple, list[int]]] = [((99,), extra)]
 
     def visit(k):
         if k == len(edges):
@@ -184,7 +184,7 @@ def kept_bonds(molecules: Molecules, root: Root = None) -> dict[str, np.ndarray]
     except DataError:
         pass
     made, buffer = bonds(molecules), io.BytesIO()
-    np.savez(buffer, **made)
+    np.savez(buffer, **made)  # type: ignore[arg-type]
     store("qm9", path, buffer.getvalue())
     return made
 

@@ -39,7 +39,7 @@ def shown_by(tmp_path, monkeypatch):
             exec(compile(ast.Module(body, []), PAGE.name, "exec"), names)
             if last is not None:
                 value = eval(compile(ast.Expression(last.value), PAGE.name, "eval"), names)
-            names |= parameters if "parameters" in cell.metadata["tags"] else {}
+            names |= parameters if "parameters" in cell.metadata.get("tags", []) else {}
             figures = [words(plt.figure(number)) for number in plt.get_fignums()]
             found[cell["id"]] = (getattr(value, "data", ""), figures)
             plt.close("all")
