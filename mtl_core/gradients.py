@@ -113,6 +113,12 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
     return leaves, any(len(set(outputs.values())) > 1 for outputs in used.values())
 
 
+def together(scalars: Sequence[Tensor], like: Tensor) -> Tensor:
+    """(K,): scalars in one vector of the data type and on the device of `like`."""
+    alike = all(x.dtype == like.dtype and x.device == like.device for x in scalars)
+    return torch.stack([*scalars] if alike else [x.to(like) for x in scalars])
+
+
 def uses(tensor: Tensor) -> int:
     """How many tensors share this one's memory, itself included."""
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)

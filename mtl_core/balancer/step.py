@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtl_core import _inputs
 from mtl_core.balancer.layout import Layout
-from mtl_core.gradients import add, gradients, reached, vector, views, write
+from mtl_core.gradients import add, gradients, reached, together, vector, views, write
 from mtl_core.random_state import random_state, same_state
 
 
@@ -61,8 +61,9 @@ class Step:
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
         self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
-        with torch.no_grad():
-            self.values = torch.stack([torch.as_tensor(values[layout.tasks[k]]).to(layout.like) for k in self.tasks])
+        listed = [values[layout.tasks[k]] for k in self.tasks]
+        self.joined = layout.like.new_tensor(listed) if several else together(listed, layout.like)
+        self.values = self.joined.detach()
         self.shares = {number[name]: share for name, share in shares.items()}
         self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
         self.now, self.alone, columns = {*names}, {k: list[int]() for k in self.tasks}, {*layout.at}
@@ -75,8 +76,10 @@ class Step:
 
     def live(self) -> Tensor:
         """The losses (K,) with their graph."""
+        if self.joined.requires_grad:
+            return self.joined
         with torch.enable_grad():
-            return torch.stack([loss.to(self.layout.like) for _, loss in self.losses])
+            return together([loss for _, loss in self.losses], self.layout.like)
 
     def starts(self, weights: Mapping[int, Tensor] | None = None) -> list[Tensor | None]:
         """What the backward passes start from: each loss's weight, times the scaler's scale, times our share."""

@@ -58,8 +58,8 @@ def _tensors(method: nn.Module) -> list[tuple[Any, str, str, float | None]]:
     """(what holds it, name, dimensions, start) of every tensor that there is."""
     found: list = []
     for module in method.modules():
-        found += [(module, name, *kept) for name, kept in getattr(module, "task_state", {}).items()]
-        optimizer, saved = getattr(module, "_optimizer", None), getattr(module, "saved", None) or {}
+        found += [(module, name, *kept) for name, kept in getattr(type(module), "task_state", {}).items()]
+        optimizer, saved = vars(module).get("_optimizer"), vars(module).get("saved") or {}  # no slow search
         states = saved.get("state", {}) if optimizer is None else optimizer.state
         for state in states.values():
             found += [(state, name, "k", 0.0) for name, value in state.items() if torch.is_tensor(value) and value.ndim]
