@@ -6,12 +6,12 @@
 .DEFAULT_GOAL := help
 # Under -j the site would be built while pages are being executed; each target uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup book site pages pdf test nightly faults lint format wobble run results queue pause resume again lab \
+.PHONY: help setup book site pages pdf test nightly faults lint format wobble run results queue paper pause resume again lab \
   serve bench lock clean
 
 # What is given reaches the programs through the environment, as it was typed: quotes in P survive, and what looks like a
 # function of make or a command of the shell is text.
-GIVEN := PAGE P EXPERIMENT PROFILE ROW SEED SEEDS QUEUE WORKERS SHOW TORCH PORT NOTEBOOKS JOBS FAULTS
+GIVEN := PAGE P EXPERIMENT PROFILE ROW SEED SEEDS QUEUE WORKERS SHOW DASK HOURS TOGETHER TORCH PORT NOTEBOOKS JOBS FAULTS
 $(foreach name,PYTHON $(GIVEN),$(eval override $(name) := $$(value $(name))))
 export BOOT $(GIVEN)
 
@@ -94,10 +94,15 @@ run: setup  ## one page with your parameters: make run PAGE=name P="seeds=2 epoc
 	@echo "Your page: file://$(CURDIR)/$$(ls _build/html/notebooks/*/"$$PAGE".html)"
 
 results: setup  ## reference results: make results EXPERIMENT=name PROFILE=tiny|small|paper [SEEDS=10]
-	@$(VENV)/python -m mtl_lab results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"}
+	@$(VENV)/python -m mtl_lab results "$$EXPERIMENT" --profile "$$PROFILE" $${SEEDS:+--seeds "$$SEEDS"} \
+	  $${DASK:+--dask "$$DASK"}
 
 queue: setup  ## several results: make queue QUEUE="qm9:small …" [WORKERS=2] [SHOW=1]; without QUEUE, go on
-	@set -f; $(VENV)/python -m mtl_lab queue $$QUEUE $${WORKERS:+--workers "$$WORKERS"} $${SHOW:+--show}
+	@set -f; $(VENV)/python -m mtl_lab queue $$QUEUE $${WORKERS:+--workers "$$WORKERS"} $${SHOW:+--show} \
+	  $${DASK:+--dask "$$DASK"}
+
+paper: setup  ## what the profile paper lacks, most told for an hour first: make paper HOURS=8 [TOGETHER=4] [SHOW=1]
+	@$(VENV)/python -m mtl_lab paper $${HOURS:+--hours "$$HOURS"} $${TOGETHER:+--together "$$TOGETHER"} $${SHOW:+--show}
 
 pause: setup  ## results and queue wait from their next step on
 	@$(VENV)/python -m mtl_lab pause
@@ -116,8 +121,10 @@ serve: setup  ## serve the built site on this machine; PORT=8000
 	@echo "http://127.0.0.1:$${PORT:-8000}/   (Ctrl-C stops)"
 	@$(VENV)/python -m http.server --bind 127.0.0.1 --directory _build/html "$${PORT:-8000}" || test $$? = 130
 
-bench: setup  ## time of a training step, ours against one forward and two backward passes
-	@$(VENV)/python benchmarks/step_time.py
+bench: setup  ## a training step of ours and of the peers, case by case, recorded: make bench [P="--cases qm9"]
+	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps --require-hashes --target .venv/peers \
+	  -r benchmarks/peers.lock
+	@set -f; PYTHONPATH=. $(VENV)/python benchmarks/bench.py $${P:---record}
 
 lock: setup  ## renew requirements.lock within the ranges of pyproject.toml
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/uv pip compile pyproject.toml --all-extras --universal \

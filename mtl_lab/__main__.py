@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from mtl_core._names import did_you_mean
 from mtl_core.data import DataError
 from mtl_lab import experiments, files, records
-from mtl_lab.experiments import test_set_bootstrap
+from mtl_lab.experiments import paper_order, test_set_bootstrap
 from mtl_lab.runs.store import Store
 
 PROFILES = ("tiny", "small", "paper")
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 Profile = Annotated[str, typer.Option(help="tiny, small or paper")]
 Workers = Annotated[int, typer.Option(min=1, help="processes of one torch thread each")]
+Dask = Annotated[str | None, typer.Option(help="a scheduler's address: its workers train instead of processes here")]
 CORES = os.cpu_count() or 1
 
 
@@ -45,9 +46,10 @@ def results(
     row: Annotated[
         list[str] | None, typer.Option(help="search and evaluate this row of a table now; repeatable")
     ] = None,
+    dask: Dask = None,
 ) -> None:
     """Train the runs that the committed results of an experiment lack; write each record as soon as it is finished."""
-    _ready([(experiment, profile)])
+    _ready([(experiment, profile)], dask)
     try:
         with _writing(experiment, profile):
             summary = _complete(experiment, profile, seeds, workers, row)
@@ -63,6 +65,7 @@ def queue(
     ] = None,
     workers: Workers = CORES,
     show: Annotated[bool, typer.Option("--show", help="say what is missing and train nothing")] = False,
+    dask: Dask = None,
 ) -> None:
     """Complete the results of several experiments, one after the other; says what is left and how long that takes."""
     from mtl_lab import queue as order
@@ -74,7 +77,7 @@ def queue(
     if unreadable := [word for word in words if word.count(":") != 1]:
         stop(f"an entry of the queue is EXPERIMENT:PROFILE, got {unreadable[0]!r}")
     pairs = [tuple(word.split(":")) for word in words]
-    _ready(pairs)
+    _ready(pairs, dask)
     if show:
         print("\n".join(order.progress(pairs, workers)))
         return
@@ -125,10 +128,11 @@ def _pause_file() -> Path:
     return Store().root / "paused"
 
 
-def _ready(pairs) -> None:
+def _ready(pairs, dask: str | None) -> None:
     """End with one sentence where an experiment, a profile or the device is not here; else obey a pause from now on."""
     from mtl_lab.runs import processes
 
+    processes.scheduler = dask
     _device()
     for experiment, profile in pairs:
         known("experiment", experiment, [name for kind in experiments.KINDS for name in kind])
@@ -178,6 +182,9 @@ def _complete(experiment, profile, seeds, workers, rows) -> str:
                 raise
             stop(f"{experiment} has no profile {profile!r}")
     return completion.complete_grid(experiment, completion.planned_grid(experiment, profile, seeds), workers)
+
+
+app.command()(paper_order.paper)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from multiprocessing import connection, get_all_start_methods, get_context
 from pathlib import Path
 
 pause_file: Path | None = None  # whose workers wait while it exists: a command of `make` sets it, a page does not
+scheduler: str | None = None  # address of a Dask scheduler whose workers train every grid: a command sets it
 LOOK = 0.5  # seconds between two looks at the file of a pause
 
 

@@ -61,6 +61,7 @@ def provenance(device: str = "cpu") -> dict:
         "machine": platform.machine(),
         "system": platform.system(),
         "hardware": hardware,
+        "precision": torch.get_float32_matmul_precision(),
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

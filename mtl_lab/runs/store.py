@@ -21,7 +21,7 @@ class Store:
 
     def __init__(self, root: str | os.PathLike | None = None):
         self.root = Path(root or os.environ.get("MTL_RUNS") or ROOT / ".runs")
-        self.folder = self.root / (source_digest() + wobble())
+        self.folder = self.root / (source_digest() + wobble() + os.environ.get("MTL_PRECISION", ""))
 
     def path(self, run: Run) -> Path:
         return self.folder / f"{run.identity}.json"

@@ -151,26 +151,6 @@ def test_processes_give_what_one_process_gives(store, tmp_path):
     assert [outcome(r) for r in parallel] == [outcome(r) for r in wanted]
 
 
-def test_a_cluster_client_is_asked_to_train(store, monkeypatch):
-    """Dask's `submit` and `as_completed` are all that is used of a client."""
-    import sys
-    import types
-
-    class Future:
-        def __init__(self, value):
-            self.result = lambda: value
-
-    class Client:
-        def submit(self, function, *arguments, pure):
-            return Future(function(*arguments))
-
-    fake = types.SimpleNamespace(as_completed=reversed)
-    monkeypatch.setitem(sys.modules, "dask", types.SimpleNamespace(distributed=fake))
-    monkeypatch.setitem(sys.modules, "dask.distributed", fake)
-    trained = grid.grid(TINY.seeds(range(2)), store=store, client=Client())
-    assert [r["config"]["seed"] for r in trained] == [0, 1]
-
-
 def test_a_record_says_where_it_comes_from_without_naming_the_machine(store):
     record = execute.execute(replace(TINY, observe={"restrict": ["0"]}), store)
     text = json.dumps(record)
