@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 PUBLIC = {"Balancer": "balancer", "ConflictScores": "conflict", "METHODS": "methods", "RotoGrad": "methods"}
 PUBLIC |= {"Task": "tasks", "fit": "training"}
 

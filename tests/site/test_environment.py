@@ -339,7 +339,11 @@ def test_ci_runs_make_test():
 
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-GRANTED = {"book": {"deploy": {"pages": "write", "id-token": "write"}}, "versions": {}}
+GRANTED = {
+    "book": {"deploy": {"pages": "write", "id-token": "write"}},
+    "versions": {},
+    "release": {"draft": {"contents": "write"}},
+}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
