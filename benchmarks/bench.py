@@ -62,17 +62,17 @@ def synchronisations(step, device):
             step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
+    return round(sum("synchroniz" in str(warning.message) for warning in caught) / getattr(step, "steps", 1), 2)
 
 
 def timed(step, times, device):
-    """Seconds of a step, of that many in a row."""
+    """Seconds of a step, of that many calls in a row; some forms take several steps in a call."""
     start = time.perf_counter()
     for _ in range(times):
         step()
     if device != "cpu":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / times
+    return (time.perf_counter() - start) / times / getattr(step, "steps", 1)
 
 
 def serve(pipe, name, form, device):
@@ -86,7 +86,7 @@ def serve(pipe, name, form, device):
         needed = peak(step, device)
         step()
         told = {"setting": setting, "peak_bytes": needed, "synchronisations": synchronisations(step, device)}
-        times = max(1, round(LEAST / timed(step, 1, device)))
+        times = max(1, round(LEAST / timed(step, 1, device) / getattr(step, "steps", 1)))
     except Exception as error:
         words = traceback.format_exception_only(error)[-1].strip().splitlines()[0]
         pipe.send({"error": words.replace(str(forms.PEERS.parents[1]), "…")[:300]})

@@ -16,6 +16,7 @@ from torch import nn
 
 from mtl_core import Balancer, methods, models
 from mtl_core.data.problem import classification, regression
+from mtl_lab.experiments import below_the_floor as study
 
 PEERS = Path(__file__).parents[1] / ".venv" / "peers"
 
@@ -103,10 +104,19 @@ def case(name: str, device: str = "cpu") -> Case:
     return Case(title, trunk.to(device), nn.ModuleList(heads).to(device), inputs.to(device), all_losses, setting)
 
 
+def perceptron(width):
+    """Four hidden layers on 64 numbers."""
+    return lambda tasks: models.build("mlp", tasks, inputs=64, width=width, depth=4)
+
+
 # Name -> (title, tasks, shape of the inputs, features, function of the tasks that makes network or trunk).
 CASES = {
     "qm9": ("QM9's MLP, 3 x 128", 11, (256, 74), 128, lambda t: models.build("mlp", t, inputs=74, width=128, depth=3)),
-    "mlp40": ("MLP, 4 x 256", 40, (128, 64), 256, lambda t: models.build("mlp", t, inputs=64, width=256, depth=4)),
+    "mlp40": ("MLP, 4 x 256", 40, (128, 64), 256, perceptron(256)),
+    "mlp2": ("MLP, 4 x 256", 2, (128, 64), 256, perceptron(256)),
+    "mlp8": ("MLP, 4 x 256", 8, (128, 64), 256, perceptron(256)),
+    "narrow8": ("MLP, 4 x 64", 8, (128, 64), 64, perceptron(64)),
+    "wide8": ("MLP, 4 x 1024", 8, (128, 64), 1024, perceptron(1024)),
     "lstm": ("LSTM, 2 x 128", 8, (32, 32, 64), 128, lambda t: LastState()),
     "transformer": ("Transformer, 4 layers of 128", 8, (32, 32, 64), 128, lambda t: Transformer()),
     "resnet18": ("ResNet18, 36 x 36", 2, (64, 1, 36, 36), 512, lambda t: models.build("resnet18", t)),
@@ -148,6 +158,26 @@ def ours(method):
             case.clear()
             balancer.backward(case.losses(case.outputs(case.trunk(case.inputs))))
 
+        return step
+
+    return make
+
+
+def cheaper(form):
+    """PCGrad in a form of `below_the_floor`; where weights come in every n-th step, a call takes n steps."""
+
+    def make(case):
+        every, *_ = of = study.FORMS[form]
+        trunk = study.Cheaper(case.trunk, len(case.heads), study.RULES["pcgrad"], *of).to(case.inputs.device)
+        rule = study.Rule(trunk)
+
+        def step():
+            for _ in range(every):
+                case.clear()
+                outputs = [head(z) for head, z in zip(case.heads, trunk(case.inputs), strict=True)]
+                rule(torch.stack(case.losses(outputs))).backward()
+
+        step.steps = every
         return step
 
     return make
@@ -279,6 +309,9 @@ FORMS = {
     "ours: PCGrad": ours("pcgrad"),
     "ours: UPGrad": ours("upgrad"),
     "ours: RotoGrad": our_rotograd,
+    "ours, every 16: PCGrad": cheaper("every 16"),
+    "ours, features: PCGrad": cheaper("features"),
+    "ours, features, every 16: PCGrad": cheaper("features, every 16"),
     "TorchJD, default: PCGrad": torchjd("PCGrad"),
     "TorchJD, default: UPGrad": torchjd("UPGrad"),
     "TorchJD, sequential: PCGrad": torchjd("PCGrad", 1),

@@ -38,6 +38,7 @@ from mtl_lab import records
 from mtl_lab.experiments import qm9
 from mtl_lab.experiments.rate_choice import log_error
 from mtl_lab.experiments.registry import register_study
+from mtl_lab.files import append_line, mend_last_line
 from mtl_lab.protocol import search_space
 from mtl_lab.runs import provenance
 from mtl_lab.runs.build import build_model, load_problem
@@ -172,6 +173,7 @@ def train(row: str, run: Run) -> dict:
 def complete(profile: str, root: Path = records.ROOT, train=train) -> str:
     """Train what is missing, stream by stream; each run has its record as soon as it is finished."""
     file, count = records.folder(NAME, profile, root) / "runs.jsonl", 0
+    mend_last_line(file)
     for stream in range(STREAMS):
         while True:
             found = records.by_row(NAME, profile, root)
@@ -181,7 +183,7 @@ def complete(profile: str, root: Path = records.ROOT, train=train) -> str:
             for name, (row, run) in missing.items():
                 made = {"row": name, "of": row, "stream": stream, "test": None, **train(row, run)}
                 line = records.rounded({**made, "provenance": provenance.provenance()})
-                records.write_lines([*records.read_lines(file), line], file)
+                append_line(file, records.as_line(line))
                 count += 1
     return f"{len(records.by_row(NAME, profile, root))} records, {count} trained now."
 

@@ -15,7 +15,11 @@ from mtl_lab.experiments.step_time import NAME, spread
 from mtl_lab.runs import provenance
 
 PROFILES = ("cpu", "gpu")
-CASES = ("qm9", "mlp40", "lstm", "transformer", "resnet18", "cnn40", "segnet")  # quick ones first
+CASES = ("narrow8", "mlp2", "mlp8", "wide8", "qm9", "mlp40", "lstm", "transformer", "resnet18", "cnn40", "segnet")
+ALONG = {
+    "tasks": ("mlp2", "mlp8", "mlp40"),
+    "parameters": ("narrow8", "mlp8", "wide8"),
+}  # setting -> cases that vary it
 RULES = ("PCGrad", "UPGrad")  # which ours and TorchJD's forms have in common
 MOST = 1.05  # of the time of TorchJD's best form
 

@@ -99,7 +99,8 @@ def test_what_is_planned_is_what_the_words_say():
     assert experiments.STUDIES[study.NAME] is study.complete and queue.lacks(study.NAME, "small") is None
 
 
-def test_it_goes_on_where_it_was_killed_and_judges_whole_streams_alone(tmp_path):
+def test_it_goes_on_where_it_was_killed_and_judges_whole_streams_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(study.provenance, "provenance", dict)  # it asks git
     shift = {"pcgrad, every 16": 8.0, "aligned_mtl, last layer": -8.0}
     costs = {study.JOINT: 5.0, "pcgrad, full": 20.0, "pcgrad, every 16": 6.0}
     train, calls = made_up(costs, shift), []

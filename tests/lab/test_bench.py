@@ -54,6 +54,8 @@ def test_forms_of_one_rule_leave_one_update(here, monkeypatch):
     for form in ("TorchJD, default: PCGrad", "TorchJD, sequential: PCGrad", "TorchJD, autogram: PCGrad"):
         for a, b in zip(wanted, gradients(forms, form), strict=True):
             assert torch.allclose(a, b, atol=1e-6), form
+    alike = gradients(forms, "ours, features: PCGrad"), gradients(forms, "ours, features, every 16: PCGrad")
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*alike, strict=True)), "one batch, so the same weights"
     assert all(g is None for g in gradients(forms, "floor")), "the floor throws its gradients away"
     assert all(g.abs().sum() > 0 for form in ("joint", "ours: RotoGrad") for g in gradients(forms, form))
 

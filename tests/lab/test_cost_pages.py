@@ -1,0 +1,90 @@
+"""The pages on peers, cost and machines: without a record, and with all of them, made up."""
+
+import ast
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from notebook_tools import SOURCES
+from test_below_the_floor import made_up as runs
+from test_bench import made_up as forms
+
+from mtl_lab import records
+from mtl_lab.experiments import below_the_floor, bench
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Function of a page: the texts that its cells show, and how many lines its figures hold."""
+
+    def shown(page):
+        names, texts, marks, file = {}, [], 0, SOURCES / f"{page}.ipynb"
+        monkeypatch.chdir(file.parent)
+        for cell in [cell for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]:
+            body = ast.parse("\n".join(line for line in cell.source.splitlines() if not line.startswith("%"))).body
+            last = body.pop() if isinstance(body[-1], ast.Expr) else None
+            exec(compile(ast.Module(body, []), page, "exec"), names)
+            value = eval(compile(ast.Expression(last.value), page, "eval"), names) if last else None
+            texts.append(getattr(value, "data", "") or "")
+            marks += sum(len(axis.lines) for number in plt.get_fignums() for axis in plt.figure(number).axes)
+            plt.close("all")
+        return texts, marks
+
+    return shown
+
+
+def recorded(ours=1.0):
+    """Case -> form -> record, of every case; the floor is longer with each."""
+    found = {}
+    for number, case in enumerate(bench.CASES):
+        made = forms(ours=ours, floor=0.01 * 2**number)
+        made["joint"] = made["floor"]
+        for of in made.values():
+            setting = {"title": f"network {case}", "tasks": 2 + number, "parameters": 100 * 4**number}
+            of.update(setting=setting, synchronisations=None)
+        found[case] = made | {"LibMTL: PCGrad": {"error": "AttributeError: no | data"}}
+    return found
+
+
+def test_peers(shown, monkeypatch):
+    monkeypatch.setattr(bench, "load", lambda profile: {})
+    texts, marks = shown("methods/beside_its_peers")
+    assert f"0 of {len(bench.CASES)} cases" in texts[1] and "none recorded yet" in "".join(texts)
+    monkeypatch.setattr(bench, "load", lambda profile: recorded())
+    texts, more = shown("methods/beside_its_peers")
+    assert "In none of" in texts[1] and "AttributeError: no / data" in "".join(texts) and more > marks
+    monkeypatch.setattr(bench, "load", lambda profile: recorded(ours=1.2))
+    assert f"in {len(bench.CASES)} of {len(bench.CASES)} comparisons" in shown("methods/beside_its_peers")[0][1]
+
+
+def test_cost(shown, monkeypatch, tmp_path):
+    found, of = {}, records.by_row
+    monkeypatch.setattr(
+        records, "by_row", lambda name, *more: found if name == below_the_floor.NAME else of(name, *more)
+    )
+    monkeypatch.setattr(bench, "load", lambda profile: recorded())
+    texts, marks = shown("methods/what_does_a_method_cost")
+    assert "0 of 75 whole runs" in texts[1] and "0 of 5" in "".join(texts)
+    costs = {row: 20.0 for row in below_the_floor.ROWS} | {"joint": 10.0, "pcgrad, every 16": 12.0}
+    train = runs(costs, {"aligned_mtl, features": 9.0})
+    for stream in range(below_the_floor.STREAMS):
+        for _ in range(2):
+            for name, (row, run) in below_the_floor.planned("small", stream, found).items():
+                found[name] = {"of": row, "test": None, **train(row, run)}
+    texts, more = shown("methods/what_does_a_method_cost")
+    assert texts[1].startswith("**1 of 12 cheaper forms") and "pcgrad, every 16" in texts[1]
+    assert "worse" in "".join(texts) and more > marks
+
+
+def test_machines(shown, monkeypatch):
+    monkeypatch.setattr(bench, "load", lambda profile: {})
+    texts, marks = shown("build_on/more_than_one_machine")
+    assert "A cluster of 100 jobs" in texts[1] and marks >= 3
+    assert f"0 of {len(bench.CASES)} cases measured" in "".join(texts)
+    assert Path(SOURCES.parent, "examples", "slurm.py").read_text().splitlines()[0] in "".join(texts)
+    monkeypatch.setattr(bench, "load", lambda profile: recorded())
+    assert "cases measured" not in "".join(shown("build_on/more_than_one_machine")[0])
