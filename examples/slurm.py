@@ -21,6 +21,7 @@ parser.add_argument("--hours", type=int, default=4, help="time limit of a job")
 parser.add_argument("--memory", default="4GB")
 parser.add_argument("--gpu", action="store_true", help="each job asks for a GPU, and trains on it")
 parser.add_argument("--sbatch", nargs="*", default=[], help="further lines, as in: --sbatch=--partition=long")
+parser.add_argument("--interface", help="network that all nodes share, as in ib0; default: the machine's first")
 parser.add_argument("--out", type=Path, default=Path("scheduler.txt"))
 chosen = parser.parse_args()
 
@@ -29,6 +30,7 @@ cluster = SLURMCluster(
     cores=1,
     processes=1,
     memory=chosen.memory,
+    interface=chosen.interface,
     walltime=f"{chosen.hours}:00:00",
     job_extra_directives=[*chosen.sbatch, *(["--gres=gpu:1"] if chosen.gpu else []), "--requeue"],
     # Workers end shortly before Slurm would end them, so that new ones can take over.

@@ -1,6 +1,7 @@
 """Grids on a Dask cluster of this machine: a worker is killed in mid-run, one raises, one has other sources."""
 
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -119,7 +120,12 @@ echo "Submitted batch job $((100 + n))"
 """
 
 
-def test_the_recipe_for_slurm_starts_workers_that_train(tmp_path):
+def surroundings():
+    """What a run finds on a worker: device, store, and whether the laboratory is there (importing it takes seconds)."""
+    return os.environ["MTL_DEVICE"], os.environ["MTL_RUNS"], importlib.util.find_spec("mtl_lab") is not None
+
+
+def test_the_recipe_for_slurm_starts_workers_with_one_thread_and_the_store(tmp_path):
     """Against an `sbatch` that runs a job's script here."""
     for name, text in {"sbatch": FAKE.format(folder=tmp_path), "scancel": "#!/bin/sh\n"}.items():
         (tmp_path / name).write_text(text)
@@ -128,6 +134,7 @@ def test_the_recipe_for_slurm_starts_workers_that_train(tmp_path):
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     out = tmp_path / "scheduler.txt"
     command = [sys.executable, str(ROOT / "examples" / "slurm.py"), "--jobs", "1", "--hours", "2", "--out", str(out)]
+    command += ["--interface", "lo" if sys.platform == "linux" else "lo0"]
     recipe = subprocess.Popen(
         [*command, "--sbatch=--partition=long"], env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL
     )
@@ -138,9 +145,8 @@ def test_the_recipe_for_slurm_starts_workers_that_train(tmp_path):
             time.sleep(0.05)
         with Client(out.read_text(), timeout=60) as client:
             client.wait_for_workers(1, timeout=120)
-            (record,) = grid.grid([TINY], store=Store(tmp_path / "runs"), client=client)
-            assert record["identity"] == TINY.identity
             assert list(client.nthreads().values()) == [1]
+            assert list(client.run(surroundings).values()) == [("cpu", str(tmp_path / "runs"), True)]
         script = (tmp_path / "job0.sh").read_text()
     finally:
         recipe.kill()
