@@ -6,6 +6,7 @@ what it needs first. Whatever it raises, in building or in its first step, is it
 
 import copy
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from mtl_core import Balancer, methods, models
 from mtl_core.data.problem import classification, regression
 from mtl_lab.experiments import below_the_floor as study
 
-PEERS = Path(__file__).parents[1] / ".venv" / "peers"
+PEERS = Path(os.environ.get("MTL_PEERS", Path(__file__).parents[1] / ".venv" / "peers"))
 
 
 @dataclass
