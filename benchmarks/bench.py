@@ -83,8 +83,8 @@ def serve(pipe, name, form, device):
     warnings.filterwarnings("ignore")
     try:
         step, setting = forms.fresh(name, form, device)
+        step()  # the first loads and allocates what all later ones use
         needed = peak(step, device)
-        step()
         told = {"setting": setting, "peak_bytes": needed, "synchronisations": synchronisations(step, device)}
         times = max(1, round(LEAST / timed(step, 1, device) / getattr(step, "steps", 1)))
     except Exception as error:

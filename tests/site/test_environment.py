@@ -202,6 +202,7 @@ def test_help_lists_every_target():
         "run",
         "results",
         "queue",
+        "paper",
         "pause",
         "resume",
         "faults",
@@ -292,6 +293,9 @@ def test_a_kill_between_the_two_renames_leaves_the_old_site(tmp_path, monkeypatc
     [
         ("results EXPERIMENT=qm9 PROFILE=small", "mtl_lab|results|qm9|--profile|small"),
         ("results EXPERIMENT=qm9 PROFILE=tiny SEEDS=3", "mtl_lab|results|qm9|--profile|tiny|--seeds|3"),
+        ("results EXPERIMENT=e PROFILE=tiny DASK=tcp://a:1", "mtl_lab|results|e|--profile|tiny|--dask|tcp://a:1"),
+        ("paper HOURS=8 TOGETHER=4", "mtl_lab|paper|--hours|8|--together|4"),
+        ("paper SHOW=1", "mtl_lab|paper|--show"),
         ("again EXPERIMENT=qm9 ROW=equal", "mtl_lab|again|qm9|--row|equal"),
         ("again EXPERIMENT=e PROFILE=tiny ROW=r SEED=2", "mtl_lab|again|e|--row|r|--seed|2|--profile|tiny"),
     ],
