@@ -50,7 +50,7 @@ def grid(
     if client is None and processes.scheduler:
         from distributed import Client
 
-        client = Client(processes.scheduler, timeout=20)
+        client = Client(processes.scheduler)
     store, device = store or Store(), chosen_device(device) if client is None else device
     records = {run.identity: None if fresh else store.get(run) for run in runs}
     todo = {run.identity: run for run in runs if records[run.identity] is None}

@@ -120,13 +120,13 @@ echo "Submitted batch job $((100 + n))"
 """
 
 
-def surroundings():
-    """What a run finds on a worker: device, store, and whether the laboratory is there (importing it takes seconds)."""
-    return os.environ["MTL_DEVICE"], os.environ["MTL_RUNS"], importlib.util.find_spec("mtl_lab") is not None
-
-
 def test_the_recipe_for_slurm_starts_workers_with_one_thread_and_the_store(tmp_path):
-    """Against an `sbatch` that runs a job's script here."""
+    """Against an `sbatch` that runs a job's script here. What the job would train, the other tests train."""
+
+    def surroundings():  # of a run on a worker; importing the laboratory takes seconds
+        there = importlib.util.find_spec("mtl_lab") is not None
+        return os.environ["MTL_DEVICE"], os.environ["MTL_RUNS"], there
+
     for name, text in {"sbatch": FAKE.format(folder=tmp_path), "scancel": "#!/bin/sh\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
