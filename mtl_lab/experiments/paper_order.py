@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 from filelock import FileLock, Timeout
 
+from mtl_core.methods import METHODS
 from mtl_lab import records
 from mtl_lab.experiments import paper_step
 from mtl_lab.experiments.registry import GRIDS
@@ -45,14 +46,23 @@ class Candidate:
 
 
 def plans(seeds: int = SEEDS) -> dict:
-    """Experiment -> its plan at `PROFILE`, of the grids that have one."""
+    """Experiment -> its plan, of the grids that begin with runs at the paper's scale: others have no cost yet."""
     found = {}
     for name, make in GRIDS.items():
         try:
-            found[name] = make(profile=PROFILE, seeds=seeds)
+            plan = make(profile=PROFILE, seeds=seeds)
+            runs = [run for of in plan.plan([]).values() for run in of]
         except (KeyError, ValueError):  # it has no such profile
             continue
+        if runs and all(map(of_that_size, runs)):
+            found[name] = plan
     return found
+
+
+def of_that_size(run: Run) -> bool:
+    """Whether the step that was measured is of this run: the paper's network on its data, a method of the registry."""
+    wide = run.model == "resnet18" and run.model_options.get("width") == 64
+    return wide and run.problem == "multi_fashion_mnist" and run.method in METHODS
 
 
 def hardware(device: str) -> str:
@@ -71,7 +81,8 @@ def candidates(plans: Mapping, device: str, root: Path = records.ROOT) -> list[C
             times = [r["seconds"] for r in recorded if r["row"] == row and r["provenance"]["hardware"] == here]
             for n, run in enumerate(left, 1 + len(runs) - len(left)):
                 bits = 0.5 * log2((n + 1) / n) * (max(1, len(planned) - 1) if row in SHARED else 1)
-                seconds = median(times) if times else paper_step.core_seconds(run, steps)
+                known = run if of_that_size(run) else replace(run, method="pcgrad")  # at most each gradient is read
+                seconds = median(times) if times else paper_step.core_seconds(known, steps)
                 found.append(Candidate(name, row, run, bits, seconds / 3600, bool(times)))
     return sorted(found, key=lambda one: -one.bits / one.hours)
 

@@ -1,7 +1,7 @@
 """`make paper`: the order, the limit, what goes on, and precisions; made-up grids, and a stand-in for what trains."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 
 import pytest
@@ -94,8 +94,21 @@ def test_the_order_says_where_the_limit_lies(root):
 
 
 def test_every_grid_with_a_paper_profile_is_in_the_order():
+    """Grids whose runs have no cost are left out; a later run of another kind costs what reads each gradient."""
     found = paper_order.plans()
     assert "recon_multi_fashion_mnist" in found and all(plan.profile == "paper" for plan in found.values())
+    assert "task_pairs" not in found
+    assert paper_order.candidates(found, "cpu")
+
+
+def test_a_run_of_another_kind_costs_what_reads_each_gradient(root):
+    @dataclass
+    class Replays(Made):
+        def plan(self, recorded):
+            return {"replay": [replace(BASE, method="replayed")], "dear": [replace(BASE, method="pcgrad")]}
+
+    one, other = paper_order.candidates({"made": Replays()}, "cpu", root)
+    assert one.hours == other.hours > 0
 
 
 def test_at_the_time_limit_the_process_ends(tmp_path, monkeypatch, capsys):
