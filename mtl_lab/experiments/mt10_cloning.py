@@ -17,9 +17,9 @@ points, as squared errors change twice as much as errors. *Rule*: the words of `
 "equal lengths explain SAM-GS" where *equal lengths* is better and *momentum* equivalent. With an SD of a difference of
 2 points over streams the half-width is 10 (of five streams it would be 4): three streams see large effects only.
 
-*Cost*: a step took 39 core-milliseconds with a weighted loss, 44 to 49 with each gradient, and a run is 960 steps. The
-table (single-task networks, static weights and two controls) and the comparison are about 170 such runs, the policies
-that are rolled out 18: 2.7 core-hours in all.
+*Cost*: a pilot with equal weights took 40 core-seconds, 960 steps of 39 ms and validation; a step with each gradient
+takes 44 to 49 ms. The comparison is 120 full runs, the table 34 and 140 of a single task, the policies that are rolled
+out 18, with 13 s each in the simulator: about 2.4 core-hours in all; of five streams it would be 3.6.
 """
 
 from collections.abc import Sequence

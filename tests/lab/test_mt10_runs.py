@@ -224,7 +224,7 @@ def test_losses_are_those_of_soft_actor_critic(monkeypatch):
         return drawn[-1]
 
     monkeypatch.setattr(agent, "sample", drawing)
-    monkeypatch.setattr(agent, "step", lambda part, of: losses.update({part: [float(loss) for loss in of]}))
+    monkeypatch.setattr(agent, "step", lambda part, of: losses.update({part: [float(loss.detach()) for loss in of]}))
     agent.update(seen, done, rewards, following)
     alpha = float(np.exp(0.7))
     for k in range(2):
