@@ -218,7 +218,7 @@ def test_losses_are_those_of_soft_actor_critic(monkeypatch):
         worst = torch.stack([value(c, following, next_actions) for c in targets]).min(0).values
         wanted = rewards[k] + 0.99 * worst - 0.99 * alpha * next_logs[k]
         errors = [((value(c, seen, done) - wanted) ** 2).mean() for c in agent.critics]
-        assert losses["critics"][k] == pytest.approx(float(sum(errors)), rel=1e-4)
+        assert losses["critics"][k] == pytest.approx(sum(e.item() for e in errors), rel=1e-4)
         worst = torch.stack([value(c, seen, actions) for c in agent.critics]).min(0).values
         assert losses["actor"][k] == pytest.approx(float((alpha * logs[k] - worst).mean()), rel=1e-4)
         # An entropy above the wanted one, −4, must lower the temperature: its loss rises with it.
