@@ -8,7 +8,7 @@ from mtl_core.models.multi_task import MultiTaskModel
 
 
 def celeba_cnn(outputs: Sequence[int], channels: int = 3, width: int = 64) -> MultiTaskModel:
-    """Seven convolutions and two linear layers, each with BatchNorm and ReLU and without bias; one linear head per task.
+    """Seven convolutions and two linear layers, each with BatchNorm and ReLU, without bias; one linear head per task.
 
     width  of the first convolution; the papers' is 64. The others have 2, 2, 4, 4, 8 and 8 times as many channels.
 
