@@ -25,7 +25,7 @@ QUICK = [
     ("svhn", OBJECTS, {"data": "svhn", "methods": ["equal", "rotograd"]}),
 ]
 NIGHTLY = [
-    ("celeba", FACES, {"paper": "recon", "methods": ["equal", "pcgrad"], "single": True}),
+    ("celeba", FACES, {"paper": "recon", "methods": ["equal"], "single": True}),
     ("celeba", FACES, {"paper": "rotograd", "methods": ["equal", "gradnorm", "imtl_g_features", "rotograd"]}),
     ("celeba", FACES, {"paper": "rotograd-resnet18", "methods": ["equal", "graddrop"]}),
     ("celeba", FACES, {"paper": "sam_gs", "methods": ["log_sum", "famo", "aligned_mtl", "sam_gs"], "single": True}),
