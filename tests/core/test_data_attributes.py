@@ -72,3 +72,14 @@ def test_the_seed_decides_the_train_pairs_alone(problem):
     other = data.load("attributes", seed=1)
     assert not torch.equal(other.train.inputs, problem.train.inputs)
     assert torch.equal(other.test.inputs, problem.test.inputs)
+
+
+def test_ten_classes_are_ten_tasks_of_single_images():
+    problem, kept = data.load("ten_classes"), embedded.arrays("fashion_mnist")
+    assert [task.name for task in problem.tasks] == [*attributes.CLASSES]
+    assert [len(getattr(problem, part)) for part in ("train", "validation", "test")] == [1440, 160, 400]
+    assert (torch.stack(problem.train.targets).sum(0) == 1).all(), "each image is of one class"
+    assert torch.equal(problem.test.inputs[:, 0], torch.from_numpy(kept["test_images"]))
+    assert torch.equal(torch.stack(problem.test.targets).argmax(0), torch.from_numpy(kept["test_labels"]))
+    few = data.load("ten_classes", train=100)
+    assert torch.equal(few.train.inputs, problem.train.inputs[:100]) and len(few.test) == 400

@@ -4,10 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from made_up_data import celeba_root
 
+from mtl_core.data import CHECKS
 from mtl_core.data.attributes import names
+from mtl_core.data.held import check
 from mtl_lab.experiments import celeba, forty_tasks, rotograd_objects, rotograd_options, two_digits
 from mtl_lab.experiments.forty_tasks import COUNTS, METHODS, RATES, FortyTasks
+from mtl_lab.runs.build import load_problem
 from mtl_lab.runs.run import Run
 
 
@@ -104,3 +109,19 @@ def test_statistics_over_tasks_by_hand():
     assert mine["active pixels"].tolist() == [0.5]
     base = {"left digit": np.array([80.0]), "sum": np.array([4.0]), "active pixels": np.array([1.0])}
     assert rotograd_objects.changes(mine, base) == {"left digit": 12.5, "sum": 50.0}
+
+
+def test_one_task_of_examples_on_disk_reads_the_inputs_and_its_own_target(tmp_path):
+    celeba_root(tmp_path)
+    check("celeba", CHECKS["celeba"], tmp_path, partial=True)
+    options = {"profile": "paper", "root": str(tmp_path)}
+    whole = load_problem(Run("celeba", options))
+    some = load_problem(Run("celeba", options, tasks=[7, 3]))
+    assert [task.name for task in some.tasks] == ["Attribute_7", "Attribute_3"]
+    differ = 0
+    for part in ("train", "validation", "test"):
+        for one, of in zip(getattr(some, part), getattr(whole, part), strict=True):
+            assert len(one) == 3 and torch.equal(one[0], of[0])
+            assert torch.equal(one[1], of[8]) and torch.equal(one[2], of[4])
+            differ += not torch.equal(one[1], one[2])
+    assert differ
