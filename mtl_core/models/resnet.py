@@ -15,9 +15,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 class ResNet(nn.Module):
     """torchvision's ResNet of basic blocks with a free width, then a shared linear layer and ReLU.
 
-    (B, channels, H, W) -> (B, features). At widths 64-128-256-512 its parameters are those of
-    torchvision's `resnet18`, in the same order, but for the stem's channels. torchvision's own
-    class cannot be narrowed: its first width is fixed at 64. ImportError without torchvision.
+    (B, channels, H, W) -> (B, features). Where features is None there is no linear layer, and the features are the
+    pooled maps: (B, widths[-1] * pool²). At widths 64-128-256-512 its parameters are those of torchvision's
+    `resnet18`, in the same order, but for the stem's channels. torchvision's own class cannot be narrowed: its first
+    width is fixed at 64. ImportError without torchvision.
     """
 
     def __init__(
@@ -25,8 +26,9 @@ class ResNet(nn.Module):
         widths: Sequence[int] = (64, 128, 256, 512),
         blocks: Sequence[int] = (2, 2, 2, 2),
         channels: int = 1,
-        features: int = 100,
+        features: int | None = 100,
         norm: str = "batch",
+        pool: int = 1,
     ):
         super().__init__()
         # torchvision takes longer to import than all of mtl_core, and is an extra
@@ -52,8 +54,8 @@ class ResNet(nn.Module):
             setattr(self, f"layer{stage}", nn.Sequential(first, *rest))
             before = width
         self.stages = len(widths)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(before, features)
+        self.avgpool = nn.AdaptiveAvgPool2d(pool)
+        self.fc = None if features is None else nn.Linear(before * pool**2, features)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 initialise(module)
@@ -62,13 +64,15 @@ class ResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for stage in range(1, self.stages + 1):
             x = getattr(self, f"layer{stage}")(x)
-        return self.relu(self.fc(self.avgpool(x).flatten(1)))
+        x = self.avgpool(x).flatten(1)
+        return x if self.fc is None else self.relu(self.fc(x))
 
     def parts(self) -> list[Any]:
         """The stem, the stages, and what follows: applied in turn they are the forward pass."""
         stages = [getattr(self, f"layer{stage}") for stage in range(1, self.stages + 1)]
         stem = nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool)
-        return [stem, *stages, nn.Sequential(self.avgpool, nn.Flatten(), self.fc, self.relu)]
+        last = [] if self.fc is None else [self.fc, self.relu]
+        return [stem, *stages, nn.Sequential(self.avgpool, nn.Flatten(), *last)]
 
 
 def is_norm(layer: str) -> bool:
@@ -88,14 +92,19 @@ def resnet18(
     outputs: Sequence[int],
     width: int = 64,
     channels: int = 1,
-    features: int = 100,
+    features: int | None = 100,
     norm: str = "batch",
     constant_width: bool = False,
+    pool: int = 1,
 ) -> MultiTaskModel:
     """The network of Recon's Multi-Fashion+MNIST experiments, one linear head per task.
 
     outputs         output width of each head.
     width           width of the first stage; 64 is the paper's, 8 the `small` profile's.
+    features, pool  of the shared linear layer; None leaves it out, and the heads read the last maps, averaged to
+                    pool x pool: 1 for CIFAR-10 (512 features). On images of 64 x 64 pixels those maps are 2 x 2, and
+                    pool=2 passes them on as they are (2,048 features): the network of CelebA, whose 11,176,512
+                    shared parameters follow from the sizes that Recon prints.
     constant_width  every stage as wide as the first: separates depth from layer size, which grow
                     together in the ordinary network.
 
@@ -105,5 +114,6 @@ def resnet18(
     Not with channels last: on a CPU that takes 4/5 of the time, and its float32 gradients were wrong by 2 %.
     """
     widths = [width] * 4 if constant_width else [width * 2**stage for stage in range(4)]
-    trunk = ResNet(widths, channels=channels, features=features, norm=norm)
-    return MultiTaskModel(trunk, [nn.Linear(features, n) for n in outputs])
+    trunk = ResNet(widths, channels=channels, features=features, norm=norm, pool=pool)
+    read = widths[-1] * pool**2 if features is None else features
+    return MultiTaskModel(trunk, [nn.Linear(read, n) for n in outputs])

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rotograd_problems import FAMILY, at_features, gradients, losses_of, small
 from torch import nn
 from torch.nn import functional as F
@@ -129,6 +131,41 @@ def test_a_small_step_on_the_features_lowers_both_losses_of_two_tasks():
     one, other = model(None)
     model.backward([one.square().sum(), -3 * other.square().sum()])
     assert model.trunk.z.grad.abs().max() < 1e-5
+
+
+def quadratic(G):
+    """ScaleOnly on K losses whose gradients at the features z = 0 are the rows of G (K, B, d), curvature one."""
+    model = ScaleOnly(Free(torch.zeros(G.shape[1:], dtype=G.dtype)), [nn.Identity()] * len(G), G.shape[-1], burn_in=0)
+
+    def losses():
+        return [(g * o).sum() + o.square().sum() / 2 for g, o in zip(G, model(None), strict=True)]
+
+    return model, losses
+
+
+@settings(max_examples=40, deadline=None)
+@given(K=st.integers(3, 8), seed=st.integers(0, 2**31), spread=st.floats(0.0, 6.0))
+def test_a_small_step_on_the_features_lowers_all_losses_whose_gradients_do_not_conflict(K, seed, spread):
+    """Proposition 3.1 for K > 2: all pairwise cosines at least zero, lengths that differ by up to e^6."""
+    generator = torch.Generator().manual_seed(seed)
+    G = torch.rand(K, 3, 4, generator=generator, dtype=torch.float64)  # no negative entry: no negative cosine
+    G *= (spread * torch.rand(K, generator=generator, dtype=torch.float64)).exp()[:, None, None]
+    model, losses = quadratic(G)
+    model.backward(losses())
+    step = model.trunk.z.grad
+    assert all((g * step).sum() > 0 for g in G), "the update is a descent direction of each task"
+    shortest = min((g * step).sum() for g in G) / step.square().sum()
+    model.trunk.z.data -= 0.5 * shortest * step
+    assert (torch.stack(losses()) < model.losses).all()
+
+
+def test_with_three_tasks_that_conflict_a_loss_may_rise():
+    """What the proposition excludes: two tasks that agree outvote a third, however small the step."""
+    G = torch.tensor([[[1.0, 0.2]], [[1.0, -0.2]], [[-1.0, 0.0]]], dtype=torch.float64)
+    model, losses = quadratic(G)
+    model.backward(losses())
+    model.trunk.z.data -= 1e-4 * model.trunk.z.grad
+    assert losses()[2] > model.losses[2] and losses()[0] < model.losses[0]
 
 
 @pytest.mark.parametrize("orthogonal_map", ["matrix_exp", "cayley", "householder"])

@@ -1,0 +1,93 @@
+"""Every table and figure of the three papers has a page that names it, or is marked as still to come."""
+
+import json
+import pathlib
+import re
+import sys
+from collections import Counter
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import items  # noqa: E402
+
+ENTRIES = items.load()
+HAVE = {key: entry for key, entry in ENTRIES.items() if "pages" in entry}
+COMING = {key: entry for key, entry in ENTRIES.items() if "coming" in entry}
+
+
+def source(page):
+    """The file that a page of the book is made from."""
+    return ROOT / f"{page}.ipynb" if page.startswith("notebooks/") else ROOT / "book" / f"{page}.md"
+
+
+def texts(page):
+    """(text of the page, text of its first screen: what stands before the second heading)."""
+    raw = source(page).read_text(encoding="utf-8")
+    if source(page).suffix == ".ipynb":
+        raw = "\n\n".join("".join(cell["source"]) for cell in json.loads(raw)["cells"])
+    return raw, re.split(r"(?m)^## ", raw)[0]
+
+
+def test_there_are_fifty():
+    kinds = {(paper, item.split()[0]): 0 for paper, item in ENTRIES}
+    for paper, item in ENTRIES:
+        kinds[paper, item.split()[0]] += 1
+        assert re.fullmatch(r"(Table|Figure) \d+", item)
+    assert kinds == {
+        ("recon", "Table"): 16,
+        ("recon", "Figure"): 11,
+        ("rotograd", "Table"): 4,
+        ("rotograd", "Figure"): 4,
+        ("sam_gs", "Table"): 7,
+        ("sam_gs", "Figure"): 8,
+    }
+    assert len(ENTRIES) == 50
+    for paper in ("recon", "rotograd", "sam_gs"):
+        tables = {f"Table {int(file.stem[-2:])}" for file in (ROOT / "book/papers" / paper).glob("table_*.csv")}
+        assert tables == {item for of, item in ENTRIES if of == paper and item.startswith("Table")}
+
+
+@pytest.mark.parametrize("key", HAVE, ids=" ".join)
+def test_its_page_names_it_and_says_what_it_needs(key):
+    entry, (paper, item) = HAVE[key], key
+    assert set(entry) <= {"pages", "needs", "command"} and ("needs" in entry) == ("command" in entry)
+    screens = []
+    for page in entry["pages"]:
+        assert source(page).is_file(), f"{page} is no page"
+        text, first = texts(page)
+        assert item in items.named(text), f"{page} does not name {item} of {paper}"
+        screens.append(first)
+    if "needs" in entry:
+        assert any(entry["command"] in first for first in screens), f"no first screen has: {entry['command']}"
+
+
+@pytest.mark.parametrize("page", sorted({entry["coming"] for entry in COMING.values()}))
+def test_what_is_to_come_is_not_here_yet(page):
+    """Red once the page is merged: then write `pages` in place of `coming` in book/papers/items.yml."""
+    assert not source(page).exists(), f"{page} is here: write pages: [{page}] in book/papers/items.yml"
+
+
+def test_nothing_is_to_come():
+    if COMING:
+        pytest.xfail("to come: " + "; ".join(f"{p} {item} ({entry['coming']})" for (p, item), entry in COMING.items()))
+
+
+def test_the_front_page_counts_from_the_list():
+    text = (ROOT / "book/index.md").read_text(encoding="utf-8")
+    assert {"all", "rerun", "needs", "coming"} == set(re.findall(r"\{items\}`(\w+)`", text))
+    counts = Counter(map(items.kind, ENTRIES.values()))
+    assert [node.astext() for node in items.items("needs")] == [str(counts["needs"])]
+    assert items.items("all")[0].astext() == "50" and sum(counts.values()) == 50
+    with pytest.raises(LookupError):
+        items.items("some")
+
+
+def test_names_are_read_as_a_reader_reads_them():
+    assert items.named("Tables 5 to 7, Figures 1 and 4, Figure 11") == {
+        *(f"Table {n}" for n in (5, 6, 7)), *(f"Figure {n}" for n in (1, 4, 11))
+    }  # fmt: skip
+    assert items.named("Figures 2, 3, 4 and 6") == {f"Figure {n}" for n in (2, 3, 4, 6)}
+    assert items.named("Table 12") == {"Table 12"} and items.named("a table 3") == set()
