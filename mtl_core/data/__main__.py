@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from . import CHECKS, DATASETS, FILES, DataError, data_root, fetch
 from .catalogue import status
 from .embed import embed
+from .embedded import CHECKSUMS
 from .held import check
 
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checking.add_argument("name", choices=[*FILES, *CHECKS], metavar="NAME", help=", ".join([*FILES, *CHECKS]))
     checking.add_argument("--partial", action="store_true", help="accept a part of the set, and record it as one")
     embedding = commands.add_parser("embed", help="build the embedded sets of the package again (for developers)")
+    embedding.add_argument("names", nargs="*", choices=[*CHECKSUMS, []], metavar="NAME", help=", ".join(CHECKSUMS))
     for command in (fetching, listing, showing, checking, embedding):
         command.add_argument("--root", help="folder of all data sets (else $MTL_DATA, else the user's cache)")
     options = parser.parse_args(arguments)
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"  where: {entry['where']}\n  get it: {entry['get']}")
                 print(f"  licence: {entry['licence']}; size: {entry['size']}")
         elif options.command == "embed":
-            for name, sha256 in embed(options.root).items():
+            for name, sha256 in embed(options.root, options.names or CHECKSUMS).items():
                 print(f"{name}: SHA-256 {sha256}")
         else:
             _list(options.root)

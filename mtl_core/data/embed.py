@@ -2,12 +2,13 @@
 
 import hashlib
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..seeds import numpy_generator
-from . import mnist_files, qm9_files
+from . import mnist_files, mt10, qm9_files
 from .embedded import CHECKSUMS, FOLDER
 from .files import Root, write_atomically
 from .qm9_descriptors import select
@@ -24,7 +25,9 @@ def choose(labels: np.ndarray, per_class: int, generator: np.random.Generator) -
 
 
 def build(name: str, root: Root = None) -> dict[str, Any]:
-    """The arrays of `embedded.arrays(name)`, drawn again from the full set in the root."""
+    """The arrays of `embedded.arrays(name)`, drawn again from the full set in the root, or simulated again."""
+    if name == "mt10":
+        return mt10.record()
     if name == "qm9":
         molecules = qm9_files.read(root)
         positions = np.arange(len(molecules["index"]))
@@ -38,10 +41,10 @@ def build(name: str, root: Root = None) -> dict[str, Any]:
     return built
 
 
-def embed(root: Root = None) -> dict[str, str]:
+def embed(root: Root = None, names: Iterable[str] = tuple(CHECKSUMS)) -> dict[str, str]:
     """Write the embedded files anew; returns name -> SHA-256, which belongs in `embedded.CHECKSUMS`."""
     sums = {}
-    for name in CHECKSUMS:
+    for name in names:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **build(name, root))
         write_atomically(FOLDER / f"{name}.npz", buffer.getvalue())
