@@ -73,7 +73,13 @@ CATALOGUE = {
         "research use; images under Flickr's terms",
         "several GB",
     ),
-    "mt10": Entry("Meta-World MT10", "SAM-GS", "pip install metaworld packaging", "MIT", "370 MB installed"),
+    "mt10": Entry(
+        "Meta-World MT10, the simulator",
+        "SAM-GS",
+        "pip install metaworld packaging; demonstrations are in this package",
+        "MIT",
+        "370 MB installed",
+    ),
 }
 PACKAGES = {"mt10": "metaworld"}  # sets that are programs
 

@@ -28,7 +28,7 @@ def mt10_policy(
     inputs: int = 39,
     width: int = 400,
     depth: int = 3,
-    tasks: Sequence[int] | None = None,
+    reads: Sequence[int] | None = None,
     squash: bool = True,
     one_head: bool = False,
 ) -> MultiTaskModel:
@@ -36,16 +36,16 @@ def mt10_policy(
 
     width, depth  of the trunk; 400 and 3 are those of the published actor and critic: 336,800 parameters, and 1,604
                   in each head of four outputs.
-    tasks     which of the K observations the heads read, in order; None: the first, one for each head.
+    reads     which of the K observations the heads read, in order; None: the first, one for each head.
     squash    a tanh behind each head, which keeps actions in (-1, 1).
     one_head  all tasks share one head, as in the released code of SAM-GS, where no parameter belongs to a task and the
               network is not told which task it acts in; else each has its own, as in the row "MH SAC" of its Table 4.
 
-    ValueError where `tasks` has another length than `outputs`.
+    ValueError where `reads` has another length than `outputs`.
     """
-    tasks = range(len(outputs)) if tasks is None else tasks
-    if len(tasks) != len(outputs):
-        raise ValueError(f"expected one observation for each of {len(outputs)} heads, got tasks={list(tasks)}")
-    trunk = OfTasks(mlp([], inputs, width, depth).trunk, tasks)
+    reads = range(len(outputs)) if reads is None else reads
+    if len(reads) != len(outputs):
+        raise ValueError(f"expected one observation for each of {len(outputs)} heads, got reads={list(reads)}")
+    trunk = OfTasks(mlp([], inputs, width, depth).trunk, reads)
     heads = [nn.Sequential(nn.Linear(width, n), *[nn.Tanh()] * squash) for n in outputs]
     return MultiTaskModel(trunk, [heads[0] if one_head else head for head in heads])

@@ -65,7 +65,15 @@ class Plan:
 TINY = Plan(
     tasks=("reach", "drawer-close"), steps=2_000, warm_up=500, batch=32, memory=8_000, width=64, every=500, goals=3
 )
-PROFILES = {"tiny": (TINY, ("sam_gs", "equal"), 1), "paper": (Plan(), ("sam_gs", "equal"), 10)}  # plan, rows, seeds
+PRINTED = {  # method of Table 4 -> row; the others are other networks, FAMO also needs the losses after each step
+    "SAM-GS": "sam_gs",
+    "MTL SAC": "equal",
+    "PCGrad": "pcgrad",
+    "CAGrad": "cagrad",
+    "Nash-MTL": "nash_mtl",
+    "Aligned-MTL": "aligned_mtl",
+}
+PROFILES = {"tiny": (TINY, ("sam_gs", "equal"), 1), "paper": (Plan(), tuple(PRINTED.values()), 10)}  # plan, rows, seeds
 
 
 class Agent(nn.Module):
@@ -148,12 +156,12 @@ class Agent(nn.Module):
         return self.actor.heads[k](self.actor.trunk.layers(x)).chunk(2, -1)[0].tanh().numpy()
 
 
-def train(plan: Plan, path: Path | None = None, simulator=mt10.Simulator, told=print) -> dict:
+def train(plan: Plan, path: Path | None = None, simulator=None, told=print) -> dict:
     """Train, from the checkpoint `path` where there is one; what a record has beside row and config.
 
     `told` is called with a line after each evaluation.
     """
-    agent, worlds, K = Agent(plan), [simulator(task) for task in plan.tasks], len(plan.tasks)
+    agent, worlds, K = Agent(plan), [(simulator or mt10.Simulator)(task) for task in plan.tasks], len(plan.tasks)
     size = min(plan.memory // K, plan.steps)
     widths = {"seen": mt10.OBSERVATION, "done": mt10.ACTION, "reward": 1, "following": mt10.OBSERVATION}
     state = {"of": json.dumps(asdict(plan)), "history": [], "step": 0, "core_seconds": 0.0, "generator": None}
@@ -210,15 +218,27 @@ def train(plan: Plan, path: Path | None = None, simulator=mt10.Simulator, told=p
     return {"evaluations": state["history"], **timed}
 
 
-def complete(profile: str) -> str:
+def measure(steps: int = 20, root: Path = records.ROOT, simulator=None) -> dict:
+    """Measure what a step of "sam_gs" at the published settings costs, and record it as row "step" of "paper"."""
+    short = replace(Plan(), steps=2 * steps, warm_up=steps, every=steps, memory=20 * steps, goals=0)
+    spent = [
+        train(replace(short, steps=n), None, simulator, lambda _: None)["core_seconds"] for n in (steps, 2 * steps)
+    ]
+    found = {"environment": spent[0] / steps, "step": (spent[1] - spent[0]) / steps}
+    made = {"row": "step", "identity": "step", "config": {"seed": 0}, "core_seconds": found, "provenance": provenance()}
+    records.add([records.rounded(made)], records.folder(NAME, "paper", root) / "runs.jsonl")
+    return found
+
+
+def complete(profile: str, root: Path = records.ROOT) -> str:
     """Train the runs of a profile that results/mt10_sac/PROFILE lacks, each from its checkpoint."""
     plan, rows, seeds = PROFILES[profile]
-    file, store = records.folder(NAME, profile) / "runs.jsonl", Store()
+    file, store = records.folder(NAME, profile, root) / "runs.jsonl", Store()
     for seed in range(seeds):
         for row in rows:
             config = json.loads(json.dumps(asdict(replace(plan, method=row, seed=seed))))
             identity = records.key(config)
-            if identity not in {record["identity"] for record in records.load(NAME, profile)}:
+            if identity not in {record["identity"] for record in records.load(NAME, profile, root)}:
                 found = train(replace(plan, method=row, seed=seed), store.root / f"{NAME}-{identity}.pt")
                 made = {"row": row, "identity": identity, "config": config, "provenance": provenance(), **found}
                 records.add([records.rounded(made)], file)
