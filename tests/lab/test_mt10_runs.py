@@ -152,7 +152,7 @@ class World:
         return (np.array([self.step(policy(self.seen))[-1] for _ in range(3)]),)
 
 
-SMALL = replace(mt10_sac.TINY, steps=120, warm_up=20, batch=16, width=16, memory=160, every=60, goals=2)
+SMALL = replace(mt10_sac.TINY, steps=40, warm_up=10, batch=16, width=16, memory=60, every=20, goals=2)
 
 
 class Stopped(BaseException):
@@ -170,21 +170,19 @@ def test_a_stopped_training_ends_where_the_undisturbed_one_does(tmp_path, method
     with pytest.raises(Stopped):
         mt10_sac.train(plan, tmp_path / "part.pt", World, told=stop)
     part = mt10_sac.train(plan, tmp_path / "part.pt", World, told=lambda _: None)
-    assert part["evaluations"] == whole["evaluations"] and [e["step"] for e in whole["evaluations"]] == [60, 120]
+    assert part["evaluations"] == whole["evaluations"] and [e["step"] for e in whole["evaluations"]] == [20, 40]
     ends = [mt10_sac.checkpoints.read(tmp_path / f"{n}.pt") for n in ("whole", "part")]
     for name, value in ends[0]["parts"]["agent"].items():
         assert torch.equal(value, ends[1]["parts"]["agent"][name]), name
-    other = mt10_sac.train(replace(plan, seed=1, steps=60), tmp_path / "whole.pt", World, told=lambda _: None)
-    assert [e["step"] for e in other["evaluations"]] == [60], "a checkpoint of another plan is not taken"
+    other = mt10_sac.train(replace(plan, seed=1, steps=20), tmp_path / "whole.pt", World, told=lambda _: None)
+    assert [e["step"] for e in other["evaluations"]] == [20], "a checkpoint of another plan is not taken"
 
 
 def test_as_released_one_buffer_serves_critics_actor_and_temperature():
     agent = mt10_sac.Agent(SMALL)
     assert len({id(door.method) for door in agent.doors.values()}) == 1
-    lists = [[torch.randn(8, n) for _ in range(2)] for n in (39, 4, 1, 39)]
-    lists[2] = [r.squeeze(1) for r in lists[2]]
     before = [p.clone() for p in agent.parameters()]
-    agent.update(*lists)
+    agent.update(*batch())
     method = agent.doors["actor"].method
     assert method.variant == "reinforcement" and int(method.steps) == 3
     assert method.momentum.shape == (2, 2), "of the temperatures' call two columns are left"
@@ -196,30 +194,67 @@ def test_as_released_one_buffer_serves_critics_actor_and_temperature():
     assert len({id(door.method) for door in own.doors.values()}) == 3
 
 
-def test_density_of_a_squashed_action_and_learning():
-    agent = mt10_sac.Agent(replace(SMALL, method="equal"))
-    x = [torch.randn(5, 39)] * 2
-    state = agent.generator.get_state()
+def batch(size=8):
+    observations, actions, following = ([torch.randn(size, n) for _ in range(2)] for n in (39, 4, 39))
+    return observations, actions, [torch.randn(size) for _ in range(2)], following
+
+
+def test_density_of_a_squashed_action():
+    agent, x = mt10_sac.Agent(replace(SMALL, method="equal")), [torch.randn(5, 39)] * 2
     actions, logs = agent.sample(x)
-    agent.generator.set_state(state)
     for k, output in enumerate(agent.actor(x)):
         mean, deviation = output.chunk(2, -1)
         normal = torch.distributions.Normal(mean, deviation.exp())
         squashed = torch.distributions.TransformedDistribution(normal, torch.distributions.TanhTransform())
         assert torch.allclose(squashed.log_prob(actions[k]).sum(-1), logs[k], atol=1e-3)
-    plan = replace(SMALL, method="equal", steps=400, every=200, memory=800, batch=32, width=32, goals=10)
-    learned = mt10_sac.train(plan, None, World, told=lambda _: None)["evaluations"]
-    untrained = mt10_sac.train(replace(plan, steps=20, every=20), None, World, told=lambda _: None)["evaluations"]
-    assert sum(learned[-1]["success"].values()) > sum(untrained[-1]["success"].values())
+
+
+def test_losses_are_those_of_soft_actor_critic(monkeypatch):
+    agent, (seen, done, rewards, following) = mt10_sac.Agent(replace(SMALL, method="equal")), batch()
+    with torch.no_grad():
+        agent.log_alpha += torch.tensor([0.7, 5.0])  # the second is not used
+        for target in agent.targets.parameters():
+            target += 0.05 * torch.randn_like(target)
+    old = [p.clone() for p in agent.targets.parameters()]
+    drawn, losses, sample = [], {}, agent.sample
+
+    def drawing(x):
+        drawn.append(sample(x))
+        return drawn[-1]
+
+    monkeypatch.setattr(agent, "sample", drawing)
+    monkeypatch.setattr(agent, "step", lambda part, of: losses.update({part: [float(loss) for loss in of]}))
+    agent.update(seen, done, rewards, following)
+    alpha = float(np.exp(0.7))
+    for k in range(2):
+
+        def value(critic, s, a, k=k):
+            return critic.heads[k](critic.trunk.layers(torch.cat([s[k], a[k]], 1)))[:, 0]
+
+        (next_actions, next_logs), (actions, logs) = drawn
+        worst = torch.stack([value(c, following, next_actions) for c in agent.targets]).min(0).values
+        wanted = rewards[k] + 0.99 * worst - 0.99 * alpha * next_logs[k]
+        errors = [((value(c, seen, done) - wanted) ** 2).mean() for c in agent.critics]
+        assert losses["critics"][k] == pytest.approx(float(sum(errors)), rel=1e-4)
+        worst = torch.stack([value(c, seen, actions) for c in agent.critics]).min(0).values
+        assert losses["actor"][k] == pytest.approx(float((alpha * logs[k] - worst).mean()), rel=1e-4)
+        # An entropy above the wanted one, −4, must lower the temperature: its loss rises with it.
+        assert losses["log_alpha"][k] == pytest.approx(float(alpha * (-logs[k].mean() + 4)), rel=1e-4)
+    for new, before, source in zip(agent.targets.parameters(), old, agent.critics.parameters(), strict=True):
+        assert torch.allclose(new, 0.995 * before + 0.005 * source, atol=1e-6)
 
 
 def test_records_name_their_plan_and_are_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MTL_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(mt10_sac, "PROFILES", {"tiny": (replace(SMALL, steps=60), ("sam_gs", "equal"), 1)})
+    monkeypatch.setattr(mt10_sac, "PROFILES", {"tiny": (replace(SMALL, steps=20), ("sam_gs", "equal"), 1)})
     monkeypatch.setattr(mt10_sac.mt10, "Simulator", World)
     said = mt10_sac.complete("tiny", tmp_path)
     assert said == "2 trainings are complete." and mt10_sac.complete("tiny", tmp_path) == said
     made = records.load("mt10_sac", "tiny", tmp_path)
-    assert [r["row"] for r in made] == ["equal", "sam_gs"] and made[0]["config"]["steps"] == 60
+    assert [r["row"] for r in made] == ["equal", "sam_gs"] and made[0]["config"]["steps"] == 20
+    found = mt10_sac.measure(2, tmp_path, World)
+    assert found["step"] > found["environment"] > 0, "a step with an update costs more than one without"
+    (step,) = records.load("mt10_sac", "paper", tmp_path)
+    assert step["row"] == "step" and step["core_seconds"]["step"] == pytest.approx(found["step"], rel=1e-4)
     with pytest.raises(KeyError, match="small"):
         mt10_sac.complete("small", tmp_path)
