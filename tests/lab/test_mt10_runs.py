@@ -1,5 +1,6 @@
 """MT10: the comparison on made-up records whose truth is known, roll-outs, and soft actor-critic in a made-up world."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -215,7 +216,7 @@ def test_losses_are_those_of_soft_actor_critic(monkeypatch):
         agent.log_alpha += torch.tensor([0.7, 5.0])  # the second is not used
         for target in agent.targets.parameters():
             target += 0.05 * torch.randn_like(target)
-    old = [p.clone() for p in agent.targets.parameters()]
+    targets = copy.deepcopy(agent.targets)
     drawn, losses, sample = [], {}, agent.sample
 
     def drawing(x):
@@ -232,7 +233,7 @@ def test_losses_are_those_of_soft_actor_critic(monkeypatch):
             return critic.heads[k](critic.trunk.layers(torch.cat([s[k], a[k]], 1)))[:, 0]
 
         (next_actions, next_logs), (actions, logs) = drawn
-        worst = torch.stack([value(c, following, next_actions) for c in agent.targets]).min(0).values
+        worst = torch.stack([value(c, following, next_actions) for c in targets]).min(0).values
         wanted = rewards[k] + 0.99 * worst - 0.99 * alpha * next_logs[k]
         errors = [((value(c, seen, done) - wanted) ** 2).mean() for c in agent.critics]
         assert losses["critics"][k] == pytest.approx(float(sum(errors)), rel=1e-4)
@@ -240,7 +241,9 @@ def test_losses_are_those_of_soft_actor_critic(monkeypatch):
         assert losses["actor"][k] == pytest.approx(float((alpha * logs[k] - worst).mean()), rel=1e-4)
         # An entropy above the wanted one, −4, must lower the temperature: its loss rises with it.
         assert losses["log_alpha"][k] == pytest.approx(float(alpha * (-logs[k].mean() + 4)), rel=1e-4)
-    for new, before, source in zip(agent.targets.parameters(), old, agent.critics.parameters(), strict=True):
+    for new, before, source in zip(
+        agent.targets.parameters(), targets.parameters(), agent.critics.parameters(), strict=True
+    ):
         assert torch.allclose(new, 0.995 * before + 0.005 * source, atol=1e-6)
 
 
