@@ -16,6 +16,7 @@ class Streamed(Dataset):
     numbers  a sequence of numbers or names of the examples, in the order in which they are evaluated.
     read     (number or name) -> (input, target, …).
     augment  (example, generator) -> example; only while training.
+    most     examples that are evaluated at once, as in the published code; a larger batch is for training alone.
     """
 
     def __init__(
@@ -23,8 +24,9 @@ class Streamed(Dataset):
         numbers: Any,
         read: Callable[[Any], Example],
         augment: Callable[[Example, torch.Generator], Example] | None = None,
+        most: int = 8,
     ):
-        self.numbers, self.read, self.augment = numbers, read, augment
+        self.numbers, self.read, self.augment, self.most = numbers, read, augment, most
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -34,7 +36,7 @@ class Streamed(Dataset):
         return self.read(self.numbers[position])
 
     def batches(self, size: int, order: torch.Generator | None = None) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
-        """One pass as (inputs, targets), stacked `size` at a time.
+        """One pass as (inputs, targets), stacked `size` at a time; to evaluate, `most` at a time if that is less.
 
         order  the generator of a training: it shuffles and draws what `augment` does, and an incomplete last batch is
                left out. So a training that goes on from a checkpoint, which holds the generator, sees the same images.
@@ -44,6 +46,7 @@ class Streamed(Dataset):
         if order is not None and len(self) < size:
             raise ValueError(f"a batch of {size} needs as many examples; there are {len(self)}")
         positions = torch.arange(len(self)) if order is None else torch.randperm(len(self), generator=order)
+        size = min(size, self.most) if order is None else size
         for part in positions.split(size):
             if order is None or len(part) == size:
                 examples = [self[int(position)] for position in part]

@@ -45,8 +45,12 @@ def load_problem(run) -> Problem:
 
 
 def build_model(run, problem: Problem) -> models.MultiTaskModel:
-    """The network of a run, initialised by its seed. Copies of split layers have a separate random stream."""
-    model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
+    """The network of a run, initialised by its seed. Copies of split layers have a separate random stream.
+
+    A model option `weights` is a file in the folder of data sets, so that a run is the same on every machine.
+    """
+    options = {k: str(data.data_root() / v) if k == "weights" else v for k, v in run.model_options.items()}
+    model = models.build(run.model, problem.tasks, seed=run.seed, **options)
     if not run.split:
         return model
     return recon.split(model, run.split, len(problem.tasks), run.split_init, torch_generator(run.seed, "split"))
