@@ -11,11 +11,12 @@ import numpy as np
 from mtl_core.data import CHECKS
 from mtl_core.metrics import delta_m, mean_rank
 from mtl_lab import records
+from mtl_lab.checks import Check
 from mtl_lab.experiments import dense_step
 from mtl_lab.experiments.dense_step import planned
-from mtl_lab.experiments.dense_tables import PUBLISHED, TITLES, Published, whole
-from mtl_lab.experiments.registry import GRIDS
-from mtl_lab.statistics.paired import paired_difference
+from mtl_lab.experiments.dense_tables import PUBLISHED, TASKS, TITLES, UP, Published, whole
+from mtl_lab.experiments.registry import GRIDS, register_rule
+from mtl_lab.statistics.paired import holm_intervals, paired_difference
 
 TASK = {"segmentation": "semantic", "semantic segmentation": "semantic", "human parts": "parts"}
 SIZE, TIME = ("", "parameters"), ("", "training time")  # MB and hours; of single-task networks their sum
@@ -226,3 +227,40 @@ def verdicts(name: str, table: Mapping[tuple[str, str], Line], found: Sequence[M
             word += f": {d.mean:+.2f} [{d.low:+.2f}, {d.high:+.2f}]"
         made.append([f"{' + '.join(filter(None, a))} − {' + '.join(filter(None, b))}", f"{stated:+.2f}", word])
     return made
+
+
+# --- the rule of the ledger's claims
+
+
+def checks(experiment: str, of: str, seeds: int, against: str | None = None, root=records.ROOT):
+    """Whether rows are better in Δm than their partners: Holm intervals over `seeds` seeds on the whole real set.
+
+    of       end of the rows, as "Recon", each against the same method without it; or a row, with `against` another.
+    A comparison holds where its interval lies above zero, fails where it lies below. In words what is missing before.
+    """
+    published = PUBLISHED[experiment]
+    table: dict = {("Single-task", ""): {}}
+    for task in TASKS[published.data]:
+        for metric, up in UP[task].items():
+            if (published.data, metric) != ("pascal", "within 30°"):  # which its table does not have
+                table["Single-task", ""][task, metric.rstrip("°")] = {"higher_is_better": up}
+    if "saliency" in TASKS[published.data]:
+        table["Single-task", ""]["saliency", "mIoU"] = table["Single-task", ""].pop(("saliency", "IoU"))
+    mine = measured(real(experiment, root), table, published.last, published.paper != "sam_gs")
+    rows = [str(changes["method"]) for changes in published.rows.values() if changes["method"] != "rotograd"]
+    pairs = [(of, against)] if against else [(f"{row} + {of}", row) for row in rows]
+    deltas = {row: mine.delta(row) for pair in pairs for row in pair}
+    if (least := min(map(len, deltas.values()))) < seeds:
+        return f"{least} of {seeds} seeds on {TITLES[published.data]}: `{command(experiment)}` trains the rest"
+    shared = {a: sorted(deltas[a].keys() & deltas[b].keys()) for a, b in pairs}
+    found = holm_intervals({a: [deltas[a][s] - deltas[b][s] for s in shared[a]] for a, b in pairs})
+    return tuple(
+        Check(
+            f"{a} against {b}: {found[a].mean:+.2f} [{found[a].low:+.2f}, {found[a].high:+.2f}] points of Δm",
+            True if found[a].low > 0 else False if found[a].high < 0 else None,
+        )
+        for a, b in pairs
+    )
+
+
+register_rule("dense pairs", checks)

@@ -41,15 +41,16 @@ def run_on(plan: DenseTable, found: Sequence[Mapping]) -> str:
     return f"{part}{where}, {counts['train']:,} train and {counts['test']:,} test images, epochs: {epochs}"
 
 
-def first_screen(
-    plan: DenseTable, own: Sequence[Mapping], found: Mapping[str, Sequence], name: str, hours: float
-) -> str:
-    """What was run on what, and what the table needs: a sentence each. found: table -> its runs on a whole real set."""
-    title, part = TITLES[plan.published.data], f"{len(own)} runs of {plan.published.network} on {run_on(plan, own)}"
-    here = sum(map(len, found.values()))
+def first_screen(plan: DenseTable, own: Sequence[Mapping], found: Mapping[str, Sequence], hours: float) -> str:
+    """What was run on what, and what the tables need: a sentence each. found: table -> its runs on a whole real set."""
+    here = dict.fromkeys((TITLES[PUBLISHED[name].data] for name in found), 0)
+    for name, of in found.items():
+        here[TITLES[PUBLISHED[name].data]] += len(of)
+    real = "; ".join(f"on all of {title}, {count or 'no'} runs" for title, count in here.items())
+    need = "; ".join(f"Table {PUBLISHED[name].table}: {needs(name, hours)}" for name in found)
     return (
-        f"**What was run on what**: this page, at `{plan.profile}`, {part}; on all of {title}, {here or 'no'} runs.\n\n"
-        f"**What the paper's table {plan.published.table} needs**: {needs(name, hours)}."
+        f"**What was run on what**: this page, at `{plan.profile}`, {len(own)} runs of `{plan.published.network}` on "
+        f"{run_on(plan, own)}; {real}.\n\n**What the paper's numbers need**: {need}."
     )
 
 

@@ -156,6 +156,31 @@ def test_verdicts_switch_once_all_seeds_on_the_whole_set_are_here(name, tmp_path
     assert {len(line) for line in lines} == {len(head)} and len(lines) == len(table)
 
 
+@pytest.mark.parametrize("name, of, against", [
+    ("recon_table3", "Recon", None), ("recon_table4", "Recon", None), ("recon_table5", "Recon", None),
+    ("rotograd_table3", "rotograd", "equal"),
+])  # fmt: skip
+def test_the_ledgers_claims_wait_and_then_are_judged(name, of, against, tmp_path):
+    rule = experiments.RULES["dense pairs"]
+    assert rule(name, of, 3, against, root=tmp_path).startswith("0 of 3 seeds")
+    plan = experiments.GRIDS[name](profile="paper", seeds=3)
+    found = filled(plan)
+    for n, line in enumerate(found):
+        for task, metrics in line["final"].get("test", {}).items():
+            good = line["row"].endswith("+ Recon") or line["row"] == "rotograd"
+            metrics |= {m: 0.5 + (0.1 if up else -0.1) * good + 1e-4 * (n % 3) for m, up in UP[task].items()}
+    file = records.folder(name, "paper", tmp_path) / "runs.jsonl"
+    for better in (True, False):
+        if not better:
+            for line in found:
+                for task, metrics in line["final"].get("test", {}).items():
+                    metrics |= {m: 1 - metrics[m] for m in UP[task]}
+        records.write_lines(found, file)
+        checks = rule(name, of, 3, against, root=tmp_path)
+        assert {check.holds for check in checks} == {better}
+        assert len(checks) == (1 if against else 5)
+
+
 def test_the_last_ten_epochs_are_averaged_where_the_paper_does():
     plan = experiments.GRIDS["sam_gs_table1"](profile="paper", seeds=1)
     line = record("equal", plan.plan([])["equal"][0])
