@@ -147,13 +147,18 @@ def command(name: str) -> str:
     return f"make results EXPERIMENT={name} PROFILE=paper"
 
 
-def needs(name: str, printed_hours: float, root=records.ROOT) -> str:
-    """What the table needs, in one sentence: data, GPU-hours, the command."""
-    runs, data = planned(name), PUBLISHED[name].data
-    cost = dense_step.hours(runs, printed_hours, root)
-    time = f"about {cost[1]:,.0f} GPU-hours (A100) or {cost[0]:,.0f} core-hours" if cost else "an unmeasured time"
-    images = " and ".join(f"{n:,} {split}" for split, n in CHECKS[data].published.items())
-    return f"{TITLES[data]} ({images} images, which you bring), {time} for {len(runs)} runs, and `{command(name)}`"
+def needs(names: Sequence[str], printed_hours: float, root=records.ROOT) -> str:
+    """What tables need, in one sentence: data, GPU-hours, the commands."""
+    parts, told = [], set[str]()
+    for name in names:
+        runs, data = planned(name), PUBLISHED[name].data
+        cost = dense_step.hours(runs, printed_hours, root)
+        time = f"about {cost[1]:,.0f} GPU-hours (A100; {cost[0]:,.0f} core-hours)" if cost else "an unmeasured time"
+        images = " and ".join(f"{n:,} {split}" for split, n in CHECKS[data].published.items())
+        what = "" if data in told else f"{TITLES[data]} ({images} images, which you bring); "
+        parts.append(f"{what}Table {PUBLISHED[name].table} {time} for {len(runs)} runs, by `{command(name)}`")
+        told.add(data)
+    return "; ".join(parts)
 
 
 def beside(name: str, table: Mapping[tuple[str, str], Line], found: Sequence[Mapping], hours: float, root=records.ROOT):

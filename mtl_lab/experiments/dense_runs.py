@@ -47,10 +47,9 @@ def first_screen(plan: DenseTable, own: Sequence[Mapping], found: Mapping[str, S
     for name, of in found.items():
         here[TITLES[PUBLISHED[name].data]] += len(of)
     real = "; ".join(f"on all of {title}, {count or 'no'} runs" for title, count in here.items())
-    need = "; ".join(f"Table {PUBLISHED[name].table}: {needs(name, hours)}" for name in found)
     return (
         f"**What was run on what**: this page, at `{plan.profile}`, {len(own)} runs of `{plan.published.network}` on "
-        f"{run_on(plan, own)}; {real}.\n\n**What the paper's numbers need**: {need}."
+        f"{run_on(plan, own)}; {real}.\n\n**What the paper's numbers need**: {needs([*found], hours)}."
     )
 
 
