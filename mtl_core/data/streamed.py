@@ -1,6 +1,7 @@
 """Examples on disk: what a `Problem` has in place of a `Split` where a set does not fit into memory."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +28,16 @@ class Streamed(Dataset):
         most: int = 8,
     ):
         self.numbers, self.read, self.augment, self.most = numbers, read, augment, most
+        self.tasks: Sequence[int] | None = None  # those whose targets a batch has; None: all
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def only(self, tasks: Sequence[int]) -> "Streamed":
+        """The same examples, in batches with the targets of these tasks alone."""
+        made = copy.copy(self)
+        made.tasks = tasks
+        return made
 
     def __getitem__(self, position: int) -> Example:
         """The example at `position`, as it is on disk."""
@@ -53,4 +61,4 @@ class Streamed(Dataset):
                 if order is not None and self.augment is not None:
                     examples = [self.augment(example, order) for example in examples]
                 inputs, *targets = (torch.stack(tensors) for tensors in zip(*examples, strict=True))
-                yield inputs, tuple(targets)
+                yield inputs, tuple(targets if self.tasks is None else (targets[k] for k in self.tasks))

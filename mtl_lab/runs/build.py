@@ -41,6 +41,7 @@ def load_problem(run) -> Problem:
         return type(split)(split.inputs, tuple(split.targets[k] for k in run.tasks))
 
     splits = {name: only(getattr(problem, name)) for name in ("train", "validation", "test")}
+    splits = {name: getattr(problem, name).only(run.tasks) for name in ("train", "validation", "test")}
     return replace(problem, tasks=tuple(problem.tasks[k] for k in run.tasks), **splits)
 
 
