@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_core.data import CHECKS
 from mtl_core.metrics import delta_m, mean_rank
 from mtl_lab import records
 from mtl_lab.checks import Check
@@ -148,17 +147,14 @@ def command(name: str) -> str:
 
 
 def needs(names: Sequence[str], printed_hours: float, root=records.ROOT) -> str:
-    """What tables need, in one sentence: data, GPU-hours, the commands."""
-    parts, told = [], set[str]()
+    """What tables need: data, GPU-hours, the commands. A sentence for each table."""
+    told = []
     for name in names:
-        runs, data = planned(name), PUBLISHED[name].data
-        cost = dense_step.hours(runs, printed_hours, root)
-        time = f"about {cost[1]:,.0f} GPU-hours (A100; {cost[0]:,.0f} core-hours)" if cost else "an unmeasured time"
-        images = " and ".join(f"{n:,} {split}" for split, n in CHECKS[data].published.items())
-        what = "" if data in told else f"{TITLES[data]} ({images} images, which you bring); "
-        parts.append(f"{what}Table {PUBLISHED[name].table} {time} for {len(runs)} runs, by `{command(name)}`")
-        told.add(data)
-    return "; ".join(parts)
+        cost = dense_step.hours(planned(name), printed_hours, root)
+        time = f"about {cost[1]:,.0f} GPU-hours (A100)" if cost else "an unmeasured time"
+        what = f"Table {PUBLISHED[name].table} needs {TITLES[PUBLISHED[name].data]}, which you bring"
+        told.append(f"{what}, {time} and `{command(name)}`.")
+    return " ".join(told)
 
 
 def beside(name: str, table: Mapping[tuple[str, str], Line], found: Sequence[Mapping], hours: float, root=records.ROOT):

@@ -34,22 +34,21 @@ def page_run(name: str, profile: str, data, data_root, methods, epochs) -> tuple
 
 def run_on(plan: DenseTable, found: Sequence[Mapping]) -> str:
     """What a page's own run was run on, in words."""
-    counts, where = found[0]["source"]["counts"], TITLES[plan.on]
     part = "" if plan.on == "scenes" or whole(found[0]) else "a part of "
-    where += f" ({KINDS[plan.published.data]})" if plan.on == "scenes" else ""
-    epochs = plan.base.schedule["epochs"]
-    return f"{part}{where}, {counts['train']:,} train and {counts['test']:,} test images, epochs: {epochs}"
+    kind = f" ({KINDS[plan.published.data]})" if plan.on == "scenes" else ""
+    return f"{found[0]['source']['counts']['train']} images of {part}{TITLES[plan.on]}{kind}"
 
 
 def first_screen(plan: DenseTable, own: Sequence[Mapping], found: Mapping[str, Sequence], hours: float) -> str:
-    """What was run on what, and what the tables need: a sentence each. found: table -> its runs on a whole real set."""
+    """What was run on what, and what each table needs. found: table -> its runs on a whole real set."""
     here = dict.fromkeys((TITLES[PUBLISHED[name].data] for name in found), 0)
     for name, of in found.items():
         here[TITLES[PUBLISHED[name].data]] += len(of)
-    real = "; ".join(f"on all of {title}, {count or 'no'} runs" for title, count in here.items())
+    real = " and ".join(f"{count or 'no'} runs on all of {title}" for title, count in here.items())
     return (
-        f"**What was run on what**: this page, at `{plan.profile}`, {len(own)} runs of `{plan.published.network}` on "
-        f"{run_on(plan, own)}; {real}.\n\n**What the paper's numbers need**: {needs([*found], hours)}."
+        f"**What was run on what.** This page, at `{plan.profile}`, trained {len(own)} networks of the kind "
+        f"`{plan.published.network}` on {run_on(plan, own)}; `results/` has {real}.\n\n"
+        f"**What the printed numbers need.** {needs([*found], hours)}"
     )
 
 
