@@ -275,7 +275,7 @@ def rehearsal(monkeypatch, no_data):
         short = replace(published, schedule={**published.schedule, "epochs": 2}, searched=1)
         monkeypatch.setattr(kind, "published", short)
         monkeypatch.setattr(kind, "network", lambda self, name: {"width": 0.25 if name == "mobilenet_raspp" else 2})
-        return name, kind(profile="paper", seeds=1, methods=("cagrad",))
+        return name, kind(profile="paper", seeds=1, methods=("cagrad",), own={"size": 64} if data == "pascal" else {})
 
     return made
 
@@ -322,3 +322,16 @@ def test_images_are_evaluated_as_many_at_a_time_as_the_published_code_does(rehea
     problem = build.load_problem(plan.base)
     problem.test.numbers = list(problem.test.numbers) * 2
     assert [len(inputs) for inputs, _ in problem.test.batches(500)] == [2, 2]
+
+
+def test_a_run_of_one_task_reads_its_targets_alone(rehearsal):
+    _, plan = rehearsal("nyuv2")
+    problem = build.load_problem(plan.base)
+    alone = build.load_problem(replace(plan.base, tasks=[1]))
+    for split in ("train", "validation", "test"):
+        order = [torch.Generator().manual_seed(0) for _ in range(2)] if split == "train" else [None, None]
+        (inputs, (target,)), whole = (
+            next(getattr(p, split).batches(2, o)) for p, o in zip((alone, problem), order, strict=True)
+        )
+        assert torch.equal(inputs, whole[0]) and torch.equal(target, whole[1][1])
+    assert [task.name for task in alone.tasks] == ["depth"] and problem.train.tasks is None
