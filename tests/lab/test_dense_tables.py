@@ -11,7 +11,7 @@ from made_up_data import ROOTS
 from mtl_core.training import Schedule
 from mtl_lab import completion, experiments, records
 from mtl_lab.claims import printed_tables
-from mtl_lab.experiments import dense_pages, dense_scenes, dense_step, dense_tables
+from mtl_lab.experiments import dense_pages, dense_runs, dense_scenes, dense_step, dense_tables
 from mtl_lab.experiments.dense_scenes import CONTRASTS, EVALUATIONS, KINDS, ROWS, STREAMS, DenseScenes
 from mtl_lab.experiments.dense_tables import PUBLISHED, TASKS, UP
 from mtl_lab.runs import build, checkpoints, execute
@@ -335,3 +335,12 @@ def test_a_run_of_one_task_reads_its_targets_alone(rehearsal):
         )
         assert torch.equal(inputs, whole[0]) and torch.equal(target, whole[1][1])
     assert [task.name for task in alone.tasks] == ["depth"] and problem.train.tasks is None
+
+
+def test_a_network_that_learns_nothing_from_a_few_images_leaves_its_page_without_a_change():
+    """A relative change needs a baseline above zero, and a mIoU of a few made-up images may be zero."""
+    plan = experiments.GRIDS["recon_table4"]("paper", 1, ("equal",), "pascal")
+    for value, shown in ((0.5, "+0.0"), (0.0, "–")):
+        found = [record(row, run, value) for row, runs in plan.plan([]).items() for run in runs]
+        lines = {line[0]: line for line in dense_runs.own_lines(plan, found)[1]}
+        assert lines["equal"][-1] == shown and "search" not in lines
