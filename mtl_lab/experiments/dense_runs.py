@@ -81,9 +81,7 @@ def own_lines(plan: DenseTable, found: Sequence[Mapping]) -> tuple[list[str], li
         if (test := record["final"].get("test")) and record["row"] != "search":
             cells = [average([test[t][m]]) if t in test else "–" for t, of in up.items() for m in of]
             full = set(up) <= set(test) and set(up) <= set(alone)
-            full = full and all(
-                alone[t][m] > 0 for t, of in up.items() for m in of
-            )  # few images: mIoU 0
+            full = full and all(alone[t][m] > 0 for t, of in up.items() for m in of)  # few images: mIoU 0
             change = of_tasks(test, alone, up) if full else None
             made.append([record["row"], *cells, "–" if change is None else f"{change:+.1f}"])
     return ["", *(m for of in up.values() for m in of), "Δm"], made
