@@ -69,6 +69,7 @@ nightly: setup  ## nbval from an empty store of runs, a test for every statement
 	@$(VENV)/uv pip install --quiet --python $(VENV)/python --no-deps --require-hashes --target .venv/recipes -r tests/recipes.lock
 	@$(VENV)/pytest tests/lab/test_recipes.py
 	@MTL_NIGHTLY=1 $(VENV)/pytest tests/notebooks/test_pages_of_brought_sets.py $(NO_NBVAL)
+	@$(VENV)/pytest tests/rehearse_pages.py
 	@$(VENV)/python tests/mutate.py
 	@$(MAKE) --no-print-directory faults
 

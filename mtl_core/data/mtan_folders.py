@@ -35,6 +35,7 @@ class Layout(NamedTuple):
     classes    of the labels; -1 is void.
     depths     least and largest depth; 0 is missing.
     published  images in each split.
+    most       images that the published code evaluates at once, which metrics over "batch" depend on.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Layout(NamedTuple):
     classes: int
     depths: tuple[float, float]
     published: Mapping[str, int]
+    most: int
 
     def survey(self) -> Survey:
         """How `check` finds and judges the set."""
@@ -196,9 +198,8 @@ def load_folders(
         def read(number: int, folder=folder) -> Example:
             return layout.example(held, folder, int(number))
 
-        parts[name] = Streamed(
-            of, read, scale_crop_flip(layout.targets.values()) if augment and name == "train" else None
-        )
+        changed = scale_crop_flip(layout.targets.values()) if augment and name == "train" else None
+        parts[name] = Streamed(of, read, changed, layout.most)
     return Problem(
         tasks,
         **parts,

@@ -1,6 +1,6 @@
 """What a run trains on: examples in memory, three splits of them, and the two usual kinds of task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,10 @@ class Split:
     def to(self, device) -> "Split":
         """The same examples on `device`."""
         return Split(self.inputs.to(device), tuple(t.to(device) for t in self.targets))
+
+    def only(self, tasks: Sequence[int]) -> "Split":
+        """The same examples with the targets of these tasks alone."""
+        return Split(self.inputs, tuple(self.targets[k] for k in tasks))
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Examples at `index`; images kept as uint8 become float32 in [0, 1]."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from mtl_core import data, models, recon
 from mtl_core.data.problem import Problem, higher_is_better
-from mtl_core.data.streamed import Streamed
 from mtl_core.seeds import torch_generator
 from mtl_lab.runs.run import Run
 
@@ -32,21 +31,17 @@ def load_problem(run) -> Problem:
         if not 0 <= k < len(problem.tasks):
             raise ValueError(f"task {k} of {run.problem} does not exist; there are {len(problem.tasks)}, from 0")
 
-    def only(split):
-        if isinstance(split, Streamed):
-            read = split.read
-            return Streamed(
-                split.numbers, lambda n: [read(n)[i] for i in (0, *(k + 1 for k in run.tasks))], split.augment
-            )
-        return type(split)(split.inputs, tuple(split.targets[k] for k in run.tasks))
-
-    splits = {name: only(getattr(problem, name)) for name in ("train", "validation", "test")}
+    splits = {name: getattr(problem, name).only(run.tasks) for name in ("train", "validation", "test")}
     return replace(problem, tasks=tuple(problem.tasks[k] for k in run.tasks), **splits)
 
 
 def build_model(run, problem: Problem) -> models.MultiTaskModel:
-    """The network of a run, initialised by its seed. Copies of split layers have a separate random stream."""
-    model = models.build(run.model, problem.tasks, seed=run.seed, **run.model_options)
+    """The network of a run, initialised by its seed. Copies of split layers have a separate random stream.
+
+    A model option `weights` is a file in the folder of data sets, so that a run is the same on every machine.
+    """
+    options = {k: str(data.data_root() / v) if k == "weights" else v for k, v in run.model_options.items()}
+    model = models.build(run.model, problem.tasks, seed=run.seed, **options)
     if not run.split:
         return model
     return recon.split(model, run.split, len(problem.tasks), run.split_init, torch_generator(run.seed, "split"))
