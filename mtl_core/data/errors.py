@@ -1,6 +1,8 @@
 """The error for data that are missing or damaged."""
 
+import lzma
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -8,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # What reading a damaged file raises: gzip, zip and tar archives, npy headers, CSV, text. RuntimeError is zipfile's, for
-# one that is encrypted or packed by an unknown method.
+# one that is encrypted or packed by an unknown method; TokenError numpy's, for an npy header that is cut inside.
 DAMAGE = (
-    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, MemoryError),
-    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
+    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, MemoryError, OverflowError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, tokenize.TokenError),
 )
+
+MOST_FOUND = 300  # characters that a message quotes of what was found
 
 
 class DataError(RuntimeError):
@@ -28,7 +32,10 @@ def data_error(name: str, expected: str, where: Path | str, found: str, remedy: 
         f"run `python -m mtl_core.data fetch {name}` (with `--root FOLDER` or $MTL_DATA for another folder), "
         'or use profile="tiny", which needs no files'
     )
-    return DataError(f"data set {name}: expected {expected} in {where}, found {found}; {remedy}")
+    found = found if len(found) <= MOST_FOUND else f"{found[:MOST_FOUND]}…"
+    # a name or a message out of a file may hold line ends and control characters
+    text = " ".join(f"data set {name}: expected {expected} in {where}, found {found}; {remedy}".split())
+    return DataError("".join(c if c.isprintable() else "�" for c in text))
 
 
 @contextmanager
