@@ -1,6 +1,7 @@
 """The error for data that are missing or damaged."""
 
 import lzma
+import re
 import tarfile
 import tokenize
 import zipfile
@@ -33,9 +34,9 @@ def data_error(name: str, expected: str, where: Path | str, found: str, remedy: 
         'or use profile="tiny", which needs no files'
     )
     found = found if len(found) <= MOST_FOUND else f"{found[:MOST_FOUND]}…"
-    # a name or a message out of a file may hold line ends and control characters
-    text = " ".join(f"data set {name}: expected {expected} in {where}, found {found}; {remedy}".split())
-    return DataError("".join(c if c.isprintable() else "�" for c in text))
+    text = f"data set {name}: expected {expected} in {where}, found {found}; {remedy}"
+    # a name or a message out of a file may hold line ends, control characters and halves of characters
+    return DataError(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text))
 
 
 @contextmanager

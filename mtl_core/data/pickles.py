@@ -137,7 +137,7 @@ class _Unpickler(_PYTHONS):
         if not isinstance(self.stack[-1], _Array | _Dtype):
             raise ValueError(f"it fills {type(self.stack[-1]).__name__}")
         self.stack[-1].fill(state)
-        if isinstance(self.stack[-1], _Array):
+        if isinstance(self.stack[-1], _Array) and self.stack[-1].value is not None:
             self._count(self.stack[-1].value.nbytes)
 
     def load_setitem(self) -> None:

@@ -20,7 +20,7 @@ import torch
 from faults.damage import BYTES, damaged
 from made_up_data import ROOTS, mtan_root
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader
@@ -428,6 +428,7 @@ PASCAL = {
     "a path for a name": ("ImageSets/Context/train.txt", b"../../../etc/passwd\n", "lines such as"),
     "a name twice": ("ImageSets/Context/train.txt", b"2008_000000\n2008_000000\n", "one twice"),
     "no name": ("ImageSets/Context/val.txt", b"\n", "no image"),
+    "an image in both lists": ("ImageSets/Context/val.txt", b"2008_000000\n", "not in train.txt, found 2008_000000"),
     "no MATLAB file": ("human_parts/2008_000001.mat", b"x" * 200, "MATLAB file of version 5"),
     "another image": ("sal_distill/2008_000001.png", None, "44 pixels|46 pixels|43 x 46"),
 }
@@ -443,6 +444,19 @@ def test_damage_of_pascal_mt_is_named(made, tmp_path, case):
     assert file in message and re.search(said, message)
     (folder / file).unlink()
     assert file in refusal(load, "pascal", tmp_path)
+
+
+def test_masks_of_parts_that_are_no_numbers_and_sizes_that_are_none_are_refused(made, tmp_path):
+    file = copied(made, tmp_path, "pascal") / "human_parts/2008_000000.mat"
+    (file.parents[1] / "manifest-pascal.json").unlink(missing_ok=True)
+    for mask in (np.full((40, 50), np.nan), np.full((40, 50), "a", dtype=object)):
+        found = loadmat(file)
+        found["anno"][0][0][1][0][0][3][0][0][1] = mask
+        savemat(file, {"anno": found["anno"]})
+        assert "a mask of" in refusal(load, "pascal", tmp_path)
+    for size in (0, 1.5):
+        with pytest.raises(ValueError, match="size is a number of pixels"):
+            load("pascal", made, size=size)
 
 
 # --- hostile files
