@@ -4,9 +4,9 @@ import importlib.util
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .errors import DataError
+from .errors import DataError, damage_as_data_error
 from .files import FileSet, Root, data_root
-from .held import Held, Survey, place
+from .held import READABLE, Held, Survey, place
 
 
 class Entry(NamedTuple):
@@ -103,8 +103,9 @@ def state(name: str, root: Root, files: Mapping[str, FileSet], surveys: Mapping[
             files[name].check(root)
             return "present, verified: checksums right"
         folder = place(root, surveys[name])
-        if not (folder / surveys[name].marker).exists():
-            return "not there"
+        with damage_as_data_error(name, "a folder that can be read", folder, READABLE):
+            if not (folder / surveys[name].marker).exists():
+                return "not there"
         held = Held(name, folder)
     except DataError as error:
         return "not there" if "no such f" in str(error) and name in files else f"present, not usable: {error}"

@@ -7,6 +7,7 @@ user brings them, see `python -m mtl_core.data status`, to
 """
 
 import hashlib
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable
@@ -120,7 +121,7 @@ def lists(held: Held) -> tuple[list[str], list[str], np.ndarray, dict[str, np.nd
 
 def _images(held: Held) -> Callable[[str], np.ndarray]:
     """Function from an image's file to its pixels (218, 178, 3) uint8, read from the folder or else the archive."""
-    archive, opened = f"{IMAGES}.zip", dict[str, Any]()
+    archive, opened = f"{IMAGES}.zip", dict[int, Any]()
     if not (held.folder / IMAGES).is_dir() and not (held.folder / archive).is_file():
         raise held.error(IMAGES, f"this folder, or {archive}", "neither")
 
@@ -131,9 +132,9 @@ def _images(held: Held) -> Callable[[str], np.ndarray]:
         with held.damage(
             archive, f"an archive with {name}"
         ):  # read by name into memory, so it chooses no place to write
-            if not opened:
-                opened[archive] = zipfile.ZipFile(held.folder / archive)
-            with opened[archive].open(name) as member:
+            if (process := os.getpid()) not in opened:  # workers of a DataLoader would share one place in the file
+                opened[process] = zipfile.ZipFile(held.folder / archive)
+            with opened[process].open(name) as member:
                 data = member.read(decoded.LARGEST + 1)
             if len(data) > decoded.LARGEST:
                 raise OSError(f"{name} holds more than {decoded.LARGEST:,} bytes")

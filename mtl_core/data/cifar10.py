@@ -105,6 +105,8 @@ def read(held: Held) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             with held.damage(file, "a batch of CIFAR-10"):
                 batch = pickles.read(content)
                 pixels, numbers = batch["data"], np.array(batch["labels"])
+                if not isinstance(pixels, np.ndarray):
+                    raise ValueError(f"pixels are a {type(pixels).__name__}, expected an array")
                 if pixels.dtype != np.uint8 or pixels.shape != (len(numbers), 3072) or numbers.ndim != 1:
                     raise ValueError(f"pixels {pixels.dtype} {pixels.shape} for {numbers.shape} labels")
                 if numbers.dtype.kind not in "iu" or not 0 <= numbers.min() <= numbers.max() < len(CLASSES):

@@ -1,6 +1,9 @@
 """The error for data that are missing or damaged."""
 
+import lzma
+import re
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -8,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # What reading a damaged file raises: gzip, zip and tar archives, npy headers, CSV, text. RuntimeError is zipfile's, for
-# one that is encrypted or packed by an unknown method.
+# one that is encrypted or packed by an unknown method; TokenError numpy's, for an npy header that is cut inside.
 DAMAGE = (
-    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, MemoryError),
-    *(zlib.error, zipfile.BadZipFile, tarfile.TarError),
+    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, MemoryError, OverflowError),
+    *(zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, tokenize.TokenError),
 )
+
+MOST_FOUND = 300  # characters that a message quotes of what was found
 
 
 class DataError(RuntimeError):
@@ -28,7 +33,10 @@ def data_error(name: str, expected: str, where: Path | str, found: str, remedy: 
         f"run `python -m mtl_core.data fetch {name}` (with `--root FOLDER` or $MTL_DATA for another folder), "
         'or use profile="tiny", which needs no files'
     )
-    return DataError(f"data set {name}: expected {expected} in {where}, found {found}; {remedy}")
+    found = found if len(found) <= MOST_FOUND else f"{found[:MOST_FOUND]}…"
+    text = f"data set {name}: expected {expected} in {where}, found {found}; {remedy}"
+    # a name or a message out of a file may hold line ends, control characters and halves of characters
+    return DataError(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from .errors import DataError, damage_as_data_error, data_error
 from .files import Root, data_root, store
 
 AGAIN = "bring the file again; `python -m mtl_core.data status` says from where"
+READABLE = "let yourself read it, or choose another folder with `--root FOLDER` or $MTL_DATA"
 
 
 class Survey(NamedTuple):
@@ -56,10 +57,12 @@ class Held:
         self.partial = partial
         if packed is not None:
             return
-        if not folder.is_dir():
-            raise data_error(name, "its folder", folder, "no such folder", AGAIN)
         path = folder / self.manifest
-        if path.is_file():
+        with damage_as_data_error(name, "a folder that can be read", folder, READABLE):
+            if not folder.is_dir():
+                raise data_error(name, "its folder", folder, "no such folder", AGAIN)
+            has_manifest = path.is_file()
+        if has_manifest:
             with damage_as_data_error(name, "the manifest that `check` wrote", path, self.anew()):
                 content = json.loads(path.read_text(encoding="utf-8"))
                 if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
@@ -71,8 +74,9 @@ class Held:
                 self.partial = not self.complete
         for file in self.expected or ():
             # the images of a folder may lie in its archive
-            if not (folder / file).is_file() and not (folder / f"{file.partition('/')[0]}.zip").is_file():
-                raise self.error(file, f"this file, which {self.manifest} lists,", "no such file")
+            with damage_as_data_error(name, "names of files", path, self.anew()):
+                if not (folder / file).is_file() and not (folder / f"{file.partition('/')[0]}.zip").is_file():
+                    raise self.error(file, f"this file, which {self.manifest} lists,", "no such file")
 
     def error(self, file: str, expected: str, found: str) -> DataError:
         """A `DataError` about one file."""
@@ -158,11 +162,9 @@ KINDS = {"f": "floats", "i": "integers", "u": "unsigned integers"}
 def place(root: Root, survey: Survey) -> Path:
     """The folder of a set: ROOT/folder, or the root itself where that holds the set's files."""
     folder = data_root(root)
-    return (
-        folder
-        if (folder / survey.marker).exists() and not (folder / survey.folder).exists()
-        else folder / survey.folder
-    )
+    # Path.exists raises where the root may not be read
+    is_itself = os.path.exists(folder / survey.marker) and not os.path.exists(folder / survey.folder)
+    return folder if is_itself else folder / survey.folder
 
 
 def check(name: str, survey: Survey, root: Root = None, partial: bool = False, progress=lambda items: items) -> Held:

@@ -6,6 +6,7 @@ No copy could be had when this was written. Names, axes and augmentation are tho
 of MTAN, CAGrad and Recon; the ranges that values must lie in are ours, wide enough for what those loaders describe.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -60,7 +61,14 @@ class Layout(NamedTuple):
     def images(self, held: Held, split: str) -> int:
         """How many images a split has. `DataError` where a number is missing in one of the folders."""
         kinds = ("image", *self.targets)
-        there = {kind: {file.name for file in (held.folder / FOLDERS[split] / kind).glob("*.npy")} for kind in kinds}
+        there = {}
+        for kind in kinds:
+            folder = f"{FOLDERS[split]}/{kind}"
+            with held.damage(folder, "a folder that can be read"):
+                files = (held.folder / folder).glob("*.npy")
+                there[kind] = {file.name for file in files if file.name[0] != "."}  # macOS writes ._0.npy beside 0.npy
+            for other in sorted(name for name in there[kind] if not re.fullmatch(r"(0|[1-9]\d*)\.npy", name)):
+                raise held.error(f"{folder}/{other}", "only files named 0.npy, 1.npy, …", "this one: take it away")
         count = max(map(len, there.values()))
         for kind, found in there.items():
             wanted = {f"{number}.npy" for number in range(max(count, 1))}

@@ -69,8 +69,10 @@ def load(
     largest = {"train": PUBLISHED["train"], "validation": PUBLISHED["test"], "test": PUBLISHED["test"]}
     given = {"train": train, "validation": validation, "test": test}
     chosen = sizes(COUNTS, profile, given, "images", largest)
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size is a number of pixels, at least 1, got {size!r}")
     held = Held("pascal", place(root, CHECKS["pascal"]))
-    names = {split: identifiers(held, split) for split in LISTS}
+    names = both(held)
     there, own = {split: len(of) for split, of in names.items()}, validation or 0
     for split, number in (("train", own + (train or 1)), ("test", test or 1)):
         if number > there[split]:
@@ -112,6 +114,14 @@ def load(
     )
 
 
+def both(held: Held) -> dict[str, list[str]]:
+    """The `identifiers` of each split. `DataError` where an image is in both."""
+    names = {split: identifiers(held, split) for split in LISTS}
+    if shared := sorted(set(names["train"]) & set(names["test"])):
+        raise held.error("ImageSets/Context/val.txt", "images that are not in train.txt", shared[0])
+    return names
+
+
 def identifiers(held: Held, split: str) -> list[str]:
     """Names of the images of a split. `DataError` where the list is missing or holds anything else."""
     file = f"ImageSets/Context/{LISTS[split]}.txt"
@@ -119,7 +129,7 @@ def identifiers(held: Held, split: str) -> list[str]:
     with held.damage(file, "lines such as 2008_000002"):
         names = content.decode().split()
         if wrong := [
-            name for name in names if not re.fullmatch(r"\d{4}_\d{6}", name)
+            name for name in names if not re.fullmatch(r"[0-9]{4}_[0-9]{6}", name)
         ]:  # no path leads out of the folder
             raise ValueError(f"found {wrong[0]!r}")
         if not names or len(set(names)) != len(names):
@@ -171,8 +181,8 @@ def _parts(held: Held, name: str, size: tuple[int, ...]) -> np.ndarray:
         for _, number, _, parts, *_ in found["anno"][0][0][1][0]:
             if int(number[0][0]) == PERSON and len(parts):
                 for label, mask, *_ in parts[0]:
-                    if mask.shape != size:
-                        raise ValueError(f"a mask of {mask.shape}, expected {size}")
+                    if mask.shape != size or mask.dtype.kind not in "biuf" or not (mask >= 0).all():
+                        raise ValueError(f"a mask of {mask.dtype} {mask.shape}, expected 0 and 1, {size}")
                     made[mask.astype(bool)] = PARTS[str(label[0])]
     return made if made.any() else np.full(size, dense.VOID)
 
@@ -216,7 +226,7 @@ def _finished(one: Example) -> Example:
 
 
 def _survey(held: Held, progress: Callable[[Iterable], Iterable]) -> dict[str, int]:
-    names = {split: identifiers(held, split) for split in LISTS}
+    names = both(held)
     for name in progress([name for of in names.values() for name in of]):
         example(held, name)
     return {split: len(of) for split, of in names.items()}

@@ -14,6 +14,7 @@ MOST_READS = 1_000_000  # of a pickle's instructions and their values; a batch o
 _REFUSED = {  # instructions that call, or look up, by other ways than `find_class`
     *(pickle.INST, pickle.OBJ, pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4),
     *(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.NEWOBJ, pickle.NEWOBJ_EX),
+    *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET),  # no array needs a set
 }
 
 
@@ -25,7 +26,7 @@ def read(content: bytes) -> Any:
     """
     try:
         # the unpickler in C reserves memory for each place that a pickle numbers, whatever the number
-        found = _Unpickler(_Counted(content), encoding="latin1").load()
+        found = _Unpickler(_Counted(content), encoding="latin1", most=2 * len(content)).load()
     except Exception as error:  # the standard library documents no complete list
         raise ValueError(f"no pickle of numpy arrays: {type(error).__name__}: {error}") from error
     if isinstance(found, dict):
@@ -50,7 +51,9 @@ class _Dtype:
     def __init__(self, code: Any, *_: Any) -> None:
         dtype = np.dtype(code) if isinstance(code, str) and len(code) < 5 else None
         if dtype is None or dtype.kind not in "biuf":
-            raise ValueError(f"arrays of numbers were expected, got one of {code!r}")
+            raise ValueError(
+                f"arrays of numbers were expected, got one of {code if isinstance(code, str) else type(code).__name__}"
+            )
         self.dtype = dtype
 
     def fill(self, state: Any) -> None:
@@ -108,6 +111,15 @@ _PYTHONS: Any = pickle._Unpickler  # type: ignore[attr-defined]
 class _Unpickler(_PYTHONS):
     dispatch = {code: run for code, run in _PYTHONS.dispatch.items() if bytes([code]) not in _REFUSED}
 
+    def __init__(self, *arguments: Any, most: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.left = most  # bytes that may be made, twice each: one text, named again and again, would fill any memory
+
+    def _count(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("it makes more bytes than it holds")
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NAMES:
             raise ValueError(f"it names {module}.{name}")
@@ -118,12 +130,31 @@ class _Unpickler(_PYTHONS):
         if not any(self.stack[-1] is made for made in (_Dtype, _reconstruct, _from_bytes, _encode, _nothing)):
             raise ValueError(f"it calls {type(self.stack[-1]).__name__}")
         self.stack[-1] = self.stack[-1](*arguments)
+        self._count(len(self.stack[-1]) if isinstance(self.stack[-1], bytes) else 0)
 
     def load_build(self) -> None:
         state = self.stack.pop()
         if not isinstance(self.stack[-1], _Array | _Dtype):
             raise ValueError(f"it fills {type(self.stack[-1]).__name__}")
         self.stack[-1].fill(state)
+        if isinstance(self.stack[-1], _Array) and self.stack[-1].value is not None:
+            self._count(self.stack[-1].value.nbytes)
+
+    def load_setitem(self) -> None:
+        self._keys(self.stack[-2:])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        self._keys(self.stack)
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        self._keys(self.stack)
+        super().load_dict()
+
+    def _keys(self, items: list) -> None:
+        if any(type(key) not in (str, bytes, int) for key in items[::2]):  # tuples of tuples take forever to hash
+            raise ValueError("keys are texts or numbers, found another one")
 
     def load_frame(self) -> None:
         self.read(8)  # frames only tell how much to read ahead
@@ -135,6 +166,9 @@ class _Unpickler(_PYTHONS):
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.FRAME[0]] = load_frame
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
 
 
 class _Counted(io.BytesIO):

@@ -37,8 +37,9 @@ def problem(root: Root, profile: str, counts: dict[str, int]) -> Problem:
     split = split_off(held, counts, there, NAME)
 
     def made(part: str, positions: np.ndarray) -> Split:
-        images, labels = (torch.from_numpy(array[positions]) for array in parts[part])
-        return Split(images.reshape(-1, 1, SIZE, SIZE).float(), tuple(labels.long().unbind(1)))
+        images, labels = (array[positions] for array in parts[part])
+        images, labels = images.astype(np.float32), labels.astype(np.int64)  # torch takes no other byte order
+        return Split(torch.from_numpy(images).reshape(-1, 1, SIZE, SIZE), torch.from_numpy(labels).unbind(1))
 
     return Problem(
         (classification("digit", 10), classification("garment", 10)),

@@ -12,6 +12,7 @@ import tarfile
 import tracemalloc
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +20,10 @@ import torch
 from faults.damage import BYTES, damaged
 from made_up_data import ROOTS, mtan_root
 from PIL import Image
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import ConcatDataset, DataLoader
 from torchvision import datasets
 
 from mtl_core import data
@@ -331,6 +333,12 @@ DAMAGE = {  # case -> (folder, damage, what the sentence says)
     "cut in the header": ("depth", lambda path: path.write_bytes(path.read_bytes()[:20]), "ValueError"),
     "text": ("label", lambda path: path.write_text("no array"), "ValueError"),
     "a pickle": ("label", lambda path: path.write_bytes(pickle.dumps(np.zeros(3))), "ValueError"),
+    "an open bracket": (
+        "label",
+        lambda path: path.write_bytes(b"\x93NUMPY\1\0\x0b\0{'descr': (" + bytes(99)),
+        "TokenError|ValueError",
+    ),
+    "many fields": ("depth", _array(lambda a: np.zeros(9, [(f"field {n}", "f4") for n in range(400)])), "shape"),
     "an npz file": ("label", lambda path: path.write_bytes(_npz()), "ValueError"),
     "not there": ("normal", lambda path: path.unlink(), "images 0 to 1.*no such file"),
     "a folder": ("normal", lambda path: (path.unlink(), path.mkdir()), "no such file"),
@@ -420,6 +428,11 @@ PASCAL = {
     "a path for a name": ("ImageSets/Context/train.txt", b"../../../etc/passwd\n", "lines such as"),
     "a name twice": ("ImageSets/Context/train.txt", b"2008_000000\n2008_000000\n", "one twice"),
     "no name": ("ImageSets/Context/val.txt", b"\n", "no image"),
+    "an image in both lists": (
+        "ImageSets/Context/val.txt",
+        b"2008_000000\n",
+        "not in train.txt in .*found 2008_000000",
+    ),
     "no MATLAB file": ("human_parts/2008_000001.mat", b"x" * 200, "MATLAB file of version 5"),
     "another image": ("sal_distill/2008_000001.png", None, "44 pixels|46 pixels|43 x 46"),
 }
@@ -435,6 +448,19 @@ def test_damage_of_pascal_mt_is_named(made, tmp_path, case):
     assert file in message and re.search(said, message)
     (folder / file).unlink()
     assert file in refusal(load, "pascal", tmp_path)
+
+
+def test_masks_of_parts_that_are_no_numbers_and_sizes_that_are_none_are_refused(made, tmp_path):
+    file = copied(made, tmp_path, "pascal") / "human_parts/2008_000000.mat"
+    (file.parents[1] / "manifest-pascal.json").unlink(missing_ok=True)
+    for mask in (np.full((40, 50), np.nan), np.full((40, 50), "a", dtype=object)):
+        found = loadmat(file)
+        found["anno"][0][0][1][0][0][3][0][0][1] = mask
+        savemat(file, {"anno": found["anno"]})
+        assert "a mask of" in refusal(load, "pascal", tmp_path)
+    for size in (0, 1.5):
+        with pytest.raises(ValueError, match="size is a number of pixels"):
+            load("pascal", made, size=size)
 
 
 # --- hostile files
@@ -453,6 +479,31 @@ def test_a_matlab_bomb_is_refused_before_it_fills_the_memory(tmp_path):
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
     assert np.array_equal(matlab.arrays(held, "a", _saved(np.arange(9)), 1_000_000)["X"], np.arange(9)[None])
+
+
+def _element(kind, content):
+    return kind.to_bytes(4, "little") + len(content).to_bytes(4, "little") + content + bytes(-len(content) % 8)
+
+
+def _matrix(kind, side, content):
+    flags, sides = kind.to_bytes(8, "little"), (1).to_bytes(4, "little") + side.to_bytes(4, "little")
+    return _element(14, _element(6, flags) + _element(5, sides) + _element(1, b"X") + content)
+
+
+def test_a_matlab_file_that_claims_too_much_or_nests_too_deep_is_refused(tmp_path):
+    """scipy reserves what a text without bytes claims, and ends the process where cells lie some thousands deep."""
+    held, header, deep = Held("svhn", tmp_path), b"MATLAB".ljust(124) + b"\0\1IM", _matrix(4, 1, _element(1, b"a"))
+    for _ in range(30):
+        deep = _matrix(1, 1, deep)
+    claims = _matrix(4, 100_000_000, _element(1, b""))
+    packed = zlib.compress(claims)
+    packed = (15).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+    for content, said in (
+        (claims, "claims 100,000,000"),
+        (packed, "claims 100,000,000"),
+        (deep, "more than 20 arrays"),
+    ):
+        assert said in refusal(matlab.arrays, held, "train_32x32.mat", header + content, 1_000_000)
 
 
 def test_an_image_bomb_is_refused_before_it_is_decoded(made, tmp_path):
@@ -520,6 +571,18 @@ HOSTILE = {
     "a persistent thing": b"Pabc\n.",
     "a number of many digits": b"I" + b"9" * 100_000 + b"\n.",
     "another format": b"PK\3\4" + bytes(99),
+    "a key that takes forever": b"\x80\x04}K\x01" + b"2\x86" * 60 + b"K\x01s.",
+    "keys that take forever": b"\x80\x04}(K\x01" + b"2\x86" * 60 + b"K\x01u.",
+    "a dict that takes forever": b"\x80\x04(K\x01" + b"2\x86" * 60 + b"K\x01d.",
+    "a set that takes forever": b"\x80\x04(K\x01" + b"2\x86" * 60 + b"\x91.",
+    "a code that takes forever": b"\x80\x04cnumpy\ndtype\nK\x01" + b"2\x86" * 60 + b"\x85R.",
+    "one text again and again": b"\x80\x02]X\x40\x42\x0f\0"
+    + b"a" * 1_000_000
+    + b"q\x010("
+    + b"c_codecs\nencode\nh\x01\x85R" * 400
+    + b"e.",
+    "a name of several lines": b"\x80\x04X\x05\0\0\0a\nb\x1b[X\x03\0\0\0x\ny\x93.",
+    "a long name": b"c" + b"m" * 100_000 + b"\nname\n.",
 }
 
 
@@ -573,6 +636,79 @@ def test_other_arrays_in_the_released_file_are_refused(made, tmp_path, case):
     assert str(file) in refusal(load, "multi_fashion_and_mnist", tmp_path)
 
 
+def test_files_that_a_system_leaves_are_passed_over_and_others_named(made, tmp_path):
+    folder = copied(made, tmp_path, "cityscapes")
+    (folder / "manifest-cityscapes.json").unlink(missing_ok=True)
+    for name in (".DS_Store", "._0.npy", "Thumbs.db"):
+        (folder / "train/image" / name).write_bytes(b"x")
+    assert len(load("cityscapes", tmp_path).train) == 2
+    (folder / "train/image/copy of 0.npy").write_bytes(b"x")
+    assert "train/image/copy of 0.npy, found this one: take it away" in refusal(load, "cityscapes", tmp_path)
+
+
+def test_a_folder_that_may_not_be_read_is_named(made, tmp_path, monkeypatch):
+    copied(made, tmp_path, "cityscapes")
+    for method, part in (("is_file", "manifest"), ("is_dir", "cityscapes"), ("glob", "train")):
+        whole = getattr(Path, method)
+
+        def refuse(path, *arguments, whole=whole, part=part):
+            if part in str(path) and str(tmp_path) in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return whole(path, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, method, refuse)
+            assert "Permission denied" in refusal(load, "cityscapes", tmp_path)
+            states = {entry["name"]: entry["state"] for entry in catalogue.status(tmp_path, data.FILES, CHECKS)}
+            assert method == "glob" or "not usable" in states["cityscapes"]
+
+
+def test_other_contents_of_a_batch_are_refused(made, tmp_path):
+    folder = copied(made, tmp_path, "cifar10")
+    (folder / "manifest-cifar10.json").unlink(missing_ok=True)
+    for pixels in ("x", [1, 2], 3):
+        (folder / "data_batch_1").write_bytes(pickle.dumps({"data": pixels, "labels": [1]}, 2))
+        assert "data_batch_1, found ValueError: pixels are a" in refusal(partial, "cifar10", tmp_path)
+
+
+def test_released_composites_of_another_byte_order_are_read(made, tmp_path):
+    file = copied(made, tmp_path, "multi_fashion_and_mnist") / released_composites.FILE
+    (file.parent / "manifest-multi_fashion_and_mnist.json").unlink(missing_ok=True)
+    file.write_bytes(
+        pickle.dumps([array.astype(array.dtype.newbyteorder(">")) for array in pickle.loads(file.read_bytes())])
+    )
+    one, two = (load("multi_fashion_and_mnist", root).train for root in (made, tmp_path))
+    assert torch.equal(one.inputs, two.inputs) and all(map(torch.equal, one.targets, two.targets))
+
+
+def test_a_number_too_large_among_attributes_is_refused(made, tmp_path):
+    file = copied(made, tmp_path, "celeba") / "list_attr_celeba.txt"
+    (file.parent / "manifest-celeba.json").unlink(missing_ok=True)
+    file.write_text(file.read_text().replace(" -1 ", f" {'9' * 30} ", 1))
+    assert str(file) in refusal(partial, "celeba", tmp_path)
+
+
+def test_an_archive_of_faces_is_read_by_several_processes_and_refused_where_lzma_is_damaged(made, tmp_path):
+    folder = copied(made, tmp_path, "celeba")
+    (folder / "manifest-celeba.json").unlink(missing_ok=True)
+    file = folder / "img_align_celeba.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        for image in sorted((folder / "img_align_celeba").iterdir()):
+            archive.write(image, f"img_align_celeba/{image.name}")
+    shutil.rmtree(folder / "img_align_celeba")
+    partial("celeba", tmp_path)
+    streamed = load("celeba", tmp_path).train
+    whole = [streamed[n][0] for n in range(4)]
+    many = ConcatDataset([streamed] * 50)
+    for n, example in enumerate(DataLoader(many, batch_size=None, num_workers=2, multiprocessing_context="fork")):
+        assert torch.equal(example[0], whole[n % 4])
+    content = bytearray(file.read_bytes())
+    content[80:100] = bytes(20)
+    file.write_bytes(content)
+    (folder / "manifest-celeba.json").unlink()
+    assert str(file) in refusal(partial, "celeba", tmp_path)
+
+
 # --- manifests, status, check
 
 
@@ -605,7 +741,17 @@ def test_later_loads_are_held_to_the_manifest(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"files": 3}', '{"data_set": "nyuv2", "files": {}, "complete": 1}', "\0"]
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"files": 3}',
+        '{"data_set": "nyuv2", "files": {}, "complete": 1}',
+        "\0",
+        '{"data_set": "cityscapes", "complete": false, "files": {"' + "a" * 5000 + '": "x"}}',
+        '{"data_set": "cityscapes\\n' + "z" * 5000 + '", "complete": false, "files": {}}',
+    ],
 )
 def test_a_damaged_manifest_is_named(made, tmp_path, content):
     folder = copied(made, tmp_path, "cityscapes")
