@@ -177,18 +177,23 @@ class _Loop:
         history.core_seconds += time.process_time() - cpu
 
     def step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimisation step on a batch, of which this process has a part; losses and labels of all of it, (K,)."""
+        """One optimisation step on a batch, of which this process has a part; losses and labels of all of it, (K,).
+
+        A batch without any label makes no step and has no losses.
+        """
         door, random = self.door, random_state(self.device)
         self.optimizer.zero_grad()
         losses, features = self.losses(batch)
         targets = {name: target for _, of_tasks in batch for name, target in of_tasks.items()}
         counts = {t.name: int(t.labels(targets[t.name])) if t.name in targets else 0 for t in self.problem.tasks}
+        labels = torch.tensor([float(counts[name]) for name in self.names], dtype=torch.float64, device=self.device)
+        if not add_up(labels).any():  # in any process
+            return labels[:0], labels
         door.backward(losses, features=features, counts=counts)
         self.optimizer.step()
         if isinstance(door, Balancer) and door.waits:
             door.after_step(self.probe(batch, random))
-        labels = torch.tensor([float(counts[name]) for name in self.names], dtype=torch.float64, device=self.device)
-        return door.losses, add_up(labels)
+        return door.losses, labels
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], Any]:
         """Task -> loss of a batch; and the features, where all tasks share them."""

@@ -1,5 +1,7 @@
 """What fit and evaluate read: batches of a DataLoader, of one source for each task, and with missing labels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -68,3 +70,24 @@ def test_a_batch_has_a_target_for_each_task():
     source = DataLoader(TensorDataset(x, y), 16)
     with pytest.raises(ValueError, match="one target for each of a, b"):
         fit(model(), Problem(TASKS, source, source, source, {"synthetic": True}), "equal", Schedule(1, 16))
+
+
+@pytest.mark.parametrize("method", ["equal", "pcgrad", "famo", "rotograd"])
+def test_a_batch_without_any_label_is_passed_over(method):
+    """Two of eight batches of one example: the epoch's loss is that of the others."""
+    x, *ys = data(8)
+    for y in ys:
+        y[:2] = torch.nan
+    tasks = [replace(task, loss=masked, labels=LABELLED.labels) for task in TASKS]
+    split, whole, net, start = Split(x, tuple(ys)), Split(x, data(8)[1:]), model(), model()
+    options = {"rotation_size": 4} if method == "rotograd" else {}
+    history = fit(
+        net,
+        Problem(tasks, split, whole, whole, {"synthetic": True}),
+        method,
+        Schedule(1, 1, learning_rate=1e-9),
+        method_options=options,
+    )
+    assert history.diverged is None and history.steps == 8
+    for name, y, output in zip(NAMES, ys, start(x), strict=True):
+        assert history.epochs[0]["train_loss"][name] == pytest.approx(masked(output, y).item(), rel=1e-4)
