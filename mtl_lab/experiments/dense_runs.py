@@ -11,7 +11,7 @@ from mtl_lab.experiments.dense_pages import average, needs
 from mtl_lab.experiments.dense_tables import KINDS, PUBLISHED, TITLES, UP, DenseTable, whole
 from mtl_lab.experiments.registry import GRIDS
 from mtl_lab.protocol.table import delta_m as of_tasks
-from mtl_lab.runs import build, grid
+from mtl_lab.runs import build
 
 
 def page_run(name: str, profile: str, data, data_root, methods, epochs) -> tuple[DenseTable, list[dict]]:
@@ -28,6 +28,8 @@ def page_run(name: str, profile: str, data, data_root, methods, epochs) -> tuple
         todo = [(row, run) for row, runs in plan.plan(found).items() for run in runs if run.identity not in known]
         if not todo:
             return plan, found
+        from mtl_lab.runs import grid  # it brings training code, which reading a record does without
+
         trained = grid.grid([run for _, run in todo])
         found += [records.compact(record, row) for record, (row, _) in zip(trained, todo, strict=True)]
 

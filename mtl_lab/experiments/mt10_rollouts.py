@@ -15,14 +15,12 @@ from pathlib import Path
 import torch
 
 from mtl_core.data import mt10
-from mtl_core.training import Schedule
 from mtl_lab import records
 from mtl_lab.experiments import mt10_cloning
 from mtl_lab.experiments.registry import register_study
 from mtl_lab.protocol import stream_verdict
 from mtl_lab.protocol.table import REFERENCE
 from mtl_lab.runs.build import build_model, load_problem
-from mtl_lab.runs.checkpoints import fit_from
 from mtl_lab.runs.provenance import provenance
 from mtl_lab.runs.store import Store
 from mtl_lab.statistics.paired import PairedDifference, outcome, paired_difference
@@ -46,6 +44,9 @@ def policy(model, k: int) -> mt10.Policy:
 
 def trained(run, store: Store):
     """The network of a run, from its checkpoint or trained again; and its errors on test data by task."""
+    from mtl_core.training import Schedule  # reading a record loads no training code
+    from mtl_lab.runs.checkpoints import fit_from
+
     problem = load_problem(run)
     model = build_model(run, problem)
     more = {"method_options": run.method_options, "convention": run.convention, "seed": run.seed}

@@ -33,7 +33,6 @@ from mtl_core.models.mt10_policy import mt10_policy
 from mtl_core.seeds import torch_generator, torch_seed
 from mtl_lab import records
 from mtl_lab.experiments.registry import register_study
-from mtl_lab.runs import checkpoints
 from mtl_lab.runs.provenance import provenance
 from mtl_lab.runs.store import Store
 
@@ -162,6 +161,8 @@ def train(plan: Plan, path: Path | None = None, simulator=None, told=print) -> d
 
     `told` is called with a line after each evaluation.
     """
+    from mtl_lab.runs import checkpoints  # it brings training code, which reading a record does without
+
     agent, worlds, K = Agent(plan), [(simulator or mt10.Simulator)(task) for task in plan.tasks], len(plan.tasks)
     size = min(plan.memory // K, plan.steps)
     widths = {"seen": mt10.OBSERVATION, "done": mt10.ACTION, "reward": 1, "following": mt10.OBSERVATION}

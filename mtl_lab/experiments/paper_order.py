@@ -21,11 +21,12 @@ from typing import Annotated
 import typer
 from filelock import FileLock, Timeout
 
+from mtl_core.data.errors import DataError
 from mtl_core.methods import METHODS
 from mtl_lab import records
 from mtl_lab.experiments import paper_step
 from mtl_lab.experiments.registry import GRIDS
-from mtl_lab.runs import grid, provenance
+from mtl_lab.runs import provenance
 from mtl_lab.runs.device import chosen_device
 from mtl_lab.runs.run import Run
 
@@ -52,7 +53,7 @@ def plans(seeds: int = SEEDS) -> dict:
         try:
             plan = make(profile=PROFILE, seeds=seeds)
             runs = [run for of in plan.plan([]).values() for run in of]
-        except (KeyError, ValueError):  # it has no such profile
+        except (KeyError, ValueError, DataError):  # it has no such profile, or its plan needs data that are not here
             continue
         if runs and all(map(of_that_size, runs)):
             found[name] = plan
@@ -87,11 +88,14 @@ def candidates(plans: Mapping, device: str, root: Path = records.ROOT) -> list[C
     return sorted(found, key=lambda one: -one.bits / one.hours)
 
 
-def work(plans: Mapping, device: str, together: int = 1, root: Path = records.ROOT, train=grid.grid) -> int:
+def work(plans: Mapping, device: str, together: int = 1, root: Path = records.ROOT, train=None) -> int:
     """Train until nothing is missing; how many runs. Each has its record in results/ as soon as it is finished.
 
     together  runs at a time, each in a process of its own; on one GPU they share it.
+    train     None: `grid.grid`.
     """
+    from mtl_lab.runs import grid  # it brings training code, which reading a record does without
+
     count = 0
     while chosen := candidates(plans, device, root)[:together]:
         of = {one.run.identity: one for one in chosen}
@@ -102,7 +106,7 @@ def work(plans: Mapping, device: str, together: int = 1, root: Path = records.RO
                 [records.compact(record, one.row)], records.folder(one.experiment, PROFILE, root) / "runs.jsonl"
             )
 
-        train([one.run for one in chosen], together, device=device, finished=keep)
+        (train or grid.grid)([one.run for one in chosen], together, device=device, finished=keep)
         count += len(chosen)
     return count
 

@@ -114,7 +114,7 @@ def test_where_no_scheduler_answers_the_command_says_so(monkeypatch, capsys):
 FAKE = """#!/bin/sh
 # A job starts at once, on this machine. What was submitted is kept.
 n=$(ls "{folder}" | grep -c job); cp "$1" "{folder}/job$n.sh"
-setsid sh "$1" > "{folder}/job$n.out" 2>&1 &
+setsid sh "{folder}/job$n.sh" > "{folder}/job$n.out" 2>&1 &
 echo $! >> "{folder}/pids"
 echo "Submitted batch job $((100 + n))"
 """

@@ -120,8 +120,10 @@ def test_one_task_of_examples_on_disk_reads_the_inputs_and_its_own_target(tmp_pa
     assert [task.name for task in some.tasks] == ["Attribute_7", "Attribute_3"]
     differ = 0
     for part in ("train", "validation", "test"):
-        for one, of in zip(getattr(some, part), getattr(whole, part), strict=True):
-            assert len(one) == 3 and torch.equal(one[0], of[0])
-            assert torch.equal(one[1], of[8]) and torch.equal(one[2], of[4])
-            differ += not torch.equal(one[1], one[2])
+        for (inputs, mine), (same, targets) in zip(
+            *(getattr(of, part).batches(2) for of in (some, whole)), strict=True
+        ):
+            assert len(mine) == 2 and torch.equal(inputs, same)
+            assert torch.equal(mine[0], targets[7]) and torch.equal(mine[1], targets[3])
+            differ += not torch.equal(*mine)
     assert differ

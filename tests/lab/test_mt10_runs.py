@@ -13,7 +13,7 @@ from mtl_core.data import mt10
 from mtl_lab import experiments, queue, records
 from mtl_lab.experiments import mt10_cloning, mt10_rollouts, mt10_sac
 from mtl_lab.protocol import stream_verdict
-from mtl_lab.runs import execute, store
+from mtl_lab.runs import checkpoints, execute, store
 
 torch.set_num_threads(1)
 
@@ -154,7 +154,7 @@ def test_a_stopped_training_ends_where_the_undisturbed_one_does(tmp_path, method
         mt10_sac.train(plan, tmp_path / "part.pt", World, told=stop)
     part = mt10_sac.train(plan, tmp_path / "part.pt", World, told=lambda _: None)
     assert part["evaluations"] == whole["evaluations"] and [e["step"] for e in whole["evaluations"]] == [20, 40]
-    ends = [mt10_sac.checkpoints.read(tmp_path / f"{n}.pt") for n in ("whole", "part")]
+    ends = [checkpoints.read(tmp_path / f"{n}.pt") for n in ("whole", "part")]
     for name, value in ends[0]["parts"]["agent"].items():
         assert torch.equal(value, ends[1]["parts"]["agent"][name]), name
     other = mt10_sac.train(replace(plan, seed=1, steps=20), tmp_path / "whole.pt", World, told=lambda _: None)

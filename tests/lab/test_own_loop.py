@@ -45,7 +45,7 @@ def test_a_log_has_weights_and_cosines():
     CASES["log"].run(CASES["log"].after, 2, entries.append)
     assert [sorted(entry) for entry in entries[:2]] == [
         ["weight of first", "weight of largest", "weight of sum"],
-        ["cosine of first, largest", "cosine of sum, first", "cosine of sum, largest"],
+        ["cosine of first/largest", "cosine of sum/first", "cosine of sum/largest"],
     ]
 
 
