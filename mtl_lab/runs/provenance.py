@@ -16,7 +16,8 @@ from mtl_lab import ROOT
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 DECISIVE = (
     "mtl_core",
-    *(f"mtl_lab/runs/{name}.py" for name in ("build", "checkpoints", "conflict_log", "gradient_probe", "weights")),
+    *(f"mtl_lab/runs/{name}.py" for name in ("build", "checkpoints", "conflict_log", "gradient_probe")),
+    *(f"mtl_lab/runs/{name}.py" for name in ("released_code", "weights")),
 )  # config to outcome
 LIBRARIES = ("torch", "torchjd", "numpy", "scipy", "cvxpy", "clarabel")  # gradients, methods and their solvers
 
