@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "DataParallel"}
+WRAPPERS = {"torch.DistributedDataParallel", "torch.FullyShardedDataParallel", "torch.DataParallel"}
 
 
 def named_parameters(given) -> tuple[list[str], list[Tensor]]:
@@ -16,12 +16,12 @@ def named_parameters(given) -> tuple[list[str], list[Tensor]]:
     Those of a layer come together."""
     if isinstance(given, nn.Module):
         for name, module in given.named_modules():
-            kinds = {kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith("torch.")}
-            if wrapper := ", ".join(kinds & WRAPPERS):
+            if wrapper := [k.__name__ for k in type(module).__mro__ if f"{k.__module__[:6]}{k.__name__}" in WRAPPERS]:
                 how = "give and call the plain module inside (wrapper.module); the balancer adds processes up"
-                raise ValueError(f"{name or 'the model'} is wrapped in {wrapper}: {how}")
+                raise ValueError(f"{name or 'the model'} is wrapped in {wrapper[0]}: {how}")
         given = given.named_parameters()
-    pairs = [item if isinstance(item, tuple) else (str(n), item) for n, item in enumerate(given)]
+    listed = enumerate(given if isinstance(given, Iterable) else ())
+    pairs = [item if isinstance(item, tuple) else (str(n), item) for n, item in listed]
     found: dict[Tensor, str] = {}
     for name, p in pairs:
         whole = isinstance(p, Tensor) and p.is_leaf and p.layout == torch.strided and type(p).__name__ != "DTensor"
@@ -29,7 +29,7 @@ def named_parameters(given) -> tuple[list[str], list[Tensor]]:
             raise ValueError(f"expected parameters, or a module; {name!r} is no leaf, or complex, sparse or a DTensor")
         found.setdefault(p, name)
     if not found:
-        raise ValueError("there are no parameters: give a module, its named_parameters() or parameters")
+        raise ValueError(f"{type(given).__name__} has no parameters: give a module, named_parameters() or parameters")
     layers = [name.rpartition(".")[0] or name for name in found.values()]
     together = sorted(zip(map(layers.index, layers), found.values(), found, strict=True), key=lambda entry: entry[0])
     return [name for _, name, _ in together], [p for _, _, p in together]
@@ -61,8 +61,7 @@ def check_loss(name: str, loss, scaler) -> None:
     elif not loss.requires_grad:
         problem = "has no graph: it is a constant or detached, or nothing that it was computed from requires grad"
     elif scaler is not None:  # a product with the scaler's own tensor?
-        other = getattr(loss.grad_fn, "_saved_other", None)
-        scale = scaler._scale  # None before the first call, and where the scaler is off
+        other, scale = getattr(loss.grad_fn, "_saved_other", None), scaler._scale  # None before its first call
         if scale is not None and torch.is_tensor(other) and other.data_ptr() == scale.data_ptr():
             problem = "is scaled already: give the losses themselves and scaler=, which scales them and unscales J"
     if problem:

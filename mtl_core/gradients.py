@@ -100,6 +100,8 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
                 leaves[end] = leaves.get(end, 0) | bit
                 continue
             if isinstance(node, BackwardCFunction):
+                if node.name() == "CheckpointFunctionBackward":  # hides its parameters, which would get nothing
+                    raise ValueError(REMEDIES["use_reentrant"])
                 outputs = used.setdefault(node, {})
                 outputs[k] = outputs.get(k, 0) | 1 << number
             mask = masks.get(node, 0)

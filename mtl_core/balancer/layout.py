@@ -51,8 +51,7 @@ class Layout:
             ignored = tuple(f"{item}." for item in self.ignored if isinstance(item, str))
             self.ignored |= {leaf for leaf, name in names.items() if f"{name}.".startswith(ignored)}
             if unknown := ", ".join([name for leaf, name in names.items() if leaf not in self.ignored][:6]):
-                kind = isinstance(strangers[0], nn.Parameter)
-                more = "" if kind else "; inputs that require grad: ignore=[torch.Tensor]"
+                more = "; inputs that require grad: ignore=[torch.Tensor]" * (type(strangers[0]) is Tensor)
                 raise ValueError(f"the losses reach {unknown}: give the module that holds all, or ignore= it{more}")
         return {i: leaves[p] for p, i in self.index.items() if p in leaves and p not in self.ignored}
 

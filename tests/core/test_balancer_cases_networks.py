@@ -134,6 +134,11 @@ def test_18_activation_checkpoints():
     with pytest.raises(ValueError, match="use_reentrant=False"):
         net = Net(3, Checkpointed(True))
         Balancer("norm_equalised", net).backward([o.pow(2).mean() for o in net(x)[1]])
+    net = Net(3, nn.Linear(6, 8))
+    x.requires_grad_()  # the graph ends at the inputs, which are ignored: the trunk's parameters are not in it
+    z = torch.utils.checkpoint.checkpoint(net.trunk, x, use_reentrant=True)
+    with pytest.raises(ValueError, match="use_reentrant=False"):
+        Balancer("norm_equalised", net, ignore=[torch.Tensor]).backward([h(z).pow(2).mean() for h in net.heads])
 
 
 @pytest.mark.supports("sparse gradients", "refused", "make them dense, or name the layer in ignore=")
