@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from mtl_core import _inputs
-from mtl_core.gradients import Columns, TaskGradients, all_finite, gradients, vector, views, write
+from mtl_core.gradients import Columns, TaskGradients, all_finite, gradients, reached, vector, views, write
 from mtl_core.methods.conventions import CONVENTIONS
 from mtl_core.methods.registry import ROTATION, Method, register
 from mtl_core.models.rotations import RotatedHeads
 
-OBJECTIVES = ("code", "paper")
 TINY = 1e-8  # a loss below is too small to divide by
 RESET_SHARE = 1e-4  # of the first loss, below which the burn-in leaves the divisor as it is
 
@@ -38,8 +37,8 @@ class _FeatureRotation(RotatedHeads):
         rotation_rate=0.5, **options: Any,
     ):  # fmt: skip
         super().__init__(trunk, heads, rotation_size, **options)
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective is one of {', '.join(OBJECTIVES)}; got {objective!r}")
+        if objective not in ("code", "paper"):
+            raise ValueError(f"objective is 'code' or 'paper', got {objective!r}")
         if not (rotation_rate > 0 and burn_in >= 0):
             raise ValueError(f"rotation_rate is positive and burn_in at least 0, got {rotation_rate} and {burn_in}")
         self.burn_in, self.normalize_losses, self.objective = burn_in, normalize_losses, objective
@@ -52,7 +51,7 @@ class _FeatureRotation(RotatedHeads):
         self.steps: Tensor = nn.Buffer(self.rotation.base.new_zeros((), dtype=torch.int64))
         self.convention = CONVENTIONS["plain"]
         self.observers: list[Callable[[TaskGradients], object]] = []
-        self.losses, self.passes, self.tasks = torch.zeros(0), 0, list[str]()
+        self.losses, self.passes, self.tasks = torch.zeros(0), 0, [*self.names]
         self.gradients: TaskGradients | None = None
 
     def rotation_parameters(self) -> Iterator[nn.Parameter]:
@@ -66,10 +65,8 @@ class _FeatureRotation(RotatedHeads):
     def parameter_groups(self, learning_rate: float) -> list[dict]:
         """For an optimizer: trunk and heads; what rotates or weighs, `rotation_rate` times as fast, without decay."""
         learned = [*self.rotation_parameters(), *self.weight_parameters()]
-        groups: list[dict] = [{"params": list(self.model_parameters())}]
-        if learned:
-            groups.append({"params": learned, "lr": learning_rate * self.rotation_rate, "weight_decay": 0.0})
-        return groups
+        fast = {"params": learned, "lr": learning_rate * self.rotation_rate, "weight_decay": 0.0}
+        return [{"params": [*self.model_parameters()]}, *[fast] * bool(learned)]
 
     def backward(self, losses, features=None, scaler=None, counts: Mapping | None = None) -> None:
         r"""Add the step's gradients to every `.grad`: heads, trunk, rotations (and RotoGradNorm's weights).
@@ -82,14 +79,16 @@ class _FeatureRotation(RotatedHeads):
 
         Scale and clip of `convention` apply to the trunk's gradient. Functions in `observers` get J, at K more passes
         through the trunk. A task without gradient takes no part. ValueError: another number of losses, no forward pass
-        in training mode before; NonFiniteGradientError: NaN or infinity, with the tasks.
+        in training mode before, a loss that reaches other parameters than the
+        heads' beside the features; NonFiniteGradientError: NaN or infinity, with the tasks.
         """
         given = _inputs.by_name(losses)
         if self._forward is None:
             raise ValueError("backward() needs a forward pass in training mode before it, one for each")
-        if len(given) != len(self.heads) or any(loss is None for loss in given.values()):
-            there = ", ".join(name for name, loss in given.items() if loss is not None)
-            raise ValueError(f"expected {len(self.heads)} losses, one per task, got {there or 'none'}")
+        there = [name for name, loss in given.items() if loss is not None]
+        if len(there) != len(self.heads) or len(there) < len(given) or self.names and {*there} != {*self.names}:
+            wanted = ", ".join([f"{len(self.heads)} losses, one per task", *self.names])
+            raise ValueError(f"expected {wanted}; got {', '.join(there) or 'none'}")
         for name, loss in given.items():
             _inputs.check_loss(name, loss, scaler)
         if {*given} == {*self.tasks}:  # named as before: in the heads' order, whatever the mapping's
@@ -127,6 +126,9 @@ class _FeatureRotation(RotatedHeads):
         pulled, *found = gradients([parts], [rotated, *own], [(share * scale * weights).to(parts)], False)
         if pulled is None:
             raise ValueError("the losses do not depend on the outputs of the last forward pass")
+        if strange := {*reached([*given.values()])[0]} - {*own, rotated}:
+            names = ", ".join(sorted(_inputs.names_in_process(strange)))
+            raise ValueError(f"the losses reach {names} past the last forward's features: call backward() for that")
         with torch.no_grad():
             update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale.to(R), z, seen)
         named = {name: p for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad}
@@ -142,8 +144,8 @@ class _FeatureRotation(RotatedHeads):
         weighing = [learned * (share * scale) for _ in self.weight_parameters()]
         parameters = [*trunk, *own, *angles, *self.weight_parameters()]
         pairs = zip(parameters, [*of_trunk, *found, *turned, *weighing], strict=True)
-        reached = [(p, g) for p, g in pairs if g is not None]
-        flat = _inputs.add_up(torch.cat([(g / scale).to(R).flatten() for _, g in reached]))
+        kept = [(p, g) for p, g in pairs if g is not None]
+        flat = _inputs.add_up(torch.cat([(g / scale).to(R).flatten() for _, g in kept]))
         all_finite({"a gradient of the trunk or of a head": flat})
         # The trunk's gradient under the convention:  s g \min(1, c / \|s g\|)
         factor, size = self.convention.factor("sum", K), sum(g.numel() for g in of_trunk if g is not None)
@@ -151,7 +153,7 @@ class _FeatureRotation(RotatedHeads):
         flat[:size] *= factor * self.convention.clip_factor(norm)
         self.steps += 1
         self.losses, self.passes = seen.to(parts), 1 + K * bool(self.observers)
-        return [p for p, _ in reached], flat
+        return [p for p, _ in kept], flat
 
     def _loss_weights(self, seen: Tensor) -> Tensor:
         """1/|L_k(t0)|, (K,); t0 is the first step with a loss that is not tiny, then the end of the burn-in."""
@@ -211,8 +213,7 @@ class _FeatureRotation(RotatedHeads):
         if not self.scales:
             return weighted
         # Initial norms, taken anew at the end of the burn-in:  \|G_k^0\|
-        now = self.steps == self.burn_in
-        fresh = ((self.initial_norms == 0) | now) & (norms > 0)
+        fresh = ((self.initial_norms == 0) | (self.steps == self.burn_in)) & (norms > 0)
         self.initial_norms.copy_(torch.where(fresh, norms, self.initial_norms))
         shares, C = magnitudes(norms, self.initial_norms)
         # Gradients of one length in the common direction:  C \sum_k U_k = C K V
@@ -230,7 +231,8 @@ class _FeatureRotation(RotatedHeads):
 class RotoGrad(_FeatureRotation):
     r"""Both halves: the trunk gets $C\sum_k U_k$, rotations are trained. An nn.Module around trunk and heads.
 
-    trunk, heads      modules; the heads' list is not changed. All is registered: `.to()`, `state_dict`.
+    trunk, heads      modules; heads in a list, or by task in a dict: then outputs and losses are by task, too. The list
+                      is not changed, all is registered: `.to()`, `state_dict`.
     rotation_size     m: the first m features are rotated.
     post_shape        shape that follows the features, (H, W) for maps (B, d, H, W).
     burn_in           the step (0 is the first) at which L_k(t0) and the norms of G^0 are taken anew; 0 for never.

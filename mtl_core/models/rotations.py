@@ -1,6 +1,6 @@
 r"""Rotations of features: K matrices in SO(m) that ordinary optimisers can train, and the layer that applies them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,9 +155,10 @@ class RotationLayer(nn.Module):
 class RotatedHeads(nn.Module):
     """A trunk and K heads, each head behind a rotation of its own.
 
-    trunk, heads   modules; the heads' list is not changed. All is registered: `.to()`, `state_dict`.
+    trunk, heads   modules; heads in a list, or by task in a dict. The list is not changed, all is registered.
     rotation_size  m: the first m features are rotated.
     post_shape     shape that follows the features, (H, W) for maps (B, d, H, W).
+    names          of the tasks, where heads are given by task.
     init, orthogonal_map, generator  as in `Rotations`.
 
     In training mode the graph is cut at the features: what joins it again is the method's to do.
@@ -166,7 +167,7 @@ class RotatedHeads(nn.Module):
     def __init__(
         self,
         trunk: nn.Module,
-        heads: Sequence[nn.Module],
+        heads: Sequence[nn.Module] | Mapping[str, nn.Module] | nn.ModuleDict,
         rotation_size: int,
         *,
         post_shape: Sequence[int] = (),
@@ -175,7 +176,10 @@ class RotatedHeads(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.trunk, self.heads, self.post_shape = trunk, nn.ModuleList(heads), tuple(post_shape)
+        by_task: Any = heads if isinstance(heads, (Mapping, nn.ModuleDict)) else {}
+        listed: Any = by_task.values() or heads
+        self.names, self.heads = [*by_task], nn.ModuleList(listed)
+        self.trunk, self.post_shape = trunk, tuple(post_shape)
         like = next(self.parameters(), torch.zeros(()))
         made: dict[str, Any] = {"init": init, "orthogonal_map": orthogonal_map, "generator": generator}
         made |= {"dtype": like.dtype, "device": like.device, "post": len(self.post_shape)}
@@ -201,8 +205,10 @@ class RotatedHeads(nn.Module):
         yield from self.trunk.parameters()
         yield from self.heads.parameters()
 
-    def forward(self, *inputs: Any, **more: Any) -> list[Tensor]:
-        """The K outputs. In training mode the graph is cut at the features, for `backward`.
+    def forward(self, *inputs: Any, **more: Any) -> list[Tensor] | dict[str, Tensor]:
+        """The K outputs, in a list or dict as the heads were given.
+
+        In training mode the graph is cut at the features, for `backward`.
 
         ValueError: the trunk returns no single tensor, or features that do not end in `post_shape`.
         """
@@ -212,12 +218,16 @@ class RotatedHeads(nn.Module):
         self._forward = None
         R = self.rotation.matrices()
         if not (self.training and torch.is_grad_enabled()):
-            return [head(r) for head, r in zip(self.heads, rotate(features, R, len(self.post_shape)), strict=True)]
+            return self._outputs(rotate(features, R, len(self.post_shape)))
         if tuple(features.shape[features.ndim - len(self.post_shape) :]) != self.post_shape:
             raise ValueError(f"features of shape {tuple(features.shape)} do not end in post_shape {self.post_shape}")
         rotated = rotate(features.detach(), R.detach(), len(self.post_shape)).requires_grad_()
         self._forward = features, R, rotated
-        return [head(r) for head, r in zip(self.heads, rotated.unbind(), strict=True)]
+        return self._outputs(rotated)
+
+    def _outputs(self, rotated: Tensor) -> list[Tensor] | dict[str, Tensor]:
+        found = [head(r) for head, r in zip(self.heads, rotated.unbind(), strict=True)]
+        return dict(zip(self.names, found, strict=True)) if self.names else found
 
     def fold_into_heads(self) -> None:
         """Multiply each rotation into its head's first layer: trunk and heads alone then give what this module gave.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtl_core.methods.rotograd import OBJECTIVES, RESET_SHARE, TINY
+from mtl_core.methods.rotograd import RESET_SHARE, TINY
 from mtl_core.seeds import numpy_generator, wobbled
 
 METHODS = {"vanilla": "Sum", "scale_only": "ScaleOnly", "rotate_only": "RotateOnly", "rotograd": "RotoGrad"}
@@ -98,7 +98,7 @@ def study(
     normalize_losses, burn_in, objective  as in `methods.rotograd.RotoGrad`; "vanilla" has none of them.
     ValueError: an unknown method, start, optimizer or objective.
     """
-    for what, given, known in (("optimizer", optimizer, ("adam", "sgd")), ("objective", objective, OBJECTIVES)):
+    for what, given, known in (("optimizer", optimizer, ("adam", "sgd")), ("objective", objective, ("code", "paper"))):
         if given not in known:
             raise ValueError(f"{what} is one of {', '.join(known)}; got {given!r}")
     if method not in METHODS:

@@ -39,7 +39,8 @@ def test_tiny_losses_are_not_divided_by():
         model.backward(losses)
         assert max(g.abs().max() for g in gradients(model).values()) < 100
     model, x, y = small(RotoGrad, normalize_losses=True, burn_in=1)
-    model.backward([0 * losses_of(model, x, y)[0], *losses_of(model, x, y)[1:]])
+    first, *others = losses_of(model, x, y)
+    model.backward([0 * first, *others])
     assert model.initial_losses[0] == 0 and all(torch.isfinite(g).all() for g in gradients(model).values())
     model.zero_grad()
     model.backward(losses_of(model, x, y))
@@ -177,7 +178,7 @@ def test_set_rotations_refuses_what_is_no_rotation():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": "both"}, "objective is one of code, paper; got 'both'"),
+        ({"objective": "both"}, "objective is 'code' or 'paper', got 'both'"),
         ({"init": "random"}, "init is 'identity' or 'haar', got 'random'"),
         ({"orthogonal_map": "qr"}, "orthogonal_map is None or one of matrix_exp, cayley, householder; got 'qr'"),
         ({"rotation_rate": 0}, "rotation_rate is positive and burn_in at least 0, got 0 and 20"),
@@ -197,7 +198,7 @@ def test_misuse_is_refused_with_what_to_do():
     with pytest.raises(ValueError, match="one for each"):
         model.backward([torch.zeros(())] * 3)
     losses = losses_of(model, x, y)
-    with pytest.raises(ValueError, match="expected 3 losses, one per task, got task 0, task 1"):
+    with pytest.raises(ValueError, match="expected 3 losses, one per task; got task 0, task 1"):
         model.backward(losses[:2])
     for wrong, said in (
         (losses[2].detach(), "'task 2' has no graph"),
@@ -215,9 +216,32 @@ def test_misuse_is_refused_with_what_to_do():
         model.backward(stale)
     with pytest.raises(ValueError, match=r"rotations of 9 features need as many; features of shape \(8, 4\) have 4"):
         small(RotoGrad, size=9)[0](x)
+    losses = losses_of(model, x, y)
+    with pytest.raises(ValueError, match="the losses reach trunk.*past the last forward's features"):
+        model.backward([losses[0] + sum(p.square().sum() for p in model.trunk.parameters()), *losses[1:]])
     forked = RotoGrad(nn.Identity(), [nn.Identity()], 2)
     with pytest.raises(ValueError, match="one tensor that all tasks share, got tuple"):
         forked((x, x))
+
+
+@pytest.mark.parametrize("kind", [dict, nn.ModuleDict])
+def test_heads_by_task_name_outputs_and_losses(kind):
+    torch.manual_seed(0)
+    trunk, heads, x = nn.Linear(3, 4), {"left": nn.Linear(4, 1), "right": nn.Linear(4, 2)}, torch.randn(8, 3)
+    found = []
+    for given in (kind(heads), list(heads.values())):
+        model = RotoGrad(trunk, given, 4)
+        out = model(x)
+        left, right = out.values() if isinstance(out, dict) else out
+        losses = {"right": right.square().mean(), "left": left.square().mean()}  # in another order than the heads
+        model.backward(losses if isinstance(out, dict) else [losses["left"], losses["right"]])
+        found.append([p.grad.clone() for p in model.parameters()])
+        model.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    model = RotoGrad(trunk, kind(heads), 4)
+    losses = [value.mean() for value in model(x).values()]
+    with pytest.raises(ValueError, match="expected 2 losses, one per task, left, right; got task 0, task 1"):
+        model.backward(losses)
 
 
 @pytest.mark.parametrize("make", FAMILY)
