@@ -70,7 +70,7 @@ def split(model: Any, layers: Iterable[str], tasks: Any, init: str = "copy", gen
         return model
     graph, known = forks.survey(model)
     # A Balancer names the layers of the whole model, of which only the trunk is split
-    layers = list(dict.fromkeys(name if name in known else str(name).removeprefix("trunk.") for name in layers))
+    layers = list(dict.fromkeys(n if network is model or n in known else str(n).removeprefix("trunk.") for n in layers))
     for name in layers:
         if reason := known[name] if name in known else forks.unknown(name, list(known)):
             raise SplitError(f"layer {name!r} cannot be split: {reason}")

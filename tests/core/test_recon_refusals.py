@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -118,6 +119,11 @@ def test_unknown_layers_and_arguments(plain):
         SplitError, match="'layer1' .* no layer of that name; what can be split there is .'layer1.0.conv1'"
     ):
         recon.split(plain, ["layer1"], K)  # a container owns no parameters
+    own = nn.Sequential(OrderedDict(trunk=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))))
+    with pytest.raises(
+        SplitError, match="layer 'trunk.7' cannot be split"
+    ):  # a network of one's own may have a "trunk"
+        recon.split(own, ["trunk.7"], K)
     with pytest.raises(SplitError, match="'zzz' .* no layer of that name; there are .'conv1', 'bn1'"):
         recon.split(plain, ["zzz"], K)
     with pytest.raises(ValueError, match="init is 'copy' or 'reinitialise', got 'random'"):
