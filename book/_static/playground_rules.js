@@ -1,5 +1,5 @@
 /* Problems and update rules of the playground: those of mtl_lab.landscapes.problems and mtl_core.methods, for two tasks and two
-   parameters. tests/test_playground.py compares losses, gradients and end points. */
+   parameters. tests/site/test_playground.py compares losses, gradients, answers to two arrows, and paths. */
 window.playgroundRules = (() => {
   "use strict";
   const FLOOR = 5e-6;
@@ -27,7 +27,7 @@ window.playgroundRules = (() => {
       return [(M[1][1] * b[0] - M[0][1] * b[1]) / det, (M[0][0] * b[1] - M[1][0] * b[0]) / det];
     });
     const plain = { optimizer: "sgd", rate: 0.02, steps: 600, convention: "plain, clipped" };
-    return { at, pareto, limits: [[-5, 5], [-4, 4]], start: [-3.5, 3], ...plain };
+    return { at, pareto, limits: [[-5, 5], [-4, 4]], start: [0.5, 3.5], ...plain };
   }
 
   function samgs(q, more) {  // q(x, y, side) -> [value, d/dx, d/dy] of the lower half
@@ -54,7 +54,7 @@ window.playgroundRules = (() => {
   };
   const level = Array.from({ length: 29 }, (_, i) => [7 - i / 2, -8.3552]);
   const problems = {
-    bowls: { title: "Two bowls", ...bowls([[-2, -1], [2, 1]], [[[1, 0], [0, 0.2]], [[0.4, 0], [0, 1.2]]]) },
+    bowls: { title: "Two bowls", ...bowls([[-2, -1], [2, 1]], [[[1, 0], [0, 0.2]], [[0.4, 0], [0, 1.2]]]), start: [3.5, -2.5] },
     uneven_bowls: { title: "Two bowls, one ten times as steep",
       ...bowls([[-2, 0], [2, 1]], [[[10, 0], [0, 10]], [[1, 0], [0, 1]]]) },
     ravines: { title: "Two crossed ravines",
@@ -142,5 +142,12 @@ window.playgroundRules = (() => {
     return { points, updates };
   }
 
-  return { problems, methods, run, scaling };
+  /* The first step of a method for two arrows, on the scale of a sum (twice a mean), never clipped. All rules are odd: for
+     the two negative gradients it is the negative of the update. */
+  function answer(methodName, a, b) {
+    const { native, make } = methods[methodName], factor = native === "mean" ? 2 : 1;
+    return make()(a, b).map((x) => factor * x);
+  }
+
+  return { problems, methods, run, scaling, answer };
 })();
