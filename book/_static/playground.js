@@ -125,10 +125,12 @@
         const c = sorted[Math.floor(share * (sorted.length - 1))];
         let d = "";
         for (let j = 0; j < N; j++) for (let i = 0; i < N; i++) {
+          const first = value[j * (N + 1) + i] < c, next = (j + 1) * (N + 1) + i;
+          if (value[j * (N + 1) + i + 1] < c === first && value[next] < c === first && value[next + 1] < c === first) continue;
           const corners = [[i, j], [i + 1, j], [i + 1, j + 1], [i, j + 1]], cut = [];
           corners.forEach((p, k) => {
             const q = corners[(k + 1) % 4], u = value[p[1] * (N + 1) + p[0]] - c, v = value[q[1] * (N + 1) + q[0]] - c;
-            if (u < 0 !== v < 0) cut.push(at(p[0] + (q[0] - p[0]) * u / (u - v), p[1] + (q[1] - p[1]) * u / (u - v)));
+            if ((u < 0) !== (v < 0)) cut.push(at(p[0] + (q[0] - p[0]) * u / (u - v), p[1] + (q[1] - p[1]) * u / (u - v)));
           });
           for (let k = 0; k + 1 < cut.length; k += 2) d += line(place, [cut[k], cut[k + 1]]);
         }
@@ -227,7 +229,9 @@
     const arrowView = view("The arrows of two tasks, and the step of every method");
     const marked = (k, node) => { // hover, focus and click, wherever a method is shown
       node.dataset.method = k;
-      for (const [event, on] of [["pointerenter", k], ["pointerleave", null], ["focusin", k], ["focusout", null]]) node.addEventListener(event, () => heat(on));
+      const events = [["pointerenter", k], ["pointerleave", null]];
+      if (node instanceof HTMLElement) events.push(["focusin", k], ["focusout", null]); // a group with such a listener takes the focus
+      for (const [event, on] of events) node.addEventListener(event, () => heat(on));
       return node;
     };
 
@@ -250,7 +254,7 @@
 
     // --- paths: that of the chosen method at once, the others as time allows
 
-    let place, paths = new Map(), rest = null, shown, total, timer = null, scene;
+    let place, paths = new Map(), turns = 0, shown, total, timer = null, scene;
     const even = [[-REACH, REACH], [-1, 1].map((s) => s * REACH * (HEIGHT - TOP - BOTTOM) / (WIDTH - LEFT - RIGHT))], board = frame(even);
 
     function compute(k) {
@@ -261,11 +265,9 @@
     }
 
     function complete() {
-      clearTimeout(rest);
-      rest = null;
-      const began = performance.now(), missing = () => [state.method, ...names].find((k) => !paths.has(k));
+      const mine = ++turns, began = performance.now(), later = () => { if (mine === turns) { complete(); picture(); } }, missing = () => [state.method, ...names].find((k) => !paths.has(k));
       for (let k = missing(); k && (performance.now() - began < 25 || !paths.has(state.method)); k = missing()) compute(k);
-      if (missing()) rest = setTimeout(() => { complete(); picture(); }, 0);
+      if (missing()) requestAnimationFrame(() => setTimeout(later)); // once this is painted
     }
 
     const ordered = () => [...names.filter((k) => k !== state.method && paths.has(k)), state.method]; // the chosen one lies on top
@@ -339,7 +341,7 @@
         const [size, ...effects] = cells.get(k);
         size.textContent = number(length, length < 10 ? 2 : 0);
         state.arrows.forEach((task, j) => {
-          const gain = dot(step, task), sure = Math.abs(gain) > 1e-9 * norm(task) * length; // to first order
+          const gain = dot(step, task), sure = Math.abs(gain) > 1e-9 * norm(task) * (norm(state.arrows[0]) + norm(state.arrows[1])); // to first order
           effects[j].textContent = !sure ? "stays" : gain > 0 ? "falls" : "rises";
           effects[j].classList.toggle("rises", sure && gain < 0);
         });
@@ -475,7 +477,7 @@
       element("div", { class: "pictures" }, element("figure", {}, element("figcaption", {}, "Each task’s arrow points the way its own loss falls fastest. Thin arrows: the steps of the methods."), arrowView),
         element("div", { class: "answers" }, table, take)));
     open(location.search);
-    window.playground = { problems, methods, run, answer, state, address, ready: () => rest === null && names.every((k) => paths.has(k)), shown: () => shown };
+    window.playground = { problems, methods, run, answer, state, address, ready: () => names.every((k) => paths.has(k)), shown: () => shown };
   }
 
   function find() {

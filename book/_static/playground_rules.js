@@ -34,7 +34,7 @@ window.playgroundRules = (() => {
     const at = (x, y) => {
       const gate = Math.tanh(y / 2), slope = (1 - gate * gate) / 2, t = Math.tanh(y);
       const up = Math.max(gate, 0), down = Math.max(-gate, 0), found = { losses: [], gradients: [] };
-      for (const side of [1, -1]) {
+      for (let side = 1; side >= -1; side -= 2) {
         const u = side > 0 ? 0.5 * (-x - 7) + t : 0.5 * (-x + 3) - t + 2, open = Math.abs(u) > FLOOR;
         const f = Math.log(Math.max(Math.abs(u), FLOOR)) + 6;
         const fx = open ? -0.5 / u : 0, fy = open ? side * (1 - t * t) / u : 0, [v, vx, vy] = q(x, y, side);
@@ -106,10 +106,11 @@ window.playgroundRules = (() => {
         t += 1;
         h = beta2 * h + (1 - beta2) * (1 - similarity) ** 2 + 1e-8;
         const gain = 1 / ((1 - beta1 ** t) * Math.sqrt(h / (1 - beta2 ** t))), u = [0, 0];
-        [a, b].forEach((g, k) => [0, 1].forEach((j) => {
+        for (let k = 0; k < 2; k++) for (let j = 0; j < 2; j++) {
+          const g = k ? b : a;
           m[k][j] = beta1 * m[k][j] + (1 - beta1) * g[j];
           u[j] += gain * g[j] * Math.abs(m[k][j]);
-        }));
+        }
         return similarity < gamma ? equalised(a, b) : u;
       };
     } },
@@ -126,17 +127,20 @@ window.playgroundRules = (() => {
     const points = new Float64Array(size), updates = new Float64Array(size);
     const [factor, longest] = scaling(problem, method);
     const m = [0, 0], v = [0, 0], p = [Number(start[0]), Number(start[1])];
+    let first = 1, second = 1; // powers of Adam's decays
     for (let t = 0; t <= total; t++) {
       points.set(p, 2 * t);
       const [a, b] = problem.at(p[0], p[1]).gradients, raw = rule(a, b), u = [factor * raw[0], factor * raw[1]];
       const clip = longest === null ? 1 : Math.min(1, longest / (norm(u) + 1e-6));
-      for (const j of [0, 1]) {
+      first *= 0.9;
+      second *= 0.999;
+      for (let j = 0; j < 2; j++) {
         const g = u[j] * clip;
         updates[2 * t + j] = g;
         if (problem.optimizer === "sgd") { p[j] -= problem.rate * g; continue; }
         m[j] += 0.1 * (g - m[j]);
         v[j] = 0.999 * v[j] + 0.001 * g * g;
-        p[j] -= problem.rate / (1 - 0.9 ** (t + 1)) * m[j] / (Math.sqrt(v[j] / (1 - 0.999 ** (t + 1))) + 1e-8);
+        p[j] -= problem.rate / (1 - first) * m[j] / (Math.sqrt(v[j] / (1 - second)) + 1e-8);
       }
     }
     return { points, updates };
