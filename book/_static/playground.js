@@ -10,7 +10,7 @@
 
   const WIDTH = 340, HEIGHT = 300, LEFT = 34, BOTTOM = 34, TOP = 8, RIGHT = 8;
   const FIRST = { problem: "uneven_bowls", method: "pcgrad", arrows: [[1.8, -0.4], [-1, 0.7]] };
-  const REACH = 3, TIP = 2; // half the width of the picture of arrows, and how far a tip moves from the middle
+  const REACH = 2.6, TIP = 2; // half the width of the picture of arrows, and how far a tip moves from the middle
   const STYLE = `#two-task-playground { --ground: var(--pst-color-background, white); --task-1: #0072b2; --task-2: #b35c00;
       --equal: currentColor; --norm_equalised: #7b2d8e; --mgda: #b3204d; --pcgrad: #2a7400; --cagrad: #6b5b00; --sam_gs: #00707f; }
     html[data-theme="dark"] #two-task-playground { --task-1: #6cb8ea; --task-2: #f0a860;
@@ -41,6 +41,7 @@
     #two-task-playground svg text.task { fill: var(--own); font-weight: 700; }
     #two-task-playground .pareto { fill: none; stroke: currentColor; stroke-width: 7; stroke-opacity: .25; stroke-linecap: round; }
     #two-task-playground .line { fill: none; stroke: var(--own); stroke-width: 1.4; stroke-opacity: .6; stroke-linejoin: round; }
+    #two-task-playground .answer .line { stroke-width: 1.8; stroke-opacity: .9; }
     #two-task-playground .hit { fill: none; stroke: transparent; stroke-width: 14; cursor: pointer; }
     #two-task-playground circle.hit { fill: transparent; stroke: none; cursor: grab; }
     #two-task-playground .end { fill: var(--own); }
@@ -329,7 +330,7 @@
 
     // --- the two arrows
 
-    const tipScene = element("g", inside), middle = board.to(0, 0);
+    const tipScene = element("g", { ...inside, class: "scene answer" }), middle = board.to(0, 0);
     const tips = [0, 1].map((k) => handle(arrowView, `arrow of task ${k + 1}; arrow keys move its tip`, "tip", own(`task-${k + 1}`), () => board,
       () => state.arrows[k], (tip) => turn(state.arrows.map((old, j) => (j === k ? tip : old)))));
 
@@ -459,7 +460,7 @@
       clearTimeout(saving);
       open(link.search);
       history.pushState(null, "", address());
-      root.scrollIntoView({ block: "start" });
+      (link.search.includes("start=") ? root : arrowView.parentElement).scrollIntoView({ block: "start" });
     });
     addEventListener("popstate", () => { clearTimeout(saving); open(location.search); });
 

@@ -222,6 +222,12 @@ PLANE, LOSSES, ARROW_VIEW = (f"{ROOT_BOX}.querySelectorAll('svg.view')[{k}]" for
 OPENING = [LANDSCAPE, CHOSEN, list(START), [list(tip) for tip in ARROWS]]
 
 
+def opened(chromium, address):
+    """The page with the paths of all methods."""
+    chromium.open(address)
+    chromium.wait("playground.ready()", "not all paths are there")
+
+
 def said(chromium):
     return chromium.run(f"{ROOT_BOX}.querySelector('[role=status]').textContent")
 
@@ -249,9 +255,8 @@ def button(words):
 
 
 def test_it_opens_as_the_still_picture_shows(chromium, page):
-    chromium.open(page)
+    opened(chromium, page)
     assert state(chromium) == OPENING
-    chromium.wait("playground.ready()", "no paths")
     for names, colours in ((METHODS, COLOURS.values()), (("task-1", "task-2"), TASKS)):
         for name, colour in zip(names, colours, strict=True):
             shown = chromium.run(f"getComputedStyle({ROOT_BOX}).getPropertyValue('--{name}').trim()")
@@ -289,7 +294,7 @@ def test_keyboard_alone_moves_the_start_and_plays(chromium, page):
 
 
 def test_keyboard_alone_chooses_a_method_and_turns_an_arrow(chromium, page):
-    chromium.open(page)
+    opened(chromium, page)
     chromium.run(f"{ROOT_BOX}.querySelector('input:checked').focus()")
     chromium.press("ArrowRight")
     assert state(chromium)[1] == "cagrad" and said(chromium).startswith("CAGrad")
@@ -326,7 +331,7 @@ def hover(chromium, point):
 def test_the_pointer_highlights_and_a_click_chooses(chromium, page):
     chromium.screen(1280, 1500)
     try:
-        chromium.open(page)
+        opened(chromium, page)
         assert names_shown(chromium) == [["PCGrad"]] * 3, "the chosen one has its name"
         hover(chromium, f"{PLANE}.querySelector('[data-method=mgda] .end')")
         assert hot(chromium) == {"mgda"} and names_shown(chromium) == [["MGDA"]] * 3
@@ -353,8 +358,7 @@ def pixels(x, y, limits):
 
 def test_what_is_shown_is_what_was_computed(chromium, page):
     """All six paths, at their ends and on the way; the sentence below; both losses' contours."""
-    chromium.open(page)
-    chromium.wait("playground.ready()", "no paths")
+    opened(chromium, page)
     landscape = LANDSCAPES[LANDSCAPE]
     end = "(m) => (({cx, cy}) => [cx.baseVal.value, cy.baseVal.value])(PLANE.querySelector(`[data-method=${m}] .end`))"
     steps = f"{ROOT_BOX}.querySelector('input[type=range]')"
@@ -381,7 +385,7 @@ def test_what_is_shown_is_what_was_computed(chromium, page):
 
 
 def test_the_arrows_and_the_table_are_what_python_says(chromium, page):
-    wide = 3.0, 3.0 * 258 / 298
+    wide = 2.6, 2.6 * 258 / 298
     cases = [ARROWS, *[[[round(x, 2) for x in g] for g in pair] for pair in pairs(5)], *list(DEGENERATE.values())[:8]]
     for pair in cases:
         one, two = ("_".join(map(str, tip)) for tip in pair)
@@ -415,7 +419,7 @@ def mouse(chromium, kind, x, y):
     chromium.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, **more)
 
 
-@pytest.mark.parametrize("handle, unit", [("g.start", (29.8, 32.25)), ("g.tip", (298 / 6, 298 / 6))])
+@pytest.mark.parametrize("handle, unit", [("g.start", (29.8, 32.25)), ("g.tip", (298 / 5.2, 298 / 5.2))])
 def test_points_are_dragged(chromium, page, handle, unit):
     chromium.screen(1280, 1500)
     try:
@@ -432,7 +436,7 @@ def test_points_are_dragged(chromium, page, handle, unit):
         moved = chromium.run(read)
         assert moved == pytest.approx([before[0] - 1.5, before[1] - 1], abs=0.05)
         assert all(round(z, 2) == z for z in moved), "the address has two decimals"
-        mouse(chromium, "mouseMoved", x + 50, y)
+        mouse(chromium, "mouseMoved", x + 5, y)
         assert chromium.run(read) == moved, "let go is let go"
     finally:
         chromium.send("Emulation.clearDeviceMetricsOverride")
@@ -497,13 +501,17 @@ def test_links_of_the_page_set_the_state_in_place(chromium, page):
         ["uneven_bowls", "equal", [0.5, 3.5], OPENING[3]],
     ]
     assert len(LINKS) == 3
+    chromium.screen(1280, 700)
     chromium.open(page)
     chromium.run("window.same = true")
-    for k, place in enumerate(places):
+    for k, (place, view) in enumerate(zip(places, (PLANE, PLANE, ARROW_VIEW), strict=True)):
         chromium.run(f"document.querySelectorAll('a')[{k}].click()")
         assert chromium.run("window.same") and state(chromium) == place
+        seen = f"(({{top, bottom}}) => top >= 0 && bottom <= innerHeight)({view}.getBoundingClientRect())"
+        assert chromium.run(seen), "the picture that it is about can be seen"
     chromium.run("history.back()")
     chromium.wait("playground.state.problem === 'ravines'", "back does not go back")
+    chromium.send("Emulation.clearDeviceMetricsOverride")
     for link, place in zip(LINKS, places, strict=True):
         chromium.open(page.as_uri() + link)
         assert state(chromium) == place
@@ -541,6 +549,7 @@ def test_every_choice_is_shown_without_error_and_soon(chromium, page, name):
     chromium.open(page)
     problem(chromium, name)
     chromium.wait("playground.ready()", "no paths")
+    assert chromium.run(f"{PLANE}.querySelectorAll('.method').length") == len(METHODS)
     handle = "document.querySelectorAll('#two-task-playground g.handle')[k]"
     key = f"((k, key) => {handle}.dispatchEvent(new KeyboardEvent('keydown', {{key}})))"
     changes = {
