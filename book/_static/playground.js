@@ -462,7 +462,11 @@
       history.pushState(null, "", address());
       (link.search.includes("start=") ? root : arrowView.parentElement).scrollIntoView({ block: "start" });
     });
-    addEventListener("popstate", () => { clearTimeout(saving); open(location.search); });
+    addEventListener("popstate", () => { // a step back, or an anchor of this page, which changes nothing here
+      if (location.search === new URL(address()).search) return;
+      clearTimeout(saving);
+      open(location.search);
+    });
 
     arrowView.append(element("path", { class: "axis", d: `M${LEFT},${middle[1]}H${WIDTH - RIGHT}M${middle[0]},${TOP}V${HEIGHT - BOTTOM}`, style: "stroke-opacity: .2" }),
       tipScene, ...tips.map(([tip]) => tip));
