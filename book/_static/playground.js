@@ -355,8 +355,8 @@
         const end = board.to(...tip);
         return arrow(middle, end.map((z, j) => z - middle[j]), "task arrow", own(`task-${k + 1}`));
       }), ...made, ...state.arrows.map((tip, k) => {
-        const [x, y] = board.to(...tip), away = [x - middle[0], y - middle[1]], far = Math.hypot(...away), [u, v] = far < 1 ? [1, 1 - 2 * k] : away.map((z) => z / far);
-        return element("text", { class: "task", style: own(`task-${k + 1}`), x: (x + 30 * u).toFixed(1), y: (y + 4 + 18 * v).toFixed(1),
+        const [x, y] = board.to(...tip), below = y === middle[1] ? k === 1 : y > middle[1];
+        return element("text", { class: "task", style: own(`task-${k + 1}`), x: clamp(x, LEFT + 20, WIDTH - RIGHT - 20).toFixed(1), y: (y + (below ? 22 : -13)).toFixed(1),
           "text-anchor": "middle" }, `task ${k + 1}`);
       }));
       for (const [, put] of tips) put();

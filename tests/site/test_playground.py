@@ -391,6 +391,9 @@ def test_the_arrows_and_the_table_are_what_python_says(chromium, page):
         one, two = ("_".join(map(str, tip)) for tip in pair)
         chromium.open(f"{page.as_uri()}?task1={one}&task2={two}")
         assert state(chromium)[3] == [list(tip) for tip in pair]
+        inside = "(t) => t.x.baseVal[0].value - 20 >= 34 && t.x.baseVal[0].value + 20 <= 332"
+        names = f"[...{ARROW_VIEW}.querySelectorAll('text.task')].map((t) => [t.textContent, ({inside})(t)])"
+        assert chromium.run(names) == [["task 1", True], ["task 2", True]]
         cell = "[...r.querySelectorAll('td')].map((c) => c.textContent)"
         table = chromium.run(f"[...{ROOT_BOX}.querySelectorAll('tr.method-row')].map((r) => {cell})")
         line = f"{ARROW_VIEW}.querySelector(`[data-method=${{m}}] .line`)?.getAttribute('d') ?? null"
