@@ -1,5 +1,5 @@
 /* Problems and update rules of the playground: those of mtl_lab.landscapes.problems and mtl_core.methods, for two tasks and two
-   parameters. tests/test_playground.py compares losses, gradients and end points. */
+   parameters. tests/site/test_playground.py compares losses, gradients, answers to two arrows, and paths. */
 window.playgroundRules = (() => {
   "use strict";
   const FLOOR = 5e-6;
@@ -27,14 +27,14 @@ window.playgroundRules = (() => {
       return [(M[1][1] * b[0] - M[0][1] * b[1]) / det, (M[0][0] * b[1] - M[1][0] * b[0]) / det];
     });
     const plain = { optimizer: "sgd", rate: 0.02, steps: 600, convention: "plain, clipped" };
-    return { at, pareto, limits: [[-5, 5], [-4, 4]], start: [-3.5, 3], ...plain };
+    return { at, pareto, limits: [[-5, 5], [-4, 4]], start: [0.5, 3.5], ...plain };
   }
 
   function samgs(q, more) {  // q(x, y, side) -> [value, d/dx, d/dy] of the lower half
     const at = (x, y) => {
       const gate = Math.tanh(y / 2), slope = (1 - gate * gate) / 2, t = Math.tanh(y);
       const up = Math.max(gate, 0), down = Math.max(-gate, 0), found = { losses: [], gradients: [] };
-      for (const side of [1, -1]) {
+      for (let side = 1; side >= -1; side -= 2) {
         const u = side > 0 ? 0.5 * (-x - 7) + t : 0.5 * (-x + 3) - t + 2, open = Math.abs(u) > FLOOR;
         const f = Math.log(Math.max(Math.abs(u), FLOOR)) + 6;
         const fx = open ? -0.5 / u : 0, fy = open ? side * (1 - t * t) / u : 0, [v, vx, vy] = q(x, y, side);
@@ -54,7 +54,7 @@ window.playgroundRules = (() => {
   };
   const level = Array.from({ length: 29 }, (_, i) => [7 - i / 2, -8.3552]);
   const problems = {
-    bowls: { title: "Two bowls", ...bowls([[-2, -1], [2, 1]], [[[1, 0], [0, 0.2]], [[0.4, 0], [0, 1.2]]]) },
+    bowls: { title: "Two bowls", ...bowls([[-2, -1], [2, 1]], [[[1, 0], [0, 0.2]], [[0.4, 0], [0, 1.2]]]), start: [3.5, -2.5] },
     uneven_bowls: { title: "Two bowls, one ten times as steep",
       ...bowls([[-2, 0], [2, 1]], [[[10, 0], [0, 10]], [[1, 0], [0, 1]]]) },
     ravines: { title: "Two crossed ravines",
@@ -106,10 +106,11 @@ window.playgroundRules = (() => {
         t += 1;
         h = beta2 * h + (1 - beta2) * (1 - similarity) ** 2 + 1e-8;
         const gain = 1 / ((1 - beta1 ** t) * Math.sqrt(h / (1 - beta2 ** t))), u = [0, 0];
-        [a, b].forEach((g, k) => [0, 1].forEach((j) => {
+        for (let k = 0; k < 2; k++) for (let j = 0; j < 2; j++) {
+          const g = k ? b : a;
           m[k][j] = beta1 * m[k][j] + (1 - beta1) * g[j];
           u[j] += gain * g[j] * Math.abs(m[k][j]);
-        }));
+        }
         return similarity < gamma ? equalised(a, b) : u;
       };
     } },
@@ -126,21 +127,31 @@ window.playgroundRules = (() => {
     const points = new Float64Array(size), updates = new Float64Array(size);
     const [factor, longest] = scaling(problem, method);
     const m = [0, 0], v = [0, 0], p = [Number(start[0]), Number(start[1])];
+    let first = 1, second = 1; // powers of Adam's decays
     for (let t = 0; t <= total; t++) {
       points.set(p, 2 * t);
       const [a, b] = problem.at(p[0], p[1]).gradients, raw = rule(a, b), u = [factor * raw[0], factor * raw[1]];
       const clip = longest === null ? 1 : Math.min(1, longest / (norm(u) + 1e-6));
-      for (const j of [0, 1]) {
+      first *= 0.9;
+      second *= 0.999;
+      for (let j = 0; j < 2; j++) {
         const g = u[j] * clip;
         updates[2 * t + j] = g;
         if (problem.optimizer === "sgd") { p[j] -= problem.rate * g; continue; }
         m[j] += 0.1 * (g - m[j]);
         v[j] = 0.999 * v[j] + 0.001 * g * g;
-        p[j] -= problem.rate / (1 - 0.9 ** (t + 1)) * m[j] / (Math.sqrt(v[j] / (1 - 0.999 ** (t + 1))) + 1e-8);
+        p[j] -= problem.rate / (1 - first) * m[j] / (Math.sqrt(v[j] / (1 - second)) + 1e-8);
       }
     }
     return { points, updates };
   }
 
-  return { problems, methods, run, scaling };
+  /* The first step of a method for two arrows, on the scale of a sum (twice a mean), never clipped. All rules are odd: for
+     the two negative gradients it is the negative of the update. */
+  function answer(methodName, a, b) {
+    const { native, make } = methods[methodName], factor = native === "mean" ? 2 : 1;
+    return make()(a, b).map((x) => factor * x);
+  }
+
+  return { problems, methods, run, scaling, answer };
 })();
