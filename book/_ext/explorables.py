@@ -55,7 +55,7 @@ def fan(angle, places):
 
 
 def rotations(make, pulls, steps=STEPS, rate=RATE):
-    """Of `steps` steps of a method on the linear losses <pulls_k, r_k>: the G_k (steps + 1, K, 2) and what the trunk gets."""
+    """On the linear losses <pulls_k, r_k>, at each step: the G_k (steps + 1, K, 2), and what the trunk gets."""
     model = make(Features(), nn.ModuleList(nn.Identity() for _ in pulls), 2).double()
     optimizer, seen, gets = torch.optim.SGD(model.parameter_groups(2 * rate), lr=2 * rate), [], []
     model.observers.append(lambda found: seen.append(found.matrix.clone()))
@@ -124,8 +124,8 @@ def still_rotograd():
     arrows(axes[1], units[0], equal[0], "Equal lengths", "update")
     arrows(axes[2], units[1], equal[-1], f"Equal lengths, after {steps} steps of the rotations", "update")
     return figure, (
-        "Three pictures of arrows from one point. Before, the gradients of two tasks are 120 degrees apart and unequally "
-        "long, and the plain sum follows the longer one. With equal lengths the update lies between them and is short. "
+        "Three pictures of arrows from one point. Before, the gradients of two tasks are 120 degrees apart, one is long, "
+        "and the plain sum follows it. With equal lengths the update lies between them and is short. "
         "After the rotations have turned, the gradients are less than a right angle apart and the update is long."
     )
 
@@ -138,11 +138,12 @@ def still_sam_gs():
         side, sign = ("equalise", "below") if similarity < 0.7 else ("momentum", "above")
         if update.norm() > 1.3:
             update = update / update.norm() * 1.3
-        arrows(axis, J, update, f"Lengths 1 : {ratio:g}, similarity {similarity:.2f}\n{sign} γ = 0.7: {side}", "update")
+        title = f"Lengths 1 : {ratio:g}, similarity {similarity:.2f}\n{sign} γ = 0.7: {side}"
+        arrows(axis, J, update, title, "update")
     return figure, (
-        "Two pictures of two gradients and the update of SAM-GS. Above, the lengths are alike, the similarity lies over the "
-        "gate and the update leans to the longer gradient. Below, one gradient is four times as long, the similarity lies "
-        "under the gate and the update halves the angle between the two gradients."
+        "Two pictures of two gradients and the update of SAM-GS. Above, the lengths are alike, the similarity is over "
+        "the gate and the update leans to the longer gradient. Below, one gradient is four times as long, the "
+        "similarity is under the gate and the update halves the angle between the two gradients."
     )
 
 

@@ -1,4 +1,4 @@
-"""RotoGrad's arrows and SAM-GS's gate in a headless Chromium: numbers of mtl_core, by keyboard, and stills without scripts."""
+"""RotoGrad's arrows and SAM-GS's gate in a headless Chromium: mtl_core's numbers, keyboard, stills without scripts."""
 
 import json
 import pathlib
@@ -150,7 +150,8 @@ def test_each_change_takes_less_than_a_tenth_of_a_second_and_fits_a_phone(chromi
         chromium.open(page)
         change = """[...document.querySelectorAll('.explorable input')].map((input) => {
           const start = performance.now();
-          if (input.type === 'range') input.value = Number(input.value) ? 0 : input.max; else input.checked = !input.checked;
+          if (input.type === 'range') input.value = Number(input.value) ? 0 : input.max;
+          else input.checked = !input.checked;
           input.dispatchEvent(new Event('input'));
           document.body.getBoundingClientRect();
           return performance.now() - start;
