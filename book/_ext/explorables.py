@@ -124,7 +124,7 @@ def still_rotograd():
     arrows(axes[1], units[0], equal[0], "Equal lengths", "update")
     arrows(axes[2], units[1], equal[-1], f"Equal lengths, after {steps} steps of the rotations", "update")
     return figure, (
-        "Three pictures of arrows from one point. Before, the gradients of two tasks are 120 degrees apart, one is long, "
+        "Three pictures of arrows. Before, the gradients of two tasks are 120 degrees apart; one is long, "
         "and the plain sum follows it. With equal lengths the update lies between them and is short. "
         "After the rotations have turned, the gradients are less than a right angle apart and the update is long."
     )

@@ -56,6 +56,7 @@
     const length = size([u, v]);
     if (length < 2) return element("circle", { class: `arrow ${where}`, cx: x, cy: y, r: 3 });
     const head = Math.min(9, length), [a, b] = [u / length, -v / length], tip = [x + u, y - v], end = length - head;
+    if (where.startsWith("was")) return element("path", { class: `arrow ${where}`, d: `M${x},${y}L${tip.map((t) => t.toFixed(1))}` });
     const corner = (side) => `${(x + a * end - side * b * head * 0.45).toFixed(1)},${(y + b * end + side * a * head * 0.45).toFixed(1)}`;
     return element("path", { class: `arrow ${where}`,
       d: `M${x},${y}L${(x + a * end).toFixed(1)},${(y + b * end).toFixed(1)}M${corner(1)}L${tip.map((t) => t.toFixed(1))}L${corner(-1)}z` });

@@ -1,4 +1,4 @@
-"""RotoGrad's arrows and SAM-GS's gate in a headless Chromium: mtl_core's numbers, keyboard, stills without scripts."""
+"""RotoGrad's arrows and SAM-GS's gate in a browser: mtl_core's numbers, the keyboard, and stills without scripts."""
 
 import json
 import pathlib
