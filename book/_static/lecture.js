@@ -45,7 +45,8 @@
   }
 
   if (!window.Reveal || !document.querySelector(".reveal")) return;
-  if (innerWidth < 700 || new URLSearchParams(location.search).has("plain")) return;
+  const asked = new URLSearchParams(location.search); // the speaker's view asks as a receiver, in small frames
+  if (asked.has("plain") || (innerWidth < 700 && !asked.has("receiver"))) return;
   root.classList.add("deck");
   document.getElementById("reveal-style").media = "all";
   const deck = { width: 1280, height: 720, margin: 0.02, hash: true, center: false, slideNumber: "c/t", transition: "none" };
