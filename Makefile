@@ -6,7 +6,7 @@
 .DEFAULT_GOAL := help
 # Under -j the site would be built while pages are being executed; each target uses all cores by itself.
 .NOTPARALLEL:
-.PHONY: help setup book site pages pdf test nightly faults lint format wobble run results queue paper pause resume again lab \
+.PHONY: help setup book site pages pdf lecture test nightly faults lint format wobble run results queue paper pause resume again lab \
   serve bench lock clean
 
 # What is given reaches the programs through the environment, as it was typed: quotes in P survive, and what looks like a
@@ -53,6 +53,11 @@ pdf: pages  ## the whole book in one file, printed by Chromium
 	@$(VENV)/python .ci/browser.py
 	@$(VENV)/jupyter-book build book --quiet -W --keep-going --all --builder singlehtml >/dev/null
 	@$(VENV)/python tests/browser.py _build/singlehtml/index.html _build/conflicting_gradients.pdf
+
+lecture: pages site  ## the lecture kit as PDF, printed by Chromium: slides with notes, a handout for each paper
+	@$(VENV)/python .ci/browser.py
+	@html=_build/html/lecture pdf=_build/lecture; $(VENV)/python tests/browser.py "$$html/index.html?plain" $$pdf/slides.pdf \
+	  $$html/recon.html $$pdf/recon.pdf $$html/rotograd.html $$pdf/rotograd.pdf $$html/sam_gs.html $$pdf/sam_gs.pdf
 
 # lint and site use one core each: they run beside what uses all.
 test: setup  ## lint, unit tests, nbval on the notebooks, the site and its checks

@@ -21,6 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SOURCES = (
     "_config.yml",
     "requirements.lock",
+    ".ci/reveal.lock",
     "CHANGELOG.md",
     "book",
     "mtl_core",
@@ -59,7 +60,8 @@ def plan(root, now):
 
 
 def build(root, whole):
-    """Whether jupyter-book built it in _build/site/."""
+    """Whether jupyter-book built it in _build/site/. reveal.js is fetched before, for the slides of the lecture."""
+    subprocess.run([sys.executable, root / ".ci" / "reveal.py"])
     program = pathlib.Path(sys.executable).parent / "jupyter-book"
     command = [program, *COMMAND, *(["--all"] if whole else [])]
     done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, errors="replace")

@@ -1,8 +1,8 @@
 """A headless Chromium for tests, over its DevTools protocol: open a file, evaluate JavaScript, press keys, listen.
 
-python tests/browser.py PAGE.html FILE.pdf
+python tests/browser.py PAGE.html FILE.pdf [PAGE.html?query FILE.pdf …]
 
-prints a page, formulas set and figures in the colours of paper.
+prints pages, formulas set and figures in the colours of paper.
 """
 
 import base64
@@ -158,15 +158,22 @@ def _page(websocket, port):
     return websocket.create_connection(address, timeout=60, suppress_origin=True)
 
 
-def main(page, file):
+def main(*names):
     with browser() as found:
-        found.open(pathlib.Path(page).resolve())
-        found.run(FORMULAS_SET)
-        found.run("document.querySelectorAll('details:not(.hide)').forEach((box) => box.open = true)")
-        where = '<p style="font-size: 7pt; width: 100%; text-align: center"><span class="pageNumber"></span></p>'
-        paper = {"paperWidth": 8.27, "paperHeight": 11.69, "displayHeaderFooter": True, "headerTemplate": "<p></p>"}
-        found.pdf(file, **paper, footerTemplate=where, generateTaggedPDF=True, generateDocumentOutline=True)
-    print(f"The book in one file: {pathlib.Path(file).resolve().as_uri()}")
+        for page, file in zip(names[::2], names[1::2], strict=True):
+            pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
+            printed(found, page, file)
+            print(f"Printed: {pathlib.Path(file).resolve().as_uri()}")
+
+
+def printed(found, page, file):
+    path, _, query = page.partition("?")
+    found.open(pathlib.Path(path).resolve().as_uri() + f"?{query}" * bool(query))
+    found.run(FORMULAS_SET)
+    found.run("document.querySelectorAll('details:not(.hide)').forEach((box) => box.open = true)")
+    where = '<p style="font-size: 7pt; width: 100%; text-align: center"><span class="pageNumber"></span></p>'
+    paper = {"paperWidth": 8.27, "paperHeight": 11.69, "displayHeaderFooter": True, "headerTemplate": "<p></p>"}
+    found.pdf(file, **paper, footerTemplate=where, generateTaggedPDF=True, generateDocumentOutline=True)
 
 
 if __name__ == "__main__":

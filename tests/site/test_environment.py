@@ -324,7 +324,7 @@ def with_stubs(target, folder, broken=""):
     return subprocess.run(command, cwd=folder, capture_output=True), (folder / "log").read_text().splitlines()
 
 
-@pytest.mark.parametrize("target", ["book", "test"])
+@pytest.mark.parametrize("target", ["book", "test", "lecture"])
 def test_pages_come_before_the_site_under_j(target, tmp_path):
     """With -j both would begin at once, and older pages would be published under a fresh stamp."""
     made, log = with_stubs(target, tmp_path)

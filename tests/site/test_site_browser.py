@@ -62,7 +62,8 @@ SEEN = """(() => {
 })()"""
 # Events of another window size and of other colours come with the next frame, which the second one follows.
 NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
-LOADED_FOR_EACH_VIEW = ("index.html", "playground.html")  # the frame that all pages share, and a script that draws
+# The frame that all pages share, a script that draws, and slides, which are a deck in a wide window alone.
+LOADED_FOR_EACH_VIEW = ("index.html", "playground.html", "lecture/index.html")
 SPEED = "performance.timing.domInteractive - performance.timing.navigationStart"
 
 
