@@ -116,7 +116,7 @@
         dot.classList.toggle("own", own.has(i));
       });
       const above = scores.filter((score, i) => score > mirror[i]).length;
-      svg.setAttribute("aria-label", `Score against mirror tail: ${above} of ${scores.length} layers lie above the diagonal`);
+      svg.setAttribute("aria-label", `Score against positive tail: ${above} of ${scores.length} layers lie above the diagonal`);
     }];
   }
 
