@@ -135,7 +135,7 @@ class ProtocolTable(SphinxDirective):
         verdict = experiments.committed(experiment, profile)
         if verdict is None:
             return [nodes.paragraph(text=f"No runs of {experiment}, {profile}, are committed yet.")]
-        head = ["method", "Δm, %", "difference to the reference", "outcome", "seeds", "diverged", "search, core-seconds"]
+        head = ["method", "Δm, %", "difference to reference", "outcome", "seeds", "diverged", "search, core-seconds"]
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
         group += nodes.thead("", _row(head))
         shared, left = [verdict.rows[row.name] for row in verdict.table.shared()], shared_normalisation(verdict.table)
