@@ -135,7 +135,7 @@ class ProtocolTable(SphinxDirective):
         verdict = experiments.committed(experiment, profile)
         if verdict is None:
             return [nodes.paragraph(text=f"No runs of {experiment}, {profile}, are committed yet.")]
-        head = ["row", "Δm, %", "difference to the reference", "outcome", "seeds", "diverged", "search, core-seconds"]
+        head = ["method", "Δm, %", "difference to reference", "outcome", "seeds", "diverged", "search, core-seconds"]
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
         group += nodes.thead("", _row(head))
         shared, left = [verdict.rows[row.name] for row in verdict.table.shared()], shared_normalisation(verdict.table)
@@ -144,7 +144,7 @@ class ProtocolTable(SphinxDirective):
         if left:
             counts = "; ".join(f"{verdict.rows[name].title}: {count}" for name, count in left.items())
             note = "‡ Normalisation layers stay shared behind a fork, where their statistics fit neither task"
-            note += f" ({counts}). Such a row is no fair opponent, and not the published Recon."
+            note += f": an unfair baseline, and not the published Recon ({counts})."
             found += [nodes.paragraph(text=note)]
         if lines := verdict.complaints():
             found += [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in lines))]

@@ -1,5 +1,5 @@
 /* The layer explorer: two sliders, the threshold S and the number of layers to split. They move the ranking of the layers,
-   their scores against the mirror tail, and the network that forks. The data are what a cell of notebooks/recon/recon.ipynb
+   their scores against the positive tail, and the network that forks. The data are what a cell of notebooks/recon/recon.ipynb
    writes from the committed search; tests/site/test_layer_explorer.py compares what is shown with mtl_core. Without an
    element #layer-explorer this file does nothing. */
 (() => {
@@ -93,7 +93,7 @@
     }];
   }
 
-  /* Score over mirror tail: above the diagonal a layer's gradients oppose each other more often than they agree. */
+  /* Score over positive tail: above the diagonal a layer's gradients oppose each other more often than they agree. */
   function scatter(data, top) {
     const size = WIDTH - 50, at = (x, y) => [40 + size * x / top, 22 + size * (1 - y / top)], [left, bottom] = at(0, 0);
     const svg = element("svg", { viewBox: `0 0 ${WIDTH} ${bottom + 34}`, role: "img", class: "scatter" },
@@ -116,7 +116,7 @@
         dot.classList.toggle("own", own.has(i));
       });
       const above = scores.filter((score, i) => score > mirror[i]).length;
-      svg.setAttribute("aria-label", `Score against mirror tail: ${above} of ${scores.length} layers lie above the diagonal`);
+      svg.setAttribute("aria-label", `Score against positive tail: ${above} of ${scores.length} layers lie above the diagonal`);
     }];
   }
 
@@ -209,8 +209,8 @@
     const legend = kinds.flatMap((kind) => [element("span", { class: `${kind} words` }, kind), ", "]).slice(0, -1);
     const views = [network(data), ranking(data, top), scatter(data, top)];
     const captions = [["The network. Filled: a copy for each task; outlined: shared. Two lines: one value for each task. ", ...legend],
-      ["The ranking. Bar: % of steps with a cosine below S; tick: above −S, the mirror tail."],
-      ["Score against mirror tail, a dot for each layer; filled: split. Round: normalisation, square: convolution, triangle: linear."]];
+      ["The ranking. Bar: % of steps with a cosine below S; tick: above −S, the positive tail."],
+      ["Score against positive tail, a dot for each layer; filled: split. Round: normalisation, square: convolution, triangle: linear."]];
 
     function show() {
       const here = data.tails[tail.value], found = splitAt(data, tail.value, Number(count.value));

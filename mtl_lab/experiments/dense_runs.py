@@ -7,7 +7,7 @@ import numpy as np
 
 from mtl_core.data.problem import Split
 from mtl_lab import records
-from mtl_lab.experiments.dense_pages import average, needs
+from mtl_lab.experiments.dense_pages import average, needs, planned
 from mtl_lab.experiments.dense_tables import KINDS, PUBLISHED, TITLES, UP, DenseTable, whole
 from mtl_lab.experiments.registry import GRIDS
 from mtl_lab.protocol.table import delta_m as of_tasks
@@ -41,16 +41,26 @@ def run_on(plan: DenseTable, found: Sequence[Mapping]) -> str:
     return f"{found[0]['source']['counts']['train']} images of {part}{TITLES[plan.on]}{kind}"
 
 
-def first_screen(plan: DenseTable, own: Sequence[Mapping], found: Mapping[str, Sequence], hours: float) -> str:
-    """What was run on what, and what each table needs. found: table -> its runs on a whole real set."""
-    here = dict.fromkeys((TITLES[PUBLISHED[name].data] for name in found), 0)
-    for name, of in found.items():
-        here[TITLES[PUBLISHED[name].data]] += len(of)
-    real = " and ".join(f"{count or 'no'} runs on all of {title}" for title, count in here.items())
+def first_screen(found: Mapping[str, Sequence], compared: Sequence[Sequence[str]], whom: str) -> str:
+    """What is known of tables, in two sentences. found: table -> its runs on a whole real set.
+
+    compared  lines of `dense_pages.verdicts`, whose printed difference is positive where `whom` is better.
+    """
+    here, runs = (sum(map(len, of)) for of in (found.values(), map(planned, found)))
+    titles = " and ".join(dict.fromkeys(TITLES[PUBLISHED[name].data] for name in found))
+    better = sum(line[-2].startswith("+") for line in compared)
     return (
-        f"**What was run on what.** This page, at `{plan.profile}`, trained {len(own)} networks of the kind "
-        f"`{plan.published.network}` on {run_on(plan, own)}; `results/` has {real}.\n\n"
-        f"**What the printed numbers need.** {needs([*found], hours)}"
+        f"**{'Preliminary' if here else 'Not trained yet'}: {here} of {runs} runs on {titles}.** As printed, {whom} "
+        f"is better in {better} of {len(compared)} comparisons; whether that holds needs the images, which you bring, "
+        "and a GPU ([at what cost](#what-a-rerun-takes))."
+    )
+
+
+def what_it_takes(plan: DenseTable, own: Sequence[Mapping], names: Sequence[str], hours: float) -> str:
+    """What each table needs, and what this page's own run was run on."""
+    return (
+        f"{needs([*names], hours)}\n\nThis page itself, at `{plan.profile}`, trained {len(own)} networks of the kind "
+        f"`{plan.published.network}` on {run_on(plan, own)}."
     )
 
 

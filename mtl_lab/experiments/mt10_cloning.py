@@ -82,12 +82,9 @@ def finding(profile: str = "small", root: Path = records.ROOT) -> str:
         return waiting
     judged = contrasts(found)
     words = {name: word for name, (_, word) in judged.items()}
-    said = "; ".join(
-        f"{name}: {d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}], {word}" for name, (d, word) in judged.items()
-    )
     explained = words["equal lengths"].startswith("better") and words["momentum"] == "equivalent"
-    lead = "Equal lengths explain SAM-GS" if explained else "Equal lengths are not seen to explain SAM-GS"
-    return f"{lead} in imitating MT10, to within {found.margin:g} points of Δm ({said})."
+    lead = "Equal lengths explain SAM-GS" if explained else "Equal lengths are not shown to explain SAM-GS"
+    return f"{lead} in imitating MT10, to within {found.margin:g} points of Δm."
 
 
 def checks(named: Sequence[str], root: Path = records.ROOT) -> tuple[Check, ...] | None:

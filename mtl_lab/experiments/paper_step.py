@@ -111,9 +111,9 @@ def costs(root=records.ROOT) -> list[tuple[str, str, int, float]]:
     make = "make results PROFILE=paper EXPERIMENT="
     recon, table = f"{make}recon_multi_fashion_mnist SEEDS=3", f"{make}multi_fashion_mnist"
     plans = {
-        ("joint, PCGrad, CAGrad with and without Recon, one seed: what comes first", recon): of_recon(FIRST, 1),
+        ("joint, PCGrad, CAGrad with and without Recon, one seed (trained first)", recon): of_recon(FIRST, 1),
         ("all methods with and without Recon, the paper's three seeds", recon): of_recon(),
-        ("the table of the protocol: every row searched, ten seeds", table): of_the_table(),
+        ("the protocol: every method searched, ten seeds", table): of_the_table(),
     }
     return [(*names, len(runs), sum(core_seconds(run, steps) for run in runs) / 3600) for names, runs in plans.items()]
 

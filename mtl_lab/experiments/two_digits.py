@@ -19,18 +19,10 @@ from mtl_lab.runs.run import Run
 
 FEATURES = 50
 EFFECTS = {  # of a half: the row with it, the row without it
-    "rotating, gradients as they are": ("rotate_only", "equal"),
-    "rotating, gradients equally long": ("rotograd", "scale_only"),
-    "scaling, no rotations": ("scale_only", "equal"),
-    "scaling, with rotations": ("rotograd", "rotate_only"),
-}
-WORDS = {
-    "better": "helps",
-    "worse": "harms",
-    "equivalent": "does not matter",
-    "cannot decide": "is not settled",
-    "better (amount uncertain)": "helps, by an uncertain amount",
-    "worse (amount uncertain)": "harms, by an uncertain amount",
+    "rotating, without scaling": ("rotate_only", "equal"),
+    "rotating, with scaling": ("rotograd", "scale_only"),
+    "scaling, without rotating": ("scale_only", "equal"),
+    "scaling, with rotating": ("rotograd", "rotate_only"),
 }
 
 
@@ -89,28 +81,22 @@ def effects(delta: Mapping[str, Mapping[int, float]]) -> dict[str, np.ndarray]:
 
 
 def which_half(outcomes: Mapping[str, str]) -> str:
-    """A sentence on which half carries the difference, from the outcome (`paired.outcome`) of each effect.
+    """A sentence on which half of RotoGrad matters, from the outcome (`paired.outcome`) of each effect.
 
-    A half carries it if both of its effects lie beyond the margin, without the other half and with it.
+    A half clearly matters if both of its effects lie beyond the margin, without the other half and with it.
     """
-    by_half, clauses = {}, []
+    by_half, clear = {}, {frozenset({"better"}): "helps", frozenset({"worse"}): "harms"}
+    clear[frozenset({"better", "worse"})] = "matters, with another sign beside the other half"
     for name, outcome in outcomes.items():
-        half, condition = name.split(", ")
-        by_half.setdefault(half, {})[condition] = outcome
-    for half, conditions in by_half.items():
-        same = len(set(conditions.values())) == 1
-        parts = [WORDS[outcome] + f" ({condition})" * (not same) for condition, outcome in conditions.items()]
-        clauses.append(f"{half} {parts[0] if same else ' and '.join(parts)}")
-    carry = [half for half, conditions in by_half.items() if set(conditions.values()) <= {"better", "worse"}]
-    if len(carry) == 2:
-        lead = "Both halves carry the difference"
-    elif carry:
-        lead = f"{carry[0].capitalize()} carries the difference"
-    elif set(outcomes.values()) == {"equivalent"}:
-        lead = "Neither half carries a difference"
-    else:
-        lead = "Neither half is seen to carry a difference in both comparisons"
-    return f"**{lead}**: {'; '.join(clauses)}."
+        by_half.setdefault(name.split(", ")[0], set()).add(outcome)
+    said = [f"{half} clearly {clear[found]}" for half, of in by_half.items() if (found := frozenset(of)) in clear]
+    if set(outcomes.values()) == {"equivalent"}:
+        return "Neither half of RotoGrad matters here."
+    if not said:
+        return "Neither half of RotoGrad clearly matters here."
+    return (
+        " and ".join(said).capitalize() + ("" if len(said) == 2 else "; the other half does not clearly matter") + "."
+    )
 
 
 register_table("two_digits", table)

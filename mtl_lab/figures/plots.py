@@ -53,7 +53,7 @@ def layer_scores(layers: Sequence[str], scores, opposite, kinds: Mapping[str, st
             shares = [100 * scores[order[i]] / total for i in bars]
             axis.barh(bars, shares, color=COLOURS[colour], height=0.75, label=kind)
     tail = [100 * opposite[layer] / total for layer in order]
-    axis.plot(tail, heights, "|", color="black", ms=8, label="mirror: cosine above −S")
+    axis.plot(tail, heights, "|", color="black", ms=8, label="positive tail: cosine above −S")
     axis.set_yticks(heights, [layers[layer] for layer in order], fontsize=7)
     axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_xlabel("% of steps with cosine below S")

@@ -57,9 +57,9 @@ def test_before_the_last_stream_a_page_counts_runs(found):
     ("shift", "spread", "lead"),
     [
         ({"equal": -6.0}, 0.03, "Equal lengths explain SAM-GS"),
-        ({"equal": -6.0, "sam_gs": 6.0}, 0.03, "Equal lengths are not seen to explain SAM-GS"),
-        ({"equal": -6.0}, 2.0, "Equal lengths are not seen to explain SAM-GS"),
-        ({}, 0.03, "Equal lengths are not seen to explain SAM-GS"),
+        ({"equal": -6.0, "sam_gs": 6.0}, 0.03, "Equal lengths are not shown to explain SAM-GS"),
+        ({"equal": -6.0}, 2.0, "Equal lengths are not shown to explain SAM-GS"),
+        ({}, 0.03, "Equal lengths are not shown to explain SAM-GS"),
     ],
 )
 def test_equal_lengths_are_judged_by_the_rule(found, tmp_path, shift, spread, lead):

@@ -40,26 +40,20 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
     [
         (
             ("equivalent", "equivalent", "better", "better"),
-            "**Scaling carries the difference**: rotating does not matter; scaling helps.",
+            "Scaling clearly helps; the other half does not clearly matter.",
         ),
         (
             ("worse", "worse", "cannot decide", "cannot decide"),
-            "**Rotating carries the difference**: rotating harms; scaling is not settled.",
+            "Rotating clearly harms; the other half does not clearly matter.",
         ),
         (
             ("worse", "better", "better", "better"),
-            "**Both halves carry the difference**: rotating harms (gradients as they are) and helps (gradients equally "
-            "long); scaling helps.",
+            "Rotating clearly matters, with another sign beside the other half and scaling clearly helps.",
         ),
-        (
-            ("equivalent",) * 4,
-            "**Neither half carries a difference**: rotating does not matter; scaling does not matter.",
-        ),
+        (("equivalent",) * 4, "Neither half of RotoGrad matters here."),
         (
             ("equivalent", "better", "worse (amount uncertain)", "cannot decide"),
-            "**Neither half is seen to carry a difference in both comparisons**: rotating does not matter (gradients "
-            "as they are) and helps (gradients equally long); scaling harms, by an uncertain amount (no "
-            "rotations) and is not settled (with rotations).",
+            "Neither half of RotoGrad clearly matters here.",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_page_runs_at_the_papers_scale(name, page, given, tmp_path, monkeypatc
     ROOTS[name](tmp_path)
     check(name, CHECKS[name], tmp_path, partial=True)
     text, names = shown(page, profile="paper", epochs=1, data_root=str(tmp_path), **given)
-    assert not names["stand_in"] and "stand-in" not in text
+    assert not names["stand_in"] and "substitute" not in text
     assert all(len(record["epochs"]) == 1 for row in names["live"].values() for record in row)
     problems = {record["config"]["problem"] for row in names["live"].values() for record in row}
     assert problems == {name}
