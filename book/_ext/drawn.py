@@ -7,10 +7,8 @@
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
 
-and the roles {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets, where a third
-word names another of `conflict_and_harm.MEASURES`; and {dose}`conflict_dose small overlap harm`: by how much one of
-`conflict_and_harm.CONTRASTS` changes harm or a measure, or over how many "seeds". What is missing stops the build
-(`-W`) and is named.
+and the role {dose}`conflict_dose small overlap harm`: by how much one of `conflict_and_harm.CONTRASTS` changes harm or
+a measure, or over how many "seeds". What is missing stops the build (`-W`) and is named.
 """
 
 import textwrap
@@ -34,9 +32,8 @@ from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
-from mtl_lab.protocol.table import A_A, BROKEN, SEEDS
+from mtl_lab.protocol.table import A_A, BROKEN
 from mtl_lab.protocol.verdict import paired_differences
-from mtl_lab.statistics import association  # noqa: E402
 
 log = logging.getLogger(__name__)
 FOLDER = "_drawn"  # under the book's sources, not tracked
@@ -107,7 +104,7 @@ def use(row):
 
 def names_of(row):
     """A row's name at its line, wrapped, and what a control has to show."""
-    return textwrap.fill(row.title.split(":")[0], 24) + MUST_BE.get(row.name, "")
+    return textwrap.fill(row.title.split(":")[0], 22) + MUST_BE.get(row.name, "")
 
 
 class Forest(Drawn):
@@ -128,10 +125,10 @@ class Forest(Drawn):
         for heading, rows in groupby(found, lambda row: use(planned[row.name])):
             lines += [(heading, None), *((names_of(row), row) for row in rows)]
         # Narrow, so that a phone shows labels and dots side by side (site.css lets it grow and shrink).
-        heights = np.array([0.2 + 0.15 * words.count("\n") for words, _ in lines])
+        heights = np.array([0.195 + 0.15 * words.count("\n") for words, _ in lines])
         gaps = np.array([(0.08 if row is None else 0) + (0.2 if words == "controls" else 0) for words, row in lines])
         places = np.cumsum(heights + gaps) - heights / 2
-        figure, axis = plt.subplots(figsize=(4.3, places[-1] + 1.0))
+        figure, axis = plt.subplots(figsize=(3.9, places[-1] + 0.95))
         margin, colour = verdict.table.margin, "black"
         axis.axvspan(-margin, margin, color="#e8e8e8", zorder=0)
         axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
@@ -157,8 +154,8 @@ class Forest(Drawn):
                 label.set(color=USES[words], weight="bold")
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(places[-1] + 0.25, 0)
-        text = "points of Δm, minus those of\nsearched static weights" + f"\n{going_on} seeds, no verdict" * bool(going_on)
-        axis.set_xlabel(text, fontsize=9)
+        seeds = f"\n{going_on} seeds, no verdict" if going_on else ""
+        axis.set_xlabel("points of Δm, minus those of\nsearched static weights" + seeds, fontsize=9)
         return figure
 
 
@@ -191,21 +188,6 @@ class PrintedDots(Drawn):
         return figure
 
 
-def harm_of(experiment, profile, measure="negative"):
-    """Inline nodes: Spearman's ρ between a measure of conflict and harm, with its interval."""
-    if measure not in conflict_and_harm.MEASURES:
-        raise LookupError(f"no measure {measure!r}; there are: {', '.join(conflict_and_harm.MEASURES)}")
-    found = conflict_and_harm.pairs(records.load(experiment, profile))
-    if not found:
-        raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
-    means = [[float(np.mean(getattr(pair, what))) for pair in found] for what in (measure, "harm")]
-    a = association.between_pairs(*means, [pair.tasks for pair in found])
-    text = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over {a.pairs} pairs"
-    here, complete = min(len(pair.seeds) for pair in found), len(SEEDS)
-    text += f", {here} of {complete} seeds" * (here < complete)
-    return [nodes.Text(text.replace("-", "−"))]
-
-
 def dose_of(experiment, profile, contrast, measure):
     """Inline nodes: paired change of harm, or of a measure (shares in points), from the first dose to the second."""
     known = ["harm", "seeds", *conflict_and_harm.MEASURES]
@@ -229,5 +211,4 @@ def setup(app):
     app.add_role("dose", quotes.Quote(dose_of))
     app.add_directive("forest", Forest)
     app.add_directive("printed-dots", PrintedDots)
-    app.add_role("harm", quotes.Quote(harm_of))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
