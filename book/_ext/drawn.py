@@ -176,7 +176,7 @@ class PrintedDots(Drawn):
         for kind, colour, marker in zip(kinds, ("black", plots.COLOURS["orange"]), ("o", "D"), strict=False):
             mine = [row for row in rows if not by or row[by] == kind]
             places = [names.index(row["method"] + ("" if by else f" {row['variant']}").rstrip()) for row in mine]
-            axis.plot([row["value"] for row in mine], places, marker, color=colour, ms=5, label=kind or "as it is")
+            axis.plot([row["value"] for row in mine], places, marker, color=colour, ms=5, label=kind or "without")
         if len(kinds) > 1:
             axis.legend(fontsize=8)
         axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
