@@ -1,19 +1,18 @@
 """Figures that pages outside notebooks need, drawn from committed records or printed tables when the book is built.
 
-    ```{forest} qm9 small                   paired differences of a judged table to its reference row; `:from: -6`
-    :alt: what the figure shows             cuts the axis there, an arrow names what lies to its left; intervals are
-    Caption.                                drawn once all seeds are there
+    ```{forest} qm9 small                   paired differences of a judged table to its reference row, grouped by what
+    :alt: what the figure shows             a method looks at (`USES`); `:from: -6` cuts the axis there, an arrow names
+    Caption.                                what lies to its left; intervals are drawn once all seeds are there
     ```
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
 
-and the roles {harm}`task_pairs small`: how strongly conflict and harm go together over pairs of targets, where a third
-word names another of `conflict_and_harm.MEASURES`; and {dose}`conflict_dose small overlap harm`: by how much one of
-`conflict_and_harm.CONTRASTS` changes harm or a measure, or over how many "seeds". What is missing stops the build
-(`-W`) and is named.
+and the role {dose}`conflict_dose small overlap harm`: by how much one of `conflict_and_harm.CONTRASTS` changes harm or
+a measure, or over how many "seeds". What is missing stops the build (`-W`) and is named.
 """
 
 import textwrap
+from itertools import groupby
 from pathlib import Path
 
 import matplotlib
@@ -28,13 +27,13 @@ from docutils.parsers.rst import directives  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
+from mtl_core.methods import METHODS
 from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
-from mtl_lab.protocol.table import SEEDS
+from mtl_lab.protocol.table import A_A, BROKEN
 from mtl_lab.protocol.verdict import paired_differences
-from mtl_lab.statistics import association  # noqa: E402
 
 log = logging.getLogger(__name__)
 FOLDER = "_drawn"  # under the book's sources, not tracked
@@ -67,7 +66,7 @@ class Drawn(SphinxDirective):
         if self.env.docname == self.config.root_doc:
             figure.savefig(file.with_suffix(".png"), dpi=200, metadata={"Software": None})  # for share.py
         plt.close(figure)
-        image = nodes.image(uri=f"/{FOLDER}/{file.name}", alt=self.options["alt"], classes=["fits"])
+        image = nodes.image(uri=f"/{FOLDER}/{file.name}", alt=self.options["alt"], classes=["fits", self.name])
         caption = nodes.caption()
         children, _ = self.state.inline_text(" ".join(self.content), self.lineno)
         caption += children
@@ -77,6 +76,37 @@ class Drawn(SphinxDirective):
         return [holder]
 
 
+USES = {  # what a method looks at -> its colour, dark enough for words on white and bright enough in the dark
+    "losses alone": "#0072B2",
+    "gradient lengths": "#00795A",
+    "gradient angles, signs": "#C04E00",
+    "learned rotations": "#AA4499",
+    "a split network": "#8A6100",
+    "controls": "#666666",
+}
+LENGTHS = ("norm_equalised", "sam_gs", "scale_only", "autoscale", "db_mtl")
+MUST_BE = {A_A: "\n(must not differ)", BROKEN: "\n(must be worse)"}
+
+
+def use(row):
+    """What a row's method looks at, a key of `USES`."""
+    if row.control:
+        return "controls"
+    if row.split:
+        return "a split network"
+    if row.method in LENGTHS:
+        return "gradient lengths"
+    kind = METHODS[row.method].kind
+    if row.model or kind == "feature rotation":
+        return "learned rotations"
+    return "losses alone" if kind == "loss weighting" else "gradient angles, signs"
+
+
+def names_of(row):
+    """A row's name at its line, wrapped, and what a control has to show."""
+    return textwrap.fill(row.title.split(":")[0], 22) + MUST_BE.get(row.name, "")
+
+
 class Forest(Drawn):
     def draw(self, experiment, profile):
         for file in records.folder(experiment, profile).glob("*.json*"):
@@ -84,34 +114,48 @@ class Forest(Drawn):
         verdict = experiments.committed(experiment, profile)
         if verdict is None:
             raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
-        rows = [row for row in verdict.rows.values() if row.difference and row.state != "void"]
-        rows.sort(key=lambda row: (row.control, -row.difference.mean))
-        if not rows:
+        planned = {row.name: row for row in verdict.table.shared()}
+        found = [row for row in verdict.rows.values() if row.difference and row.state != "void"]
+        found.sort(key=lambda row: (list(USES).index(use(planned[row.name])), -row.difference.mean))
+        if not found:
             raise LookupError(f"no row of {experiment}, {profile}, can be judged: {'; '.join(verdict.reasons)}")
-        names = [row.title.split(":")[0] for row in rows]
-        gaps = [paired_differences({n: r.delta for n, r in verdict.rows.items()}, row.name) for row in rows]
-        going_on = next((row.runs for row in rows if row.state == "unfinished"), None)
-        figure = plots.differences(
-            dict(zip(names, gaps, strict=True)),
-            {
-                name: None if going_on else (row.difference.low, row.difference.high)
-                for name, row in zip(names, rows, strict=True)
-            },
-            "Δm minus that of searched static weights, points" + f"\n{going_on} seeds, no verdict" * bool(going_on),
-        )
-        # Narrow, so that a phone shows labels and dots side by side (site.css lets it shrink to the window).
-        labels = [textwrap.fill(name, 20) for name in names]
-        most = max(label.count("\n") + 1 for label in labels)
-        figure.set_size_inches(5, max(0.36, 0.14 * most) * len(names) + 0.9)
-        axis = figure.axes[0]
-        axis.set_yticks(range(len(names)), labels, fontsize=8)
-        axis.axvspan(-verdict.table.margin, verdict.table.margin, color="#eeeeee", zorder=0)
-        if "from" in self.options:
-            axis.set_xlim(left=self.options["from"])
-            for place, row in enumerate(rows):
-                if row.difference.mean < self.options["from"]:
-                    text = f"◀ {row.difference.mean:+.0f}".replace("-", "−")
-                    axis.text(self.options["from"], place, text, va="center", fontsize=8)
+        deltas = {name: row.delta for name, row in verdict.rows.items()}
+        going_on = next((row.runs for row in found if row.state == "unfinished"), None)
+        lines, least = [], self.options.get("from")  # (words, row or None for a heading), from the top
+        for heading, rows in groupby(found, lambda row: use(planned[row.name])):
+            lines += [(heading, None), *((names_of(row), row) for row in rows)]
+        # Narrow, so that a phone shows labels and dots side by side (site.css lets it grow and shrink).
+        heights = np.array([0.195 + 0.15 * words.count("\n") for words, _ in lines])
+        gaps = np.array([(0.08 if row is None else 0) + (0.2 if words == "controls" else 0) for words, row in lines])
+        places = np.cumsum(heights + gaps) - heights / 2
+        figure, axis = plt.subplots(figsize=(3.9, places[-1] + 0.95))
+        margin, colour = verdict.table.margin, "black"
+        axis.axvspan(-margin, margin, color="#e8e8e8", zorder=0)
+        axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
+        for place, (words, row) in zip(places, lines, strict=True):
+            if row is None:
+                colour = USES[words]
+                continue
+            values, d = paired_differences(deltas, row.name), row.difference
+            axis.plot(values, [place] * len(values), "o", color=colour, ms=3.5, alpha=0.55, mew=0)
+            if not going_on:
+                axis.plot([d.low, d.high], [place, place], color="black", lw=1.5)
+                axis.plot([d.mean], [place], "D", color=colour, mec="black", ms=5)
+            if least is not None and d.mean < least:
+                axis.text(least, place, f"◀ {d.mean:+.0f}".replace("-", "−"), va="center", fontsize=9)
+        axis.set_xlim(left=least)
+        for words, at, shift, side in (("◀ worse", -margin, -17, "right"), ("same", 0, 0, "center"),
+                                       ("better ▶", margin, 17, "left")):  # fmt: skip
+            axis.annotate(words, (at, 1), (shift, 3), xycoords=("data", "axes fraction"), ha=side, va="bottom",
+                          textcoords="offset points", fontsize=9.5, weight="bold", annotation_clip=False)  # fmt: skip
+        axis.set_yticks(places, [words for words, _ in lines], fontsize=9)
+        for label, (words, row) in zip(axis.get_yticklabels(), lines, strict=True):
+            if row is None:
+                label.set(color=USES[words], weight="bold")
+        axis.tick_params(axis="y", length=0)
+        axis.set_ylim(places[-1] + 0.25, 0)
+        seeds = f"\n{going_on} seeds, no verdict" if going_on else ""
+        axis.set_xlabel("points of Δm, minus those of\nsearched static weights" + seeds, fontsize=9)
         return figure
 
 
@@ -132,7 +176,7 @@ class PrintedDots(Drawn):
         for kind, colour, marker in zip(kinds, ("black", plots.COLOURS["orange"]), ("o", "D"), strict=False):
             mine = [row for row in rows if not by or row[by] == kind]
             places = [names.index(row["method"] + ("" if by else f" {row['variant']}").rstrip()) for row in mine]
-            axis.plot([row["value"] for row in mine], places, marker, color=colour, ms=5, label=kind or "as it is")
+            axis.plot([row["value"] for row in mine], places, marker, color=colour, ms=5, label=kind or "without")
         if len(kinds) > 1:
             axis.legend(fontsize=8)
         axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
@@ -142,21 +186,6 @@ class PrintedDots(Drawn):
         label = "Δm" if rows[0]["metric"] == "delta_m" else rows[0]["metric"]
         axis.set_xlabel(f"{label}, {rows[0]['unit']} ({better})" if better else f"{label}, {rows[0]['unit']}")
         return figure
-
-
-def harm_of(experiment, profile, measure="negative"):
-    """Inline nodes: Spearman's ρ between a measure of conflict and harm, with its interval."""
-    if measure not in conflict_and_harm.MEASURES:
-        raise LookupError(f"no measure {measure!r}; there are: {', '.join(conflict_and_harm.MEASURES)}")
-    found = conflict_and_harm.pairs(records.load(experiment, profile))
-    if not found:
-        raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
-    means = [[float(np.mean(getattr(pair, what))) for pair in found] for what in (measure, "harm")]
-    a = association.between_pairs(*means, [pair.tasks for pair in found])
-    text = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over {a.pairs} pairs"
-    here, complete = min(len(pair.seeds) for pair in found), len(SEEDS)
-    text += f", {here} of {complete} seeds" * (here < complete)
-    return [nodes.Text(text.replace("-", "−"))]
 
 
 def dose_of(experiment, profile, contrast, measure):
@@ -182,5 +211,4 @@ def setup(app):
     app.add_role("dose", quotes.Quote(dose_of))
     app.add_directive("forest", Forest)
     app.add_directive("printed-dots", PrintedDots)
-    app.add_role("harm", quotes.Quote(harm_of))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,7 +3,6 @@
     {items}`all`       50: how many there are
     {items}`rerun`     how many have a page that reruns them
     {items}`needs`     how many have a page that says what a rerun needs, and its command
-    {items}`coming`    how many have no page yet
 
 What is none of these stops the build (`-W`).
 """
@@ -28,8 +27,8 @@ def load(file=FILE) -> dict[tuple[str, str], dict]:
 
 
 def kind(entry) -> str:
-    """ "coming", "needs" or "rerun"."""
-    return "coming" if "coming" in entry else "needs" if "needs" in entry else "rerun"
+    """ "needs" or "rerun"."""
+    return "needs" if "needs" in entry else "rerun"
 
 
 def named(text) -> set[str]:
@@ -49,8 +48,8 @@ def items(which):
     """The number of items of one kind, or of all."""
     counts = Counter(map(kind, load().values()))
     counts["all"] = counts.total()
-    if which not in ("all", "rerun", "needs", "coming"):
-        raise LookupError("expected all, rerun, needs or coming")
+    if which not in ("all", "rerun", "needs"):
+        raise LookupError("expected all, rerun or needs")
     return [nodes.Text(str(counts[which]))]
 
 

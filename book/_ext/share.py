@@ -1,4 +1,4 @@
-"""What a link to the book shows elsewhere: a picture with the first figure and the first words of the start page.
+"""What a link to the book shows elsewhere: a picture with the two answers of the start page and its first figure.
 
 `_static/share.png`, 1200 by 630, is made when the site is built; every page names it, with its
 own title and first words.
@@ -24,17 +24,30 @@ INK, PAPER = "#1c2024", "#ffffff"
 def first_words(doctree, most=200):
     """The first paragraph of running text, cut at a word."""
     for paragraph in doctree.findall(nodes.paragraph):
+        if "ten-minute-path" in paragraph["classes"]:
+            continue
         if isinstance(paragraph.parent, nodes.section | nodes.document) and len(text := paragraph.astext().split()) > 5:
             return textwrap.shorten(" ".join(text), most, placeholder=" …")
     return ""
 
 
+def answers(doctree):
+    """The two questions with their answers, from what has the class `first-screen`."""
+    found = (node for node in doctree.findall(nodes.Element) if "first-screen" in node.get("classes", ()))
+    screen = next(found, None)
+    texts = [] if screen is None else [" ".join(p.astext().split()) for p in screen.findall(nodes.paragraph)]
+    if len(asked := [text for text in texts if "?" in text][:2]) < 2:
+        raise ExtensionError("the start page has no `first-screen` with two questions and their answers")
+    return asked
+
+
 def picture(title, words, figure):
-    """PNG bytes: the title and the words on the left, the figure (a PNG file) on the right."""
+    """PNG bytes: the title and paragraphs of words on the left, the figure (a PNG file) on the right."""
     with plt.rc_context({"figure.constrained_layout.use": False}):
         sheet = plt.figure(figsize=(SIZE[0] / 100, SIZE[1] / 100), dpi=100, facecolor=PAPER)
         sheet.text(0.04, 0.9, textwrap.fill(title, 20), va="top", size=30, weight="bold", color=INK)
-        sheet.text(0.04, 0.62, textwrap.fill(words, 34), va="top", size=17, color=INK, linespacing=1.4)
+        text = "\n\n".join(textwrap.fill(paragraph, 38) for paragraph in words)
+        sheet.text(0.04, 0.64, text, va="top", size=16, color=INK, linespacing=1.35)
         place = sheet.add_axes((0.46, 0.03, 0.52, 0.94))
         place.imshow(plt.imread(figure), interpolation="antialiased")
         place.axis("off")
@@ -52,7 +65,7 @@ def write(app, error):
     drawn = image and pathlib.Path(app.srcdir, image["uri"].lstrip("/")).with_suffix(".png")
     if drawn is None or not drawn.exists():
         raise ExtensionError(f"the first figure of {app.config.root_doc} must be drawn by book/_ext/drawn.py")
-    made = picture(app.config.html_title, first_words(start), drawn)
+    made = picture(app.config.html_title, answers(start), drawn)
     (pathlib.Path(app.outdir) / FILE).write_bytes(made)
 
 
@@ -66,7 +79,7 @@ def announce(app, page, template, context, doctree):
         "og:image": base + FILE,
         "og:image:width": str(SIZE[0]),
         "og:image:height": str(SIZE[1]),
-        "og:image:alt": "The first figure of the book, beside its title",
+        "og:image:alt": "The two questions of the book with their answers, beside its first figure",
     }
     tags = [f'<meta property="{name}" content="{value}" />' for name, value in found.items()]
     tags.append('<meta name="twitter:card" content="summary_large_image" />')

@@ -11,23 +11,10 @@ from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
-from mtl_lab.protocol.table import SEEDS
-from mtl_lab.statistics import association, paired
+from mtl_lab.statistics import paired
 
 sys.path.insert(0, str(printed_tables.ROOT.parent / "_ext"))
 import drawn  # noqa: E402
-
-
-def test_the_quoted_association_is_that_of_the_records():
-    found = conflict_and_harm.pairs(records.load("task_pairs", "small"))
-    x, y = ([float(np.mean(getattr(pair, what))) for pair in found] for what in ("dissimilarity", "harm"))
-    a = association.between_pairs(x, y, [pair.tasks for pair in found])
-    (node,) = drawn.harm_of("task_pairs", "small", "dissimilarity")
-    here = min(len(pair.seeds) for pair in found)
-    seeds = f", {here} of {len(SEEDS)} seeds" if here < len(SEEDS) else ""
-    said = f"ρ = {a.rho:+.2f} [{a.low:+.2f}, {a.high:+.2f}] over 55 pairs{seeds}"
-    assert node.astext() == said.replace("-", "−")
-    assert drawn.harm_of("task_pairs", "small")[0].astext() != node.astext()
 
 
 def test_a_quoted_contrast_is_that_of_the_records():
@@ -43,15 +30,6 @@ def test_a_quoted_contrast_is_that_of_the_records():
             mean, low, high = (f"{scale * value:+.{digits}f}".replace("-", "−") for value in (d.mean, d.low, d.high))
             (node,) = drawn.dose_of("conflict_dose", "small", contrast, measure)
             assert node.astext() == f"{mean} [{low},\N{NO-BREAK SPACE}{high}]"
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(("task_pairs", "tiny"), "no runs of task_pairs, tiny"), (("task_pairs", "small", "angle"), "no measure 'angle'")],
-)
-def test_what_is_missing_is_named(words, message):
-    with pytest.raises(LookupError, match=message):
-        drawn.harm_of(*words)
 
 
 @pytest.mark.parametrize(
@@ -76,19 +54,61 @@ class Fake:
         self.options = options
 
 
+def lines_of(axis):
+    """(words, place) of the lines of a forest, in their order; headings are bold."""
+    labels = [" ".join(label.get_text().split()) for label in axis.get_yticklabels()]  # they wrap
+    return dict(zip(labels, axis.get_yticks(), strict=True))
+
+
 def test_the_forest_is_the_judged_table():
     verdict = experiments.committed("qm9", "small")
+    planned = {row.name: row for row in verdict.table.shared()}
     axis = drawn.Forest.draw(Fake(), "qm9", "small").axes[0]
-    labels = [label.get_text().replace("\n", " ") for label in axis.get_yticklabels()]  # they wrap
-    rows = {row.title.split(":")[0]: row for row in verdict.rows.values() if row.difference}
-    assert sorted(labels) == sorted(rows)
-    means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "D"]
-    assert means == pytest.approx([rows[label].difference.mean for label in labels], abs=1e-6)
-    competing = [mean for label, mean in zip(labels, means, strict=True) if not rows[label].control]
-    assert competing == sorted(competing, reverse=True) == means[: len(competing)], "controls stand last"
-    ends = {tuple(sorted(line.get_xdata())) for line in axis.lines if len(line.get_xdata()) == 2}
-    for row in rows.values():
-        assert any(end == pytest.approx((row.difference.low, row.difference.high)) for end in ends), row.name
+    must = {"a_a": " (must not differ)", "broken": " (must be worse)"}
+    rows = {r.title.split(":")[0] + must.get(r.name, ""): r for r in verdict.rows.values() if r.difference}
+    lines, groups, heading = lines_of(axis), {}, None
+    assert list(lines.values()) == sorted(lines.values()) and set(rows) <= set(lines) <= {*rows, *drawn.USES}
+    marks = {line.get_ydata()[0]: line for line in axis.lines if line.get_marker() == "D"}
+    ends = {line.get_ydata()[0]: line.get_xdata() for line in axis.lines if line.get_color() == "black" and
+            len(line.get_xdata()) == 2 and line.get_marker() != "D"}  # fmt: skip
+    for words, place in lines.items():
+        if words in drawn.USES:
+            heading = words
+            continue
+        row, mark = rows[words], marks[place]
+        assert mark.get_xdata()[0] == pytest.approx(row.difference.mean, abs=1e-6)
+        assert sorted(ends[place]) == pytest.approx([row.difference.low, row.difference.high])
+        assert drawn.use(planned[row.name]) == heading and mark.get_color() == drawn.USES[heading]
+        groups.setdefault(heading, []).append(row.difference.mean)
+    assert all(means == sorted(means, reverse=True) for means in groups.values()) and heading == "controls"
+    assert [text.get_text() for text in axis.texts] == ["◀ worse", "same", "better ▶"]
+    said = {text.get_text(): text.xy[0] for text in axis.texts}
+    assert said["◀ worse"] == -verdict.table.margin < said["same"] == 0 < said["better ▶"]
+
+
+def test_a_gap_sets_the_controls_apart_and_no_two_lines_overlap():
+    for name in ("qm9", "multi_fashion_mnist", "two_digits"):
+        lines = lines_of(drawn.Forest.draw(Fake(**{"from": -6.0}), name, "small").axes[0])
+        words, gaps = list(lines), np.diff(list(lines.values()))
+        assert gaps.argmax() == words.index("controls") - 1 and gaps.min() > 0.19  # inches; a line of 9 points has 0.15
+
+
+@pytest.mark.parametrize(
+    ("experiment", "name", "use"),
+    [
+        ("qm9", "log_sum", "losses alone"),
+        ("qm9", "sam_gs", "gradient lengths"),
+        ("qm9", "graddrop", "gradient angles, signs"),
+        ("qm9", "static_longer", "controls"),
+        ("two_digits", "scale_only", "gradient lengths"),
+        ("two_digits", "rotograd", "learned rotations"),
+        ("two_digits", "equal_layer", "learned rotations"),
+        ("multi_fashion_mnist", "recon_sam_gs", "a split network"),
+    ],
+)
+def test_a_method_is_named_by_what_it_looks_at(experiment, name, use):
+    planned = {row.name: row for row in experiments.committed(experiment, "small").table.shared()}
+    assert drawn.use(planned[name]) == use
 
 
 def test_an_unfinished_forest_has_dots_alone_and_names_what_lies_outside(monkeypatch):
@@ -98,7 +118,7 @@ def test_an_unfinished_forest_has_dots_alone_and_names_what_lies_outside(monkeyp
     far = {name for name, row in rows.items() if row.difference and row.difference.mean < -5}
     axis = drawn.Forest.draw(Fake(**{"from": -5.0}), "qm9", "small").axes[0]
     assert not [line for line in axis.lines if line.get_marker() == "D"]
-    assert axis.get_xlim()[0] == -5 and len(axis.texts) == len(far) > 0
+    assert axis.get_xlim()[0] == -5 and len(axis.texts) == len(far) + 3 > 3
     assert "2 of 10 seeds, no verdict" in axis.get_xlabel()
 
 

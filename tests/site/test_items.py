@@ -1,4 +1,4 @@
-"""Every table and figure of the three papers has a page that names it, or is marked as still to come."""
+"""Every table and figure of the three papers has a page that names it."""
 
 import json
 import pathlib
@@ -14,8 +14,6 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import items  # noqa: E402
 
 ENTRIES = items.load()
-HAVE = {key: entry for key, entry in ENTRIES.items() if "pages" in entry}
-COMING = {key: entry for key, entry in ENTRIES.items() if "coming" in entry}
 
 
 def source(page):
@@ -50,10 +48,10 @@ def test_there_are_fifty():
         assert tables == {item for of, item in ENTRIES if of == paper and item.startswith("Table")}
 
 
-@pytest.mark.parametrize("key", HAVE, ids=" ".join)
+@pytest.mark.parametrize("key", ENTRIES, ids=" ".join)
 def test_its_page_names_it_and_says_what_it_needs(key):
-    entry, (paper, item) = HAVE[key], key
-    assert set(entry) <= {"pages", "needs", "command"} and ("needs" in entry) == ("command" in entry)
+    entry, (paper, item) = ENTRIES[key], key
+    assert {"pages"} <= set(entry) <= {"pages", "needs", "command"} and ("needs" in entry) == ("command" in entry)
     screens = []
     for page in entry["pages"]:
         assert source(page).is_file(), f"{page} is no page"
@@ -64,20 +62,9 @@ def test_its_page_names_it_and_says_what_it_needs(key):
         assert any(entry["command"] in first for first in screens), f"no first screen has: {entry['command']}"
 
 
-@pytest.mark.parametrize("page", sorted({entry["coming"] for entry in COMING.values()}))
-def test_what_is_to_come_is_not_here_yet(page):
-    """Red once the page is merged: then write `pages` in place of `coming` in book/papers/items.yml."""
-    assert not source(page).exists(), f"{page} is here: write pages: [{page}] in book/papers/items.yml"
-
-
-def test_nothing_is_to_come():
-    if COMING:
-        pytest.xfail("to come: " + "; ".join(f"{p} {item} ({entry['coming']})" for (p, item), entry in COMING.items()))
-
-
 def test_the_front_page_counts_from_the_list():
     text = (ROOT / "book/index.md").read_text(encoding="utf-8")
-    assert {"all", "rerun", "needs", "coming"} == set(re.findall(r"\{items\}`(\w+)`", text))
+    assert {"all", "rerun", "needs"} == set(re.findall(r"\{items\}`(\w+)`", text))
     counts = Counter(map(items.kind, ENTRIES.values()))
     assert [node.astext() for node in items.items("needs")] == [str(counts["needs"])]
     assert items.items("all")[0].astext() == "50" and sum(counts.values()) == 50
