@@ -24,7 +24,7 @@ def extra_passes(spec: Method, tasks: int) -> dict[str, int]:
 
 
 def facts(name: str, tasks: int = 3):
-    """What the registry says of a method, as a Markdown list: defaults, if any, with their source, cost, supplier, paper."""
+    """What the registry says of a method, as a Markdown list: defaults and their source, cost, supplier, paper."""
     from IPython.display import Markdown
 
     spec = find(name)
