@@ -51,11 +51,11 @@ class ConflictScores:
     """Layer-wise conflict scores, counted over the iterations of a search run.
 
     layers      names of the shared layers, in registration order (ties keep it). None: those of the first update.
-                A name such as `recon.candidate_layers` gives for a module with others inside stands for all of these.
+                A name such as `recon.candidate_layers` gives for a module with others inside means all of these.
     num_tasks   K, at least 2 (ValueError). None: the largest number of tasks seen; where a larger one comes, the
                 counts begin anew, since only iterations with all tasks compare the same pairs.
     thresholds  S values, -1 < S <= 0 (ValueError). For each, both tails are counted: cos < S (the score) and
-                its mirror cos > -S, per layer, pair of tasks and block of `block` iterations.
+                the positive tail cos > -S, per layer, pair of tasks and block of `block` iterations.
 
     A layer is one module with parameters; weight and bias form one vector. The comparison is strict;
     a zero gradient never counts. The counts stay on the gradients' device until they are read.
@@ -118,7 +118,7 @@ class ConflictScores:
             self.update(gradients)
 
     def counts(self) -> np.ndarray:
-        """(block, tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 its mirror cos > -S."""
+        """(block, tail, threshold, layer, pair): tail 0 counts cos < S, tail 1 the positive tail cos > -S."""
         pairs = self.num_tasks * (self.num_tasks - 1) // 2
         none = torch.zeros(0, 2, len(self.thresholds), len(self.layers), pairs, dtype=torch.int64)
         return torch.cat([none, *[block[None].cpu() for block in self._blocks]]).numpy()

@@ -45,10 +45,10 @@ def all_finite(parts: Mapping[str, Tensor], refuse: bool = True) -> bool:
 class TaskGradients:
     """J of one step, for observers. It is valid until the next step.
 
-    matrix  J, (K, D): row k is the gradient of task k with respect to the shared parameters, one after the other.
+    matrix  J, (K, D): `J[k]` is the gradient of task k with respect to the shared parameters, one after the other.
     layers  layer -> (K, D_l) view of `matrix`. A layer is one module that owns parameters.
     names   names of the shared parameters, in the order of J's columns.
-    tasks   names of the tasks, in the order of J's rows.
+    tasks   names of the tasks, in the order of J's gradients.
     """
 
     matrix: Tensor

@@ -45,13 +45,13 @@ def split(model: Any, layers: Iterable[str], tasks: Any, init: str = "copy", gen
     layers     names as in `candidate_layers(model)`; weight and bias of a layer go together.
     tasks      K, or the tasks' names in the order of outputs.
     init       "copy": all copies start at the shared values, so evaluation outputs do not change;
-               "reinitialise": copies 1 … K-1 are drawn anew (`models.initialise`), as Recon's final run
-               draws every convolution's copies independently. The released code leaves copies of
-               linear layers equal; here they are drawn too.
-    generator  source of the new draws; torch's own generator is not touched. None: a stream that follows from torch's
-               initial seed, and is not the one that the model was drawn from.
+               "reinitialise": copies 1 … K-1 get new random values (`models.initialise`), as in Recon's final run
+               every convolution's copies do independently. The released code leaves copies of
+               linear layers equal; here they get new values too.
+    generator  source of the new values; torch's own generator is not touched. None: a stream that follows from torch's
+               initial seed, and is not the one that the model's values came from.
 
-    `model` itself is left as it is; the new network is an instance of its class with another forward. A `features` of
+    `model` itself is not changed; the new network is an instance of its class with another forward. A `features` of
     your own in a subclass of `MultiTaskModel` must pass the trunk's K features on. What a layer does inside is not
     looked at: one that writes into its input (`x *= w`) would do so K times. Splitting nothing returns a plain copy;
     splitting everything gives K independent trunks. A shared layer after a fork is applied K times; a BatchNorm among

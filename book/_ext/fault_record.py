@@ -1,5 +1,6 @@
 """`{faults}`: the last committed record of `make faults`, a line for each kind of fault."""
 
+import datetime
 import json
 import pathlib
 
@@ -39,8 +40,9 @@ class Faults(SphinxDirective):
         for kind, number in counts(lines).items():
             cells = [kind, sum(number.values()), *number.values()]
             body.append([[nodes.Text(f"{cell:,}" if isinstance(cell, int) else cell)] for cell in cells])
-        text = f"{head['faults']:,} faults drawn from seed {head['seed']} on {head['finished']}, commit "
-        text += f"{head['commit'][:12]}: {head['failures']:,} failures."
+        text = f"{head['failures'] or 'No'} failures in a night of {head['faults']:,} faults. "
+        when = datetime.date.fromisoformat(head["finished"])
+        text += f"Made in {when:%B %Y} from seed {head['seed']}, at commit {head['commit'][:12]}."
         titles = ["kind of fault", "faults", "went well", "one sentence", "failures"]
         return [nodes.paragraph("", text), set_table(titles, body, 1, "faults")]
 

@@ -1,6 +1,6 @@
 r"""One step of any method in anybody's training loop: `Balancer(method, net).backward(losses)`.
 
-It stands where `sum(losses).backward()` stood, for any architecture. The gradients of the K losses with respect to the
+It takes the place of `sum(losses).backward()`, for any architecture. The gradients of the K losses with respect to the
 D parameters that tasks share are the rows of J, (K, D); the method makes one vector of them, which is *added* to the
 parameters' `.grad`, as PyTorch's own backward adds. What one task alone reaches gets that task's gradient.
 """
@@ -34,7 +34,7 @@ class Balancer(Rule):
                 tasks have ever reached. All others get the plain sum of their tasks' gradients, weighted where the
                 convention weights heads, and under a loss weighting.
     ignore      what losses may reach and the balancer leaves alone; given as `shared` is. `torch.Tensor` in it is every
-                leaf that is no nn.Parameter, such as inputs that require grad.
+                leaf other than an nn.Parameter, such as inputs that require grad.
     convention  name in `methods.CONVENTIONS` or a `Convention`: scale, clip, heads. Scale and clip apply to the
                 method's update, never to what `.grad` held before.
     every       weights are computed in each n-th step; between, the last ones are used, and the shared part is walked
@@ -48,7 +48,7 @@ class Balancer(Rule):
     processes (an open process group of torch.distributed) each calls with its part of the batch, on the plain module;
     J and the own gradients are summed over them. Peak memory: J and about the joint step; SAM-GS, MoCo and DB-MTL keep
     a second J, DB-MTL a third for a moment. Hooks of tensors fire once for each task, `post_accumulate_grad` hooks do
-    not; there is no double backward.
+    not; a double backward is not supported.
 
     weights    task -> weight in the last step; empty where the method has none.
     cosines    (task, task) -> cosine of their gradients in the last step; empty where J was not computed.
@@ -57,7 +57,7 @@ class Balancer(Rule):
     passes     how often the last step walked what is shared.
     observers  functions that get `gradients` at the end of each step; with one, J is always computed.
 
-    ValueError: a loss that is no scalar with a graph, a reached parameter that was not given, sparse gradients, a
+    ValueError: a loss other than a scalar with a graph, a reached parameter not given, sparse gradients, a
     feature rotation (use `RotoGrad`), a wrapped module. NonFiniteGradientError, with the tasks' names, before any state
     moves and any `.grad` changes; where the weights come from the losses alone, one pass is made of their sum, and the
     losses alone are looked at: a gradient that is not finite under a loss that is shows in the next step's losses.

@@ -16,7 +16,7 @@ def batches(source: Any, names: Sequence[str], size: int, order=None) -> Iterato
     """The batches of one pass: lists of (inputs, {task: targets}), of one entry where all tasks share the inputs.
 
     source  a `Split`: batches of `size`, shuffled by the generator `order`, and then without an incomplete last one;
-            a `Streamed`: the same, read from disk and augmented by draws from `order`;
+            a `Streamed`: the same, read from disk and augmented by random numbers of `order`;
             an iterable of (inputs, targets) or (inputs, target, target, …), such as a DataLoader;
             or {task: iterable of (inputs, targets)}, which ends with the shortest.
 

@@ -39,12 +39,12 @@ def load(
     validation: int | None = None,
     test: int | None = None,
 ) -> Problem:
-    """The problem: inputs (N, 3, H, W) uint8, W = 4 H / 3, and the targets that `dense` describes.
+    """The problem: inputs (N, 3, H, W) uint8, a third wider than high, and the targets that `dense` describes.
 
     kind    "indoor": tasks "semantic" (13 classes), "depth" in m, "normals" in the camera's frame (x right, y down,
             z forward); "street": "semantic" (7 classes), "depth", which here is inverse depth in 1/m, a disparity up
             to focal length times baseline, and without a label in the sky.
-    height  rows of an image, a multiple of 3 from 12.
+    height  pixels from top to bottom, a multiple of 3 from 12.
     over    what depth and normals are averaged over, `dense.OVER`; else as their tasks have it.
     seed    decides the train images; validation and test images are the same for every seed. `root` is not read.
     train, validation, test  numbers of images in place of the profile's; more images begin with the same ones.

@@ -46,7 +46,7 @@ class Streamed(Dataset):
     def batches(self, size: int, order: torch.Generator | None = None) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
         """One pass as (inputs, targets), stacked `size` at a time; to evaluate, `most` at a time if that is less.
 
-        order  the generator of a training: it shuffles and draws what `augment` does, and an incomplete last batch is
+        order  the generator of a training: it shuffles and decides what `augment` does, and an incomplete last batch is
                left out. So a training that goes on from a checkpoint, which holds the generator, sees the same images.
 
         ValueError where there are fewer examples than one batch of a training needs.

@@ -27,7 +27,7 @@ class Convention:
     own_optimizer  (name in `OPTIMIZERS`, learning rate) for the parameters that a method learns (uncertainty
            weights, IMTL-L, GradNorm); None: nothing steps them, they stay as they start.
     probe  the forward pass after the step that FAMO learns from. "frozen": running statistics and torch's random
-           state are put back, dropout draws the same masks as before the step; "training": an ordinary forward
+           state are put back, dropout takes the same masks as before the step; "training": an ordinary forward
            pass, which updates the statistics of BatchNorm a second time; "evaluation": the model in eval().
     exceptions  method -> fields that differ for it.
     source  the repository and commit that do so, or why the convention exists.

@@ -235,7 +235,7 @@ class RotoGrad(_FeatureRotation):
                       is not changed, all is registered: `.to()`, `state_dict`.
     rotation_size     m: the first m features are rotated.
     post_shape        shape that follows the features, (H, W) for maps (B, d, H, W).
-    burn_in           the step (0 is the first) at which L_k(t0) and the norms of G^0 are taken anew; 0 for never.
+    burn_in           the step, counted from zero, at which L_k(t0) and the norms of G^0 are taken anew; 0: never.
     normalize_losses  gradients of L_k / |L_k(t0)|, also for the heads.
     objective         "code": the rotation loss of the released package 0.1.6, $\|R_k \bar v - \tilde g\|^2$ summed over
                       the batch (averaged where post_shape is given) with $\bar v = \|\frac1K\sum_i G_i\| V$;
@@ -273,7 +273,7 @@ class RotoGradNorm(_FeatureRotation):
     $w = K\,\mathrm{softmax}(a)$ descends $\sum_k |w_k\|G_k\| - \|\frac1K\sum_i w_i G_i\|\,(\hat L_k/\bar L)^\alpha|$,
     the target held constant, $\hat L_k = L_k/L_k(t_0)$, $\bar L$ their mean.
 
-    alpha  $\alpha$; 1.5 is GradNorm's value for NYUv2 (Chen et al. 2018, arXiv 1711.02257).
+    alpha  $\alpha$; 1.5 is GradNorm's value for NYUv2 (Chen et al., arXiv 1711.02257).
 
     As the released package, it takes the norm of the mean gradient, where GradNorm takes the mean of the norms.
     ValueError for losses that are not positive: their ratio has no power.

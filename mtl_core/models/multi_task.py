@@ -47,7 +47,7 @@ class MultiTaskModel(nn.Module):
 
 @torch.no_grad()
 def initialise(module: nn.Module) -> None:
-    """Draw the parameters that `module` itself owns anew.
+    """Give the parameters that `module` itself owns new random values.
 
     Convolutions: He normal, fan-out, bias zero (the rule of torchvision's ResNet). Other modules:
     their own `reset_parameters`. A module that owns parameters and has neither is a TypeError.

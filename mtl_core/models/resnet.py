@@ -15,7 +15,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group"
 class ResNet(nn.Module):
     """torchvision's ResNet of basic blocks with a free width, then a shared linear layer and ReLU.
 
-    (B, channels, H, W) -> (B, features). Where features is None there is no linear layer, and the features are the
+    (B, channels, H, W) -> (B, features). Where features is None the linear layer is missing, and the features are the
     pooled maps: (B, widths[-1] * pool²). At widths 64-128-256-512 its parameters are those of torchvision's
     `resnet18`, in the same order, but for the stem's channels. torchvision's own class cannot be narrowed: its first
     width is fixed at 64. ImportError without torchvision.
@@ -103,7 +103,7 @@ def resnet18(
     width           width of the first stage; 64 is the paper's, 8 the `small` profile's.
     features, pool  of the shared linear layer; None leaves it out, and the heads read the last maps, averaged to
                     pool x pool: 1 for CIFAR-10 (512 features). On images of 64 x 64 pixels those maps are 2 x 2, and
-                    pool=2 passes them on as they are (2,048 features): the network of CelebA, whose 11,176,512
+                    pool=2 passes them on unpooled (2,048 features): the network of CelebA, whose 11,176,512
                     shared parameters follow from the sizes that Recon prints.
     constant_width  every stage as wide as the first: separates depth from layer size, which grow
                     together in the ordinary network.

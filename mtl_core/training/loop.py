@@ -24,7 +24,7 @@ from mtl_core.training.schedule import Schedule
 
 @dataclass
 class History:
-    """What a fit leaves: plain numbers only, so that it goes into a record as it is.
+    """What a fit leaves: plain numbers only, so that it goes into a record unchanged.
 
     epochs     one entry per finished epoch: mean train losses, validation metrics, seconds.
     diverged   None, or where and why training stopped; the model then has the weights of the last finite epoch.
@@ -42,7 +42,7 @@ class History:
 def evaluate(model: nn.Module, tasks: Sequence[Task], split, batch_size: int = 500) -> dict:
     """task -> {"loss": mean over its labels, metric: value} over all of `split`, in evaluation mode.
 
-    split  as in `data.batches`; metrics see the targets as they are, so that a masked task needs masked metrics.
+    split  as in `data.batches`; metrics see the targets unchanged, so that a masked task needs masked metrics.
     """
     training, names = model.training, [task.name for task in tasks]
     model.eval()

@@ -24,28 +24,30 @@ def extra_passes(spec: Method, tasks: int) -> dict[str, int]:
 
 
 def facts(name: str, tasks: int = 3):
-    """What the registry says of a method, as a Markdown list: defaults with their source, cost, supplier, paper."""
+    """What the registry says of a method, as a Markdown list: defaults and their source, cost, supplier, paper."""
     from IPython.display import Markdown
 
     spec = find(name)
     extra = extra_passes(spec, tasks)["backward"]
-    chosen = "; ".join(f"`{key}` = {value:g} ({source})" for key, (value, source) in spec.defaults.items())
-    presets = "; ".join(
-        f"`{code}` {', '.join(f'{key} = {value}' for key, value in options.items())}"
-        for code, options in spec.presets.items()
-    )
+    chosen = [f"`{key}` = {value:g} ({source})" for key, (value, source) in spec.defaults.items()]
+    presets = [f"`{code}` {', '.join(f'{k} = {v}' for k, v in given.items())}" for code, given in spec.presets.items()]
     lines = [
-        f"**Defaults**: {chosen or 'none; the rule has no number to choose'}.",
-        f"**Presets** of published codes: {presets}." if presets else "",
+        _listed("**Defaults**", chosen),
+        _listed("**Presets** of published codes", presets),
         f"**Reads** the {' and the '.join(spec.needs)} at the {spec.level}"
-        + (", draws random numbers" if spec.random else "")
+        + (", uses random numbers" if spec.random else "")
         + f", returns a {spec.native_scale}. **A step costs** {extra or 'no'} more backward passes through the trunk "
         f"than the plain sum, K = {tasks}.",
-        f"**Rule from** {supplier(name)}. **Source**: {paper(spec)}.",
-        f"**Where**: [its file]({REPOSITORY}/{source_file(name)}), [its tests, by name]({REPOSITORY}/tests/core/"
-        "test_methods_properties.py), [the results that it earned](../../ledger.md#our-own-tables).",
+        f"**Rule from** {supplier(name)}. **Source**: {paper(spec)}. **Where**: [its file]({REPOSITORY}/"
+        f"{source_file(name)}), [its tests, by name]({REPOSITORY}/tests/core/test_methods_properties.py), "
+        "[its results](../../ledger.md#our-own-tables).",
     ]
     return Markdown("\n".join(f"- {line}" for line in lines if line))
+
+
+def _listed(title, items):
+    """One line for one item, a list of its own for more, nothing for none."""
+    return "\n  - ".join([f"{title}:", *items]) if len(items) > 1 else "".join(f"{title}: {item}." for item in items)
 
 
 def source_file(name: str) -> str:
