@@ -73,19 +73,16 @@ def mark_pictures(app, doctree, page):
             image["classes"].append("picture")
 
 
-def _entries(pairs):
-    """`name=value` items, one code word each; a narrow screen breaks the line between them."""
-    line = nodes.paragraph()
-    for name, value in pairs:
-        line += [nodes.literal(text=f"{name}={value!r}"), nodes.Text(" ")]
-    return line
+def _listed(entries):
+    """A list on one line; a narrow screen breaks the line between its entries."""
+    return nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", "", e)) for e in entries), classes=["inline"])
 
 
 def _cell(key, value):
     if key == "parameters":
-        return _entries(value)
+        return _listed(nodes.literal(text=f"{name}={given!r}") for name, given in value)
     if key == "versions":
-        return nodes.paragraph(text=", ".join(f"{name} {version}" for name, version in value))
+        return _listed(nodes.Text(f"{name} {version}") for name, version in value)
     if key == "seconds":
         return nodes.paragraph(text=f"{value:.0f} seconds" if value < 100 else f"{value / 60:.1f} minutes")
     if key in ("command", "colab"):
