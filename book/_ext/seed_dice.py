@@ -4,7 +4,7 @@
     :alt: what the figure shows
     Caption of the figure.
     ```
-    {choices}`qm9 small 3`          "none of the 120 ways to choose three …"; LookupError where it is half or more
+    {choices}`qm9 small 3`          "none of the 120 ways …"; LookupError where it is half or more
 
 The numbers come from committed records. What is missing stops the build (`-W`) and is named.
 """
@@ -78,8 +78,9 @@ def choices(experiment, profile, size):
         raise LookupError(f"{same} of {len(found)} choices agree: the page says that most do not")
     gives = "gives" if same < 2 else "give"
     count = WORDS[same] if same < len(WORDS) else str(same)
-    text = f"{count} of the {len(found)} ways to choose {WORDS[int(size)]} seeds {gives}"
-    return [nodes.Text(text)]
+    seeds = WORDS[len(delta[REFERENCE])]
+    text = f"{count} of the {len(found)} ways to choose {WORDS[int(size)]} of {seeds} seeds {gives} every method the outcome"
+    return [nodes.Text(f"{text} that all {seeds} give")]
 
 
 def setup(app):

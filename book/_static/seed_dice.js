@@ -17,17 +17,18 @@
     #dice-of-seeds .address { display: flex; gap: .5rem; align-items: center; margin-top: .75rem; }
     #dice-of-seeds .address input { flex: 1 1 8rem; min-width: 0; padding: .2rem .4rem; background: none; color: inherit;
       border: 1px solid currentColor; border-radius: .25rem; }
-    #dice-of-seeds .line { display: grid; grid-template-columns: 13rem 1fr 12rem; column-gap: .75rem; align-items: center;
+    #dice-of-seeds .line { display: grid; grid-template-columns: 10.5rem 1fr 9.5rem; column-gap: .75rem; align-items: center;
+      grid-template-rows: minmax(2rem, auto);
       font-size: .85em; line-height: 1.2; }
-    #dice-of-seeds .line svg { display: block; width: 100%; height: 100%; min-height: 2rem; grid-area: 1 / 2; overflow: hidden; }
+    #dice-of-seeds .line > svg { width: 100%; height: 0; min-height: 100%; grid-area: 1 / 2; overflow: hidden; }
     #dice-of-seeds .name { grid-area: 1 / 1; text-align: end; }
     #dice-of-seeds .word { grid-area: 1 / 3; }
     #dice-of-seeds .before { display: block; font-size: .9em; }
     #dice-of-seeds .better { color: var(--better); }
     #dice-of-seeds .worse { color: var(--worse); }
     @media (max-width: 48rem) {
-      #dice-of-seeds .line { grid-template-columns: 1fr auto; }
-      #dice-of-seeds .line svg { grid-area: 2 / 1 / 3 / 3; min-height: 1.4rem; }
+      #dice-of-seeds .line { grid-template: auto 1.5rem / 1fr auto; }
+      #dice-of-seeds .line > svg { grid-area: 2 / 1 / 3 / 3; }
       #dice-of-seeds .name { text-align: start; }
       #dice-of-seeds .word { grid-area: 1 / 2; text-align: end; }
     }
