@@ -78,9 +78,9 @@ def choices(experiment, profile, size):
         raise LookupError(f"{same} of {len(found)} choices agree: the page says that most do not")
     gives = "gives" if same < 2 else "give"
     count = WORDS[same] if same < len(WORDS) else str(same)
-    seeds = WORDS[len(delta[REFERENCE])]
-    text = f"{count} of the {len(found)} ways to choose {WORDS[int(size)]} of {seeds} seeds {gives} every method the outcome"
-    return [nodes.Text(f"{text} that all {seeds} give")]
+    few, all_of_them = WORDS[int(size)], WORDS[len(delta[REFERENCE])]
+    text = f"{count} of the {len(found)} ways to choose {few} of {all_of_them} seeds {gives} every method"
+    return [nodes.Text(f"{text} the outcome that all {all_of_them} give")]
 
 
 def setup(app):
