@@ -1,10 +1,43 @@
-/* Seed dice: draw three of the committed seeds and read the table again, as if no other seed had been run.
-   Data: what mtl_lab/protocol/seed_subsets.py writes; without it this file does nothing. Statistics: those of its
-   read_table, compared by tests/site/test_seed_dice.py; with three seeds Student's t has two degrees
-   of freedom, and closed forms for quantile and p value. */
+/* Seed dice: roll three of the committed seeds and read the table again, as if no other seed had been run. The address
+   holds the choice: ?seeds=0,3,7. Data: what mtl_lab/protocol/seed_subsets.py writes; without it this file does nothing.
+   Statistics: those of its read_table, compared by tests/site/test_seed_dice.py; with three seeds Student's t has two
+   degrees of freedom, and closed forms for quantile and p value. */
 (() => {
   "use strict";
-  const SIZE = 3;
+  const SIZE = 3, COUNT = ["", "one", "two", "three"];
+  const STYLE = `#dice-of-seeds { --better: #0072b2; --worse: #b35c00; }
+    html[data-theme="dark"] #dice-of-seeds { --better: #6cb8ea; --worse: #f0a860; }
+    #dice-of-seeds .controls { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin-bottom: .75rem; }
+    #dice-of-seeds .one { min-width: 2.2rem; padding: .2rem .4rem; border: 1px solid currentColor; border-radius: .25rem;
+      background: none; color: inherit; }
+    #dice-of-seeds .one[aria-pressed="true"] { background: var(--pst-color-text-base, black);
+      color: var(--pst-color-background, white); }
+    #dice-of-seeds button:focus-visible { outline: 3px solid var(--better); outline-offset: 2px; }
+    #dice-of-seeds .said { min-height: 3.2em; margin-bottom: .5rem; }
+    #dice-of-seeds .address { display: flex; gap: .5rem; align-items: center; margin-top: .75rem; }
+    #dice-of-seeds .address input { flex: 1 1 8rem; min-width: 0; padding: .2rem .4rem; background: none; color: inherit;
+      border: 1px solid currentColor; border-radius: .25rem; }
+    #dice-of-seeds .line { display: grid; grid-template-columns: 10.5rem 1fr 9.5rem; column-gap: .75rem; align-items: center;
+      grid-template-rows: minmax(2rem, auto);
+      font-size: .85em; line-height: 1.2; }
+    #dice-of-seeds .line > svg { width: 100%; height: 0; min-height: 100%; grid-area: 1 / 2; overflow: hidden; }
+    #dice-of-seeds .name { grid-area: 1 / 1; text-align: end; }
+    #dice-of-seeds .word { grid-area: 1 / 3; }
+    #dice-of-seeds .before { display: block; font-size: .9em; }
+    #dice-of-seeds .better { color: var(--better); }
+    #dice-of-seeds .worse { color: var(--worse); }
+    @media (max-width: 48rem) {
+      #dice-of-seeds .line { grid-template: auto 1.5rem / 1fr auto; }
+      #dice-of-seeds .line > svg { grid-area: 2 / 1 / 3 / 3; }
+      #dice-of-seeds .name { text-align: start; }
+      #dice-of-seeds .word { grid-area: 1 / 2; text-align: end; }
+    }
+    #dice-of-seeds svg :is(line, path) { stroke: currentColor; fill: none; stroke-width: 2.5; }
+    #dice-of-seeds svg .zero { stroke: var(--pst-color-text-base, black); stroke-width: 1; stroke-opacity: .6; }
+    #dice-of-seeds svg rect { fill: var(--pst-color-text-base, black); fill-opacity: .1; }
+    #dice-of-seeds svg .whole { stroke-width: 11; stroke-opacity: .22; }
+    #dice-of-seeds svg circle { fill: var(--pst-color-text-base, black); fill-opacity: .65; }
+    #dice-of-seeds svg text { fill: currentColor; font-size: 13px; }`;
 
   function quantile(level) {  // two-sided, 2 degrees of freedom
     return level * Math.sqrt(2 / (1 - level * level));
@@ -55,60 +88,120 @@
   }
 
   function element(tag, attributes = {}, ...children) {
-    const made = document.createElement(tag);
+    const svg = ["svg", "line", "path", "circle", "rect", "text"].includes(tag);
+    const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
     made.append(...children);
     return made;
   }
 
-  const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(1);
+  const signed = (x, digits = 1) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(digits);
+  const kind = (word) => /^better|^worse/.exec(word)?.[0] ?? "";
+
+  /* The places that an address names; null where it names none, undefined where it names something else. */
+  function placesOf(data, search) {
+    const given = new URLSearchParams(search).get("seeds");
+    if (given === null) return null;
+    const places = given.split(",").map((word) => data.seeds.map(String).indexOf(word.trim())).sort((a, b) => a - b);
+    return places.length === SIZE && new Set(places).size === SIZE && places[0] >= 0 ? places : undefined;
+  }
 
   function start(place) {
-    const data = JSON.parse(place.querySelector("script").textContent);
-    const controls = element("p"), said = element("p", { "aria-live": "polite" });
-    const head = ["row", "outcome", "rank", "interval, points", "mean Δm"];
-    const body = element("tbody"), caption = element("caption");
-    const table = element("table", { class: "table" }, caption,
-      element("thead", {}, element("tr", {}, ...head.map((word) => element("th", { scope: "col" }, word)))), body);
-    let draws = 0, agreed = 0;
+    const data = JSON.parse(place.querySelector("script").textContent), total = data.seeds.length;
+    const base = data.rows.find((row) => row.name === data.reference);
+    const rows = data.rows.filter((row) => row !== base).map((row) => ({ ...row, title: row.title.split(":")[0],
+      gaps: row.delta.map((d, k) => d - base.delta[k]) }));
+    const reach = rows.flatMap((row) => [...row.gaps, row.all.low, row.all.high]);
+    const [least, most] = [Math.min(...reach, -data.margin), Math.max(...reach, data.margin)];
+    const at = (x) => 3 + 94 * (x - least) / (most - least), percent = (x) => `${at(x).toFixed(3)}%`;
 
-    function show(places) {
-      const found = evaluate(data, places), names = places.map((k) => data.seeds[k]).join(", ");
-      let moved = 0, turned = 0;
-      const lines = data.rows.map((row) => {
-        const now = found[row.name], all = row.all;
-        const [rank, word] = [now.rank !== all.rank, now.outcome !== all.outcome];
-        moved += rank; turned += word;
-        const was = (changed, text, before) => (changed ? element("strong", {}, `${text} (was ${before})`) : text);
-        const cells = [now.outcome === null ? "reference" : was(word, now.outcome, all.outcome),
-          now.rank === null ? "–" : was(rank, now.rank, all.rank),
-          now.low === null ? "–" : `${signed(now.low)} to ${signed(now.high)}`, signed(now.mean)];
-        return element("tr", {}, element("th", { scope: "row", style: "font-weight: normal" }, row.title),
-          ...cells.map((cell) => element("td", {}, cell)));
-      });
-      body.replaceChildren(...lines);
-      caption.textContent = `The table as seeds ${names} alone would print it.`;
-      draws += 1; agreed += moved + turned === 0;
-      said.textContent = `Seeds ${names}. Differing from all ${data.seeds.length} seeds: ranks ${moved}, `
-        + `outcomes ${turned}. Draws so far: ${draws}; with the same table: ${agreed}.`;
+    const rule = (a, b, where, y = "50%") => element("line", { x1: percent(a), x2: percent(b), y1: y, y2: y, class: where });
+    const ground = () => [element("rect", { x: percent(-data.margin), width: `${at(data.margin) - at(-data.margin)}%`, y: 0,
+      height: "100%" }), element("line", { x1: percent(0), x2: percent(0), y1: 0, y2: "100%", class: "zero" })];
+    const mark = (x, shape) => {
+      const held = element("svg", { x: percent(x), y: "50%", overflow: "visible", width: 1, height: 1,
+        style: "overflow: visible; width: 1px; height: 1px" });
+      held.append(element("path", { d: shape, style: "fill: currentColor" }));
+      return held;
+    };
+
+    function strip(row, now, gaps) {
+      const mean = gaps.reduce((sum, gap) => sum + gap, 0) / gaps.length, { low, high } = now;
+      const svg = element("svg", { role: "img", class: kind(now.outcome), "data-mean": mean,
+        "aria-label": `${row.title}: mean ${signed(mean)}, interval ${signed(low)} to ${signed(high)}` }, ...ground(),
+      rule(row.all.low, row.all.high, "whole"), rule(Math.max(low, least), Math.min(high, most), "interval"));
+      if (low < least) svg.append(mark(least, "M0,-6L-8,0L0,6Z"));
+      if (high > most) svg.append(mark(most, "M0,-6L8,0L0,6Z"));
+      svg.append(...gaps.map((gap) => element("circle", { cx: percent(gap), cy: "50%", r: 3.5 })), mark(mean, "M0,-5L5,0L0,5L-5,0Z"));
+      return svg;
     }
 
-    function draw() {
+    const words = (x, text, side, y = "65%") => element("text", { x, y, "text-anchor": side }, text);
+    const head = element("svg", { "aria-hidden": "true" }, ...ground(), words(percent(least), "◀ worse", "start"),
+      words(percent(0), "same", "middle"), words(percent(most), "better ▶", "end"));
+    const step = most - least > 20 ? 10 : most - least > 8 ? 4 : 1, ticks = [];
+    for (let x = Math.ceil(least / step) * step; x <= most; x += step) ticks.push(words(percent(x), signed(x, 0).replace("+0", "0"), "middle"));
+    const lines = element("div", { class: "forest" }), said = element("p", { class: "said", "aria-live": "polite" });
+    let chosen = [], rolls = 0, agreed = 0;
+    const seeds = data.seeds.map((seed, k) => element("button", { type: "button", class: "one", "aria-label": `seed ${seed}` }, String(seed)));
+    const address = element("input", { readonly: "", id: "dice-address", "aria-label": "Address of this choice" });
+
+    /* Draws one choice, or null for all seeds; returns how many outcomes and ranks it turns. */
+    function show(places, first = false) {
+      const found = places && evaluate(data, places), used = places ?? data.seeds.map((_, k) => k);
+      let outcomes = 0, ranks = 0;
+      const drawn = rows.map((row) => {
+        const now = found ? found[row.name] : row.all, other = now.outcome !== row.all.outcome;
+        outcomes += other; ranks += now.rank !== row.all.rank;
+        const word = other ? [element("strong", {}, now.outcome), element("span", { class: "before" }, `was ${row.all.outcome}`)] : [now.outcome];
+        return element("div", { class: "line" }, element("span", { class: "name" }, row.title),
+          strip(row, now, used.map((k) => row.gaps[k])), element("span", { class: "word" }, ...word));
+      });
+      if (found) ranks += found[base.name].rank !== base.all.rank;
+      lines.replaceChildren(element("div", { class: "line" }, head), ...drawn, element("div", { class: "line" },
+        element("svg", { "aria-hidden": "true" }, ...ticks.map((tick) => tick.cloneNode(true)))));
+      chosen = places ?? [];
+      seeds.forEach((button, k) => button.setAttribute("aria-pressed", String(chosen.includes(k))));
+      const there = new URL(window.location.href);
+      there.search = places ? `seeds=${places.map((k) => data.seeds[k]).join(",")}` : "";
+      address.value = there.href;
+      if (!first) try { history.replaceState(null, "", there); } catch { /* a page from a disk: the box below has it */ }
+      said.textContent = places ? `Seeds ${places.map((k) => data.seeds[k]).join(", ")}. `
+        + `${outcomes} of ${rows.length} outcomes and ${ranks} ranks are not those of all ${total} seeds.` : `All ${total} seeds. Roll, or choose three.`;
+      return outcomes + ranks === 0;
+    }
+
+    function roll() {
       const left = data.seeds.map((_, k) => k), places = [];
       while (places.length < SIZE) places.push(...left.splice(Math.floor(Math.random() * left.length), 1));
-      show(places.sort((a, b) => a - b));
+      agreed += show(places.sort((a, b) => a - b)); rolls += 1;
+      said.textContent += ` Rolls so far: ${rolls}; with the same table: ${agreed}.`;
     }
 
-    for (const [text, action] of [
-      [`Draw ${SIZE} of the ${data.seeds.length} seeds`, draw],
-      [`Seeds ${data.seeds.slice(0, SIZE).join(", ")}`, () => show([0, 1, 2])],
-    ]) {
-      const button = element("button", { type: "button", class: "sd-btn sd-btn-primary" }, text);
-      button.addEventListener("click", action);
-      controls.append(button, " ");
-    }
-    said.textContent = "Nothing drawn yet.";
-    place.replaceChildren(controls, said, element("div", { class: "pst-scrollable-table-container" }, table));
+    seeds.forEach((button, k) => button.addEventListener("click", () => {
+      const next = chosen.includes(k) ? chosen.filter((other) => other !== k) : [...chosen, k].slice(-SIZE);
+      if (next.length === SIZE) return void show([...next].sort((a, b) => a - b));
+      chosen = next;
+      seeds.forEach((other, i) => other.setAttribute("aria-pressed", String(chosen.includes(i))));
+      said.textContent = `Choose ${COUNT[SIZE - chosen.length]} more.`;
+    }));
+    const action = (text, what, where) => {
+      const button = element("button", { type: "button", class: `sd-btn ${where}` }, text);
+      button.addEventListener("click", what);
+      return button;
+    };
+    const copy = action("Copy", () => {
+      address.select();
+      const done = navigator.clipboard ? navigator.clipboard.writeText(address.value) : Promise.reject();
+      done.then(() => true, () => document.execCommand("copy")).then((worked) => { copy.textContent = worked ? "Copied" : "Selected"; });
+    }, "sd-btn-outline-primary");
+    place.replaceChildren(element("style", {}, STYLE),
+      element("div", { class: "controls" }, action(`Roll ${COUNT[SIZE]} seeds`, roll, "sd-btn-primary"),
+        action(`All ${total}`, () => show(null), "sd-btn-outline-primary"), ...seeds),
+      said, lines, element("div", { class: "address" }, element("label", { for: address.id }, "Address:"), address, copy));
+    const asked = placesOf(data, window.location.search);
+    show(asked ?? null, true);
+    if (asked === undefined) said.textContent = `The address names no ${COUNT[SIZE]} of these seeds. ${said.textContent}`;
     window.seedDice = { data, evaluate: (places) => evaluate(data, places) };
   }
 

@@ -100,6 +100,6 @@ def seed_dice(table: Table, delta: Mapping) -> str:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return (
         '<div id="dice-of-seeds">'
-        "<p>The dice need JavaScript. Without it, the table of all choices on this page says the same.</p>"
+        "<p>Rolling needs JavaScript. Without it, this page shows all seeds.</p>"
         f'<script type="application/json">{text}</script></div>'
     )

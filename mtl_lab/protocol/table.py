@@ -1,6 +1,6 @@
 """The comparison protocol: one search budget for every row, then paired seeds, then intervals.
 
-Rules in short (`notebooks/ideas/how_to_read_a_table.ipynb` explains them). Each row has a separate Sobol sequence. The
+Rules in short (`notebooks/audits/how_to_read_a_table.ipynb` explains them). Each row has a separate Sobol sequence. The
 search takes 8 configurations from it and trains them at a quarter of the length, in whole epochs, with one seed. It
 trains the best two at full length with a second seed. The evaluation trains the better of these with seeds 0 to 9,
 which the search never uses. Selection is by validation Δm against fixed single-task validation values. Only the

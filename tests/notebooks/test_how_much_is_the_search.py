@@ -65,7 +65,7 @@ def test_without_streams_the_page_says_what_one_search_shows_and_what_trains_the
     assert "Two digits (0 of 5)" in shown["search-11"][0]
     assert "*No finding yet*: 0 of 50 runs" in shown["search-width-1"][0]
     assert "make results EXPERIMENT=qm9_capacity PROFILE=small" in shown["search-width-1"][0]
-    assert "stand-in" in shown["search-13"][1][0] and "stand-in" in shown["search-20"][0]
+    assert "substitute" in shown["search-13"][1][0] and "substitute" in shown["search-20"][0]
     assert shown["search-19"][0].count("**") == 6, "one row is the cheapest"
     assert not any(f"| {outcome} |" in text for text, _ in shown.values() for outcome in OUTCOMES)
 
@@ -90,7 +90,7 @@ def test_all_streams_are_judged(shown_by):
     assert "described only" in shown["search-10"][1][0], "five streams of the digits judge nothing"
     assert not any(outcome in shown["search-10"][1][0] for outcome in OUTCOMES)
     assert "QM9: Sum of logs | better" in shown["search-11"][0]
-    assert "stand-in" not in shown["search-13"][1][0] and "(20 streams)" in shown["search-13"][1][0]
+    assert "substitute" not in shown["search-13"][1][0] and "(20 streams)" in shown["search-13"][1][0]
     assert "better by Δm, but cannot decide by Δm without" in shown["search-27"][0]
     strong, weak = (line for line in shown["search-29"][0].splitlines() if "3 δ" in line)
     assert "| worse |" in strong and "| worse |" in weak and "100 %" in strong
