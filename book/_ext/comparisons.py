@@ -43,11 +43,24 @@ RULES = {
     "success rate": "More than half of the seeds succeed with the one method, and fewer than half with the other.",
     "rotation rate": "The first rate has a smaller squared error than each of the others, seed by seed.",
 }
-HEADS = ("compared", "with", "printed", "recomputed", "found", "estimate", "interval", "seeds", "margin", "within", "bound")
-HEADS += ("outcome",)
+HEADS = (
+    "compared",
+    "with",
+    "printed",
+    "recomputed",
+    "found",
+    "estimate",
+    "interval",
+    "seeds",
+    "margin",
+    "within",
+    "bound",
+)
+HEADS += ("outside", "outcome")
 WORD = r"(?:better|worse)(?: \(amount uncertain\))?|equivalent|cannot decide"
 INTERVAL = r" ?\[([^\],]+), ([^\]]+)\]"
 RATIO = r"(.*?)(\S+) takes (\S+) times as (?:long|much) as (\w\S*)"
+SUMS = r"(\d+) numbers sum to (\S+), mean ranks would to (\S+?)(?:; outside (.+))?"
 BEGINS = r": (?=[-+\d]|printed|recomputed|sums|mean |smallest|ratio|squared|column|[^:]+ at place|\S+ \d+ of)"
 
 
@@ -91,9 +104,15 @@ def cells(text):
         made |= zip(("compared", "with"), apart(*map(title, what.split(" against "))), strict=False)
         if found and (both := re.fullmatch(r"printed (\S+?)(?:, (?:recomputed (.+)|from the bins))?", found[0])):
             made |= {head: cell for head, cell in zip(("printed", "recomputed"), both.groups(), strict=True) if cell}
+        elif found and (sums := re.fullmatch(SUMS, found[0])):
+            made["compared"] += f", {sums[1]} numbers"
+            made |= {"found": f"sum {sums[2]}", "bound": f"{sums[3]} for mean ranks"}
+            made |= {"outside": sums[4]} if sums[4] else {}
+        elif found and (place := re.fullmatch(r"(.+) at (place .+)", found[0])):
+            made |= {"compared": f"{made['compared']}, {place[1]}", "found": place[2]}
         elif found:
             made["estimate" if "interval" in made else "found"] = found[0]
-    return {head: re.sub(r"(?<![\w.])-(?=\d)", "−", cell) for head, cell in made.items()}
+    return {head: re.sub(r"(?<![\w.])-(?=\d)", "−", cell).replace("delta_m", "Δm") for head, cell in made.items()}
 
 
 def title(name):
@@ -130,7 +149,9 @@ HOLDS = {True: "yes", False: "no", None: "undecided"}
 def small(head, body, style):
     """A table of plain text; a cell may also be a list of nodes. Without `head` the first column names the lines."""
     width = len(body[0])
-    group = nodes.tgroup("", *(nodes.colspec(colwidth=1, stub=int(not head and not k)) for k in range(width)), cols=width)
+    group = nodes.tgroup(
+        "", *(nodes.colspec(colwidth=1, stub=int(not head and not k)) for k in range(width)), cols=width
+    )
     if head:
         group += nodes.thead("", line(head))
     group += nodes.tbody("", *map(line, body))
@@ -152,7 +173,8 @@ def options(rule):
         elif isinstance(value, list) and len(value) > 3 and isinstance(value[0], str):
             yield from (f"{name}: {one}" for one in value)
         elif isinstance(value, dict):
-            yield from (f"{name}, {key}: {plain(inner)}" for key, inner in value.items())
+            words = {"rows": "methods"}
+            yield from (f"{name}, {words.get(key, key)}: {plain(inner)}" for key, inner in value.items())
         else:
             yield f"{name}: {plain(value)}"
 
@@ -166,7 +188,7 @@ def plain(value):
 
 
 def runs(numbers):
-    """"1 to 5, 15, 16" of whole numbers in order."""
+    """ "1 to 5, 15, 16" of whole numbers in order."""
     parts = []
     for number in numbers:
         if parts and number == parts[-1][1] + 1:

@@ -27,7 +27,7 @@ from mtl_lab.claims import printed_tables, verdicts
 from mtl_lab.protocol import committed, export
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAPERS = {"recon": "Recon", "sam_gs": "SAM-GS", "rotograd": "RotoGrad, 2021"}
+PAPERS = {"recon": "Recon", "sam_gs": "SAM-GS", "rotograd": "RotoGrad 2021"}
 KINDS = {"arithmetic": "printed numbers", "training": "training"}
 YES = (verdicts.AGREE, *(yes for yes, _ in verdicts.WORDS.values()))
 NO = (verdicts.DISAGREE, *(no for _, no in verdicts.WORDS.values()))
@@ -260,7 +260,15 @@ class ProtocolTable(SphinxDirective):
         verdict = experiments.committed(experiment, profile)
         if verdict is None:
             return [nodes.paragraph(text=f"No runs of {experiment}, {profile}, are committed yet.")]
-        head = ["method", "Δm, %", "difference to the reference", "outcome", "seeds", "diverged", "search, core-seconds"]
+        head = [
+            "method",
+            "Δm, %",
+            "difference to the reference",
+            "outcome",
+            "seeds",
+            "diverged",
+            "search, core-seconds",
+        ]
         group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in head), cols=len(head))
         group += nodes.thead("", _row(head))
         shared, left = [verdict.rows[row.name] for row in verdict.table.shared()], shared_normalisation(verdict.table)

@@ -53,7 +53,10 @@ class PrintedTable(SphinxDirective):
                 cells.insert(2 + variants, [nodes.Text(again.get((first["method"], first["variant"]), "–"))])
             body.append(cells)
         first, _, more = about["captions"][number].partition(". ")
-        caption = [nodes.strong(text=f"{about['short']}, Table {number}"), nodes.Text(f", as printed. {first.rstrip('.')}. ")]
+        caption = [
+            nodes.strong(text=f"{about['short']}, Table {number}"),
+            nodes.Text(f", as printed. {first.rstrip('.')}. "),
+        ]
         table = [set_table(head, body, 1 + variants, "printed-table"), *_notes(notes)]
         more = [nodes.paragraph(text=more)] if more else []
         target = f"{paper}-table-{number}"
@@ -72,7 +75,12 @@ class ClaimTable(SphinxDirective):
         for verdict in ledger.judged_claims(self.env, paper):
             claim = verdict.claim
             if claim["scope"] == "arithmetic":
-                target = {"refdomain": "std", "reftype": "ref", "reftarget": quotes.label(claim["id"]), "refexplicit": True}
+                target = {
+                    "refdomain": "std",
+                    "reftype": "ref",
+                    "reftarget": quotes.label(claim["id"]),
+                    "refexplicit": True,
+                }
                 said = nodes.inline(text=ledger.short(claim["claim"])[0])
                 link = addnodes.pending_xref("", said, refdoc=self.env.docname, refwarn=True, **target)
                 place = [claim["where"]["section"] or "–", comparisons.runs(claim["where"]["tables"])]
