@@ -75,7 +75,9 @@ def mark_pictures(app, doctree, page):
 
 def _listed(entries):
     """A list on one line; a narrow screen breaks the line between its entries."""
-    return nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", "", e)) for e in entries), classes=["inline"])
+    return nodes.bullet_list(
+        "", *(nodes.list_item("", nodes.paragraph("", "", e)) for e in entries), classes=["inline"]
+    )
 
 
 def _cell(key, value):

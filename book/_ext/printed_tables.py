@@ -1,13 +1,19 @@
 """`{printed-table} PAPER NUMBER`: a table of a paper, set from its CSV when the book is built.
 
 Options: `recompute` adds Δm as the printed metrics give it, averaged inside tasks first, or with `ungrouped` over all
-metrics, in the sign that the paper prints. Notes of single numbers become footnotes below.
-`{claim-table} PAPER` lists the claims with the verdicts that arithmetic gives.
+metrics, in the sign that the paper prints. Notes of single numbers become footnotes below. A table is folded, but for
+those with `open`. `{claim-table} PAPER` lists the claims that arithmetic judges, each a link to its entry in the ledger.
 """
 
+from collections import Counter
+
 import checkout  # noqa: F401 (before mtl_lab)
+import comparisons
+import ledger
+import quotes
 from docutils import nodes
 from docutils.parsers.rst import directives
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 from mtl_lab.claims import printed_rules, printed_tables, verdicts
@@ -18,7 +24,7 @@ HEADINGS = {12: ("ranking of", "against"), 14: ("ranking under", "against")}
 
 class PrintedTable(SphinxDirective):
     required_arguments = 2
-    option_spec = {"recompute": directives.flag, "ungrouped": directives.flag}
+    option_spec = {"recompute": directives.flag, "ungrouped": directives.flag, "open": directives.flag}
 
     def run(self):
         paper, number = self.arguments[0], int(self.arguments[1])
@@ -46,41 +52,49 @@ class PrintedTable(SphinxDirective):
             if again:
                 cells.insert(2 + variants, [nodes.Text(again.get((first["method"], first["variant"]), "–"))])
             body.append(cells)
-        name = f"{about['short']}, Table {number}"
-        caption = f" ({about['version']}), as printed. {about['captions'][number]}"
-        caption = _caption(name, caption, f"{paper}-table-{number}")
-        return [caption, set_table(head, body, 1 + variants, "printed-table"), *_notes(notes)]
+        first, _, more = about["captions"][number].partition(". ")
+        caption = [
+            nodes.strong(text=f"{about['short']}, Table {number}"),
+            nodes.Text(f", as printed. {first.rstrip('.')}. "),
+        ]
+        table = [set_table(head, body, 1 + variants, "printed-table"), *_notes(notes)]
+        more = [nodes.paragraph(text=more)] if more else []
+        target = f"{paper}-table-{number}"
+        if "open" in self.options:
+            return [nodes.paragraph("", "", *caption, classes=["printed-table-caption"], ids=[target]), *more, *table]
+        fold = ledger.Folded("", ledger.Line("", *caption, *_agreement(again)), *more, *table, ids=[target])
+        fold["classes"].append("printed")
+        return [fold]
 
 
 class ClaimTable(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        paper = self.arguments[0]
-        self.env.note_dependency(str(verdicts.ROOT / f"{paper}.yml"))
-        for file in (printed_tables.ROOT / paper).glob("*.csv"):
-            self.env.note_dependency(str(file))
-        body, against = [], []
-        for verdict in verdicts.verdicts(paper):
+        paper, body = self.arguments[0], []
+        for verdict in ledger.judged_claims(self.env, paper):
             claim = verdict.claim
-            tables = ", ".join(map(str, claim["where"]["tables"]))
-            tables = tables and f"Table{'s' * (', ' in tables)} {tables}"
-            where = "; ".join(filter(None, [claim["where"]["section"], tables]))
-            held = [check.holds is True for check in verdict.checks]
-            hold = "comparison holds" if len(held) == 1 else "comparisons hold"
-            count = f"{sum(held)} of {len(held)} {hold}" if held else claim.get("needs", "")
-            row = [claim["id"], verdict.outcome, claim["claim"], where, claim["scope"], count]
-            body.append([[nodes.Text(str(text))] for text in row])
-            failed = [check.text for check in verdict.checks if check.holds is not True]
-            if failed:
-                against.append(f"{claim['id']}: " + "; ".join(failed) + ".")
-        head = ["claim", "outcome", "in our words", "where", "scope", "behind it"]
-        name, text = f"Claims of {printed_tables.about(paper)['short']}", ", and what arithmetic gives."
-        found = [_caption(name, text, f"{paper}-claims"), set_table(head, body, 1, "claims")]
-        if against:
-            found.append(nodes.paragraph("", "Comparisons that do not hold, or are listed without a bound:"))
-            found.append(nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph("", a)) for a in against)))
-        return found
+            if claim["scope"] == "arithmetic":
+                target = {
+                    "refdomain": "std",
+                    "reftype": "ref",
+                    "reftarget": quotes.label(claim["id"]),
+                    "refexplicit": True,
+                }
+                said = nodes.inline(text=ledger.short(claim["claim"])[0])
+                link = addnodes.pending_xref("", said, refdoc=self.env.docname, refwarn=True, **target)
+                place = [claim["where"]["section"] or "–", comparisons.runs(claim["where"]["tables"])]
+                body.append([[ledger.outcome_tag(verdict.outcome)], [link], *([nodes.Text(text)] for text in place)])
+        return [set_table(["outcome", "claim, in our words", "section", "tables"], body, 0, "claims")]
+
+
+def _agreement(again):
+    """A tag that sums up the column Δm recomputed."""
+    if not again:
+        return []
+    words = Counter(cell.rpartition(", ")[2] for cell in again.values())
+    text = f"Δm differs in {words['differs']} of {words.total()}" if words["differs"] else "Δm agrees"
+    return [nodes.inline(text=text, classes=["verdict-badge", "outcome", "no" if words["differs"] else "yes"])]
 
 
 def _label(task, metric, unit):
@@ -112,12 +126,6 @@ def _recomputed(rows, grouped):
             word = "agrees" if printed_rules.overlap(printed, low, high) else "differs"
             found[name] = f"{value:.2f}, {word}".replace("-", "−")
     return found
-
-
-def _caption(name, text, target):
-    """A paragraph, not a table title: Sphinx would number it ("Table 7: Recon, Table 8"), and must wrap."""
-    content = [nodes.strong("", name), nodes.Text(text)]
-    return nodes.paragraph("", "", *content, classes=["printed-table-caption"], ids=[target])
 
 
 def set_table(head, body, stubs, style):

@@ -151,7 +151,9 @@ def test_the_ledger_shows_why_and_where_to_dispute(ledger):
     text, links = box.astext(), [node["refuri"] for node in box.findall(nodes.reference)]
     assert box["ids"] == [claim["id"]]
     assert "void" in text and "other problem" in text and "seed 3: the record was edited" in text and "none yet" in text
-    assert "abc1234" in text and "margin 0.3" in text
+    cells = [cell.astext() for cell in box.findall(nodes.entry)]
+    assert "abc1234" in text and cells[cells.index("Margin") + 1] == "0.3"
+    assert box.attributes["data"] == {"paper": "sam_gs", "outcome": "void", "scope": "other problem"}
     assert any("issues/new?title=Dispute%3A+samgs-better-static-mfm" in link for link in links)
 
 
