@@ -276,7 +276,7 @@ class ProtocolTable(SphinxDirective):
         found = [nodes.table("", group, classes=["protocol-table"])]
         if left:
             counts = (f"{verdict.rows[name].title}: {count}" for name, count in left.items())
-            note = "‡ An unfair baseline, and not the published Recon: behind a fork, some batch norms then serve two branches."
+            note = "‡ An unfair baseline, and not the published Recon: some batch norms serve both branches of a fork."
             found += [nodes.paragraph(text=note + " So many normalisation layers stay shared:")]
             found += [nodes.bullet_list("", *(nodes.list_item("", nodes.paragraph(text=line)) for line in counts))]
         if lines := verdict.complaints():

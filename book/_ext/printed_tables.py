@@ -2,7 +2,7 @@
 
 Options: `recompute` adds Δm as the printed metrics give it, averaged inside tasks first, or with `ungrouped` over all
 metrics, in the sign that the paper prints. Notes of single numbers become footnotes below. A table is folded, but for
-those with `open`. `{claim-table} PAPER` lists the claims that arithmetic judges, each a link to its entry in the ledger.
+those with `open`. `{claim-table} PAPER` lists the claims that arithmetic judges, each a link to the ledger.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from docutils.parsers.rst import directives
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
-from mtl_lab.claims import printed_rules, printed_tables, verdicts
+from mtl_lab.claims import printed_rules, printed_tables
 
 LABELS = {"delta_m": "Δm, %", "parameters": "size, MB"}
 HEADINGS = {12: ("ranking of", "against"), 14: ("ranking under", "against")}

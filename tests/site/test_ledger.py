@@ -1,4 +1,4 @@
-"""The ledger: bars count verdicts, comparisons become cells, the filter and permalinks work, all is there without scripts."""
+"""The ledger: bars count verdicts, comparisons become cells, filter and permalinks work, no script is needed to read."""
 
 import collections
 import pathlib
