@@ -1,4 +1,4 @@
-"""The ledger: bars count verdicts, comparisons become cells, filter and permalinks work, no script is needed to read."""
+"""The ledger: bars count verdicts, comparisons become cells, filter and permalinks work, no script is needed."""
 
 import collections
 import pathlib
