@@ -6,7 +6,7 @@
                                     for who cannot see it and a link to its page come with it
     ![](film:descent)               one of films.FILMS
     ![](claim:recon CLAIM)          the paired differences that a claim on results is judged by
-    {record}`qm9 small margin`      the roles record, verdict, tally, items, harm, dose, as on pages; and
+    {record}`qm9 small margin`      the roles record, verdict, tally, items, dose, as on pages; and
     {said}`PAGE#SECTION`            the answer that a page prints there, or at its top: an output's first bold words
     {held}`recon CLAIM`             1 of 3: how many comparisons of a claim hold
     :::notes … :::                  what the speaker says
@@ -119,7 +119,7 @@ class Site:
     def __init__(self, folder, place=lambda claim: None):
         self.folder, self.place = folder, place
         self.roles = {"record": quotes.record, "verdict": quotes.verdict, "tally": quotes.tally, "items": items.items}
-        self.roles |= {"harm": drawn.harm_of, "dose": drawn.dose_of, "held": held, "said": self.said}
+        self.roles |= {"dose": drawn.dose_of, "held": held, "said": self.said}
         self.figures = {}
         for path in sorted(folder.rglob("*.html")):
             if path.relative_to(folder).parts[0] not in ("_static", "lecture"):
