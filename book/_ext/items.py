@@ -4,7 +4,8 @@
     {items}`rerun`     how many have a page that reruns them
     {items}`needs`     how many have a page that says what a rerun needs, and its command
 
-What is none of these stops the build (`-W`).
+What is none of these stops the build (`-W`). A page of the list says which items it has, under its first paragraph, and
+what those need that it cannot rerun, with the command.
 """
 
 import pathlib
@@ -18,6 +19,7 @@ from docutils import nodes
 
 BOOK = pathlib.Path(__file__).resolve().parents[1]
 FILE = BOOK / "papers" / "items.yml"
+PAPERS = {"recon": "Recon", "rotograd": "RotoGrad's submission", "sam_gs": "SAM-GS"}
 NAMED = re.compile(r"\b(Table|Figure)s?\s(\d+)(?:\s?to\s(\d+))?((?:,\s\d+)*)(?:\sand\s(\d+))?")
 
 
@@ -53,6 +55,39 @@ def items(which):
     return [nodes.Text(str(counts[which]))]
 
 
+def in_words(names) -> str:
+    """ "Tables 1 and 3 and Figure 2"."""
+    said = []
+    for which in ("Table", "Figure"):
+        if numbers := [name.split()[1] for name in names if name.startswith(which)]:
+            *others, last = numbers
+            said.append(f"{which}s {', '.join(others)} and {last}" if others else f"{which} {last}")
+    return " and ".join(said)
+
+
+def of_page(page) -> list[list[nodes.Node]]:
+    """What a page says of its items, a line for each need."""
+    groups: dict[tuple, dict[str, list[str]]] = {}
+    for (paper, item), entry in load().items():
+        if page in entry["pages"]:
+            groups.setdefault((entry.get("needs"), entry.get("command")), {}).setdefault(paper, []).append(item)
+    lines = []
+    for (needs, command), papers in groups.items():
+        text = f"Here: {', '.join(f'{in_words(names)} of {PAPERS[paper]}' for paper, names in papers.items())}."
+        more = [nodes.Text(f" The printed settings need {needs}: "), nodes.literal(text=command)] if needs else []
+        lines.append([nodes.Text(text), *more])
+    return lines
+
+
+def mark(app, doctree):
+    """The items of a page, under its first paragraph."""
+    if lines := of_page(app.env.docname):
+        chapter = next(doctree.findall(nodes.section))
+        first = next(n for n, child in enumerate(chapter.children) if isinstance(child, nodes.paragraph))
+        chapter.insert(first + 1, nodes.container("", *(nodes.paragraph("", "", *x) for x in lines), classes=["items"]))
+
+
 def setup(app):
+    app.connect("doctree-read", mark)
     app.add_role("items", quotes.Quote(items))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,12 +1,14 @@
 """Every table and figure of the three papers has a page that names it."""
 
-import json
+import functools
 import pathlib
 import re
 import sys
 from collections import Counter
 
 import pytest
+from bs4 import BeautifulSoup
+from site_pages import SITE, pages  # noqa: F401 (a fixture)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -21,12 +23,15 @@ def source(page):
     return ROOT / f"{page}.ipynb" if page.startswith("notebooks/") else ROOT / "book" / f"{page}.md"
 
 
+@functools.cache
 def texts(page):
-    """(text of the page, text of its first screen: what stands before the second heading)."""
-    raw = source(page).read_text(encoding="utf-8")
-    if source(page).suffix == ".ipynb":
-        raw = "\n\n".join("".join(cell["source"]) for cell in json.loads(raw)["cells"])
-    return raw, re.split(r"(?m)^## ", raw)[0]
+    """(text of the built page, text of its first screen: all before its second heading)."""
+    soup = BeautifulSoup((SITE / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+    article = soup.find("article")
+    whole = " ".join(article.get_text(" ").split())
+    for later in article.find("h2").find_all_next():
+        later.extract()
+    return whole, " ".join(article.get_text(" ").split())
 
 
 def test_there_are_fifty():
@@ -49,7 +54,7 @@ def test_there_are_fifty():
 
 
 @pytest.mark.parametrize("key", ENTRIES, ids=" ".join)
-def test_its_page_names_it_and_says_what_it_needs(key):
+def test_its_page_names_it_and_says_what_it_needs(key, pages):  # noqa: F811
     entry, (paper, item) = ENTRIES[key], key
     assert {"pages"} <= set(entry) <= {"pages", "needs", "command"} and ("needs" in entry) == ("command" in entry)
     screens = []
