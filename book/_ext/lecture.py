@@ -26,6 +26,7 @@ import films
 import items
 import matplotlib.pyplot as plt
 import quotes
+import share
 from docutils import nodes
 from markdown_it import MarkdownIt
 from sphinx.errors import ExtensionError
@@ -259,6 +260,11 @@ def write(app, error):
         make(folder, Site(folder, place))
     except ValueError as error:
         raise ExtensionError(str(error)) from error
+    for page in (folder / "lecture").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        title = html.unescape(re.search("<title>(.*)</title>", text)[1])
+        head = "\n".join(share.tags(app.config, f"lecture/{page.stem}", title))
+        page.write_text(text.replace("</title>\n", f"</title>\n{head}\n", 1), encoding="utf-8")
 
 
 def setup(app):

@@ -69,23 +69,27 @@ def write(app, error):
     (pathlib.Path(app.outdir) / FILE).write_bytes(made)
 
 
-def announce(app, page, template, context, doctree):
-    base, title = app.config.html_baseurl, html.escape(context.get("title", ""), quote=True)
+def tags(config, page, title):
+    """What the head of a page says of its picture and title."""
     found = {
         "og:type": "article",
-        "og:title": title,
-        "og:site_name": html.escape(app.config.html_title, quote=True),
-        "og:url": f"{base}{page}.html",
-        "og:image": base + FILE,
+        "og:title": html.escape(title, quote=True),
+        "og:site_name": html.escape(config.html_title, quote=True),
+        "og:url": f"{config.html_baseurl}{page}.html",
+        "og:image": config.html_baseurl + FILE,
         "og:image:width": str(SIZE[0]),
         "og:image:height": str(SIZE[1]),
         "og:image:alt": "The two questions of the book with their answers, beside its first figure",
     }
-    tags = [f'<meta property="{name}" content="{value}" />' for name, value in found.items()]
-    tags.append('<meta name="twitter:card" content="summary_large_image" />')
+    lines = [f'<meta property="{name}" content="{value}" />' for name, value in found.items()]
+    return [*lines, '<meta name="twitter:card" content="summary_large_image" />']
+
+
+def announce(app, page, template, context, doctree):
+    found = tags(app.config, page, context.get("title", ""))
     if doctree is not None and (words := first_words(doctree)):
-        tags.append(f'<meta property="og:description" content="{html.escape(words, quote=True)}" />')
-    context["metatags"] = context.get("metatags", "") + "\n".join(tags)
+        found.append(f'<meta property="og:description" content="{html.escape(words, quote=True)}" />')
+    context["metatags"] = context.get("metatags", "") + "\n".join(found)
 
 
 def setup(app):

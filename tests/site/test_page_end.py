@@ -177,7 +177,7 @@ def test_a_verdict_on_a_page_can_be_disputed_there(pages):  # noqa: F811
         asked = [parse_qs(urlsplit(href).query) for href in found.links if "/issues/new?title=Dispute" in href]
         titles = {one["title"][0].removeprefix("Dispute: ") for one in asked}
         badges = path.read_text("utf-8").count('class="verdict-badges')
-        if badges and path.name != "ledger.html":
+        if badges and path.name != "ledger.html" and path.parent.name != "lecture":
             assert titles and titles <= claims, path
             assert all(
                 title in one["body"][0] for title, one in zip(sorted(titles), asked, strict=False) if len(asked) == 1

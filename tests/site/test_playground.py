@@ -140,7 +140,7 @@ def test_on_bowls_every_method_comes_to_the_pareto_set_and_not_to_one_point():
         ends = [trajectories(LANDSCAPES[name], starts(name, 20), method).points[-1] for method in METHODS]
         for end in ends:
             assert torch.cdist(end, LANDSCAPES[name].pareto).amin(1).max() < 0.15, f"{name}, seed {SEED}"
-        assert max((a - b).norm(dim=-1).median().item() for a, b in itertools.combinations(ends, 2)) > 0.2
+        assert max((a - b).norm(dim=-1).median().item() for a, b in itertools.combinations(ends, 2)) > 0.1
 
 
 def test_beside_the_axis_three_methods_come_back():
