@@ -18,7 +18,7 @@ def test_every_number_of_every_table_is_there():
 READ = {
     "famo/table_03": "6352473c26a6",
     "nash_mtl/single_task_qm9": "a99503dc469a",
-    "recon/differences": "9e93969cd422",
+    "recon/differences": "65742e0405e4",
     "recon/protocol": "04b31dd18dd9",
     "recon/read_off_figures": "7e621ddb364d",
     "recon/released_ranking": "852bea42fc49",
