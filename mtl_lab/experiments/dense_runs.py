@@ -178,19 +178,22 @@ def cosine_figure(plan: DenseTable, own: Sequence[Mapping], name: str):
         group = KEPT if row.endswith(KEPT) else f"with {end}" if end.startswith("Recon") else end
         below.setdefault(group or "without Recon", []).append([dense_conflict.share(m, log) for m in bins])
     count = sum(logs.get(next(iter(logs), ""), {}).values())
-    figure, axes = plt.subplots(2, 1, figsize=(4.6, 5.2))
+    figure, axes = plt.subplots(2, 1, figsize=(3.2, 4.8))
+    place = run_on(plan, own).replace(" (", "\n(")
+    join = ", " if "\n" in place else ",\n"
     titles = (
         f"Printed: {TITLES[published.data]}, {NETWORKS[published.network]}",
-        f"Ours: {run_on(plan, own)},\n{NETWORKS[plan.published.network]}, {count} cosines a line",
+        f"Ours: {place}{join}{NETWORKS[plan.published.network]}, {count} cosines a line",
     )
     for axis, panel, title in zip(axes, (above, below), titles, strict=True):
         _steps(axis, {g: of for g, of in panel.items() if g in GROUPS}, len(bins))
-        axis.set_title(title, fontsize=10, loc="left")
-        ends = [[bin / 1000 - 1 for bin in dense_conflict.ends(m)] for m in bins]
-        names = [f"{high:g} to\n{low:g}" if low > -1 else f"below\n{high:g}" for low, high in ends]
-        axis.set_xticks(range(len(bins)), [plots.with_minus(n.replace("to\n-", "to\n−")) for n in names], fontsize=8)
-        axis.set_ylabel("% of cosines")
-    axes[1].set_xlabel("cosine of two task gradients")
+        axis.set_title(title, fontsize=9, loc="left")
+        edges = [dense_conflict.ends(bins[0])[1], *(dense_conflict.ends(m)[0] for m in bins)]
+        ticks = [plots.with_minus(f"{edge / 1000 - 1:g}") for edge in edges]
+        axis.set_xticks(np.arange(len(edges)) - 0.5, ticks, fontsize=7)
+        axis.tick_params("y", labelsize=8)
+        axis.set_ylabel("% of cosines", fontsize=9)
+    axes[1].set_xlabel("cosine of two task gradients", fontsize=9)
     return figure
 
 
@@ -205,7 +208,7 @@ def _steps(axis, groups: Mapping[str, Sequence[Sequence[float]]], count: int) ->
             axis.stairs(of, np.arange(count + 1) - 0.5, baseline=None, color=colour, lw=1.4, alpha=0.85)
         y = max(at[group], y + 0.11 * top)
         axis.plot([count - 0.5, count - 0.3], [at[group], y], color=colour, lw=1.4, clip_on=False)
-        axis.text(count - 0.25, y, group, fontsize=9, va="center", color=colour)
-    axis.set_xlim(-0.5, count + 1.3)
+        axis.text(count - 0.25, y, group, fontsize=8, va="center", color=colour)
+    axis.set_xlim(-0.5, count + 1.9)
     axis.set_ylim(0, 1.05 * top)
     axis.spines["bottom"].set_bounds(-0.5, count - 0.5)
