@@ -178,7 +178,7 @@ def cosine_figure(plan: DenseTable, own: Sequence[Mapping], name: str):
         group = KEPT if row.endswith(KEPT) else f"with {end}" if end.startswith("Recon") else end
         below.setdefault(group or "without Recon", []).append([dense_conflict.share(m, log) for m in bins])
     count = sum(logs.get(next(iter(logs), ""), {}).values())
-    figure, axes = plt.subplots(2, 1, figsize=(3.2, 4.8))
+    figure, axes = plt.subplots(2, 1, figsize=(3.05, 4.8))
     place = run_on(plan, own).replace(" (", "\n(")
     join = ", " if "\n" in place else ",\n"
     titles = (
