@@ -152,7 +152,10 @@ def needs(names: Sequence[str], printed_hours: float, root=records.ROOT) -> str:
     for name in names:
         cost = dense_step.hours(planned(name), printed_hours, root)
         time = f"about {cost[1]:,.0f} GPU-hours (A100)" if cost else "an unmeasured time"
-        what = f"Table {PUBLISHED[name].table} needs {TITLES[PUBLISHED[name].data]}, which you bring"
+        p = PUBLISHED[name]
+        tables = " and ".join(f"Table {n}" for n in (p.cosines, p.quarters) if n)
+        with_them = f", with {tables}," if tables else ""
+        what = f"Table {p.table}{with_them} needs {TITLES[p.data]}, which you bring"
         told.append(f"{what}, {time} and `{command(name)}`.")
     return " ".join(told)
 
@@ -191,7 +194,7 @@ def lacks(name: str, row: str | None, values: Mapping, runs, hours: float, root=
         return f"nothing, {len(values)} seeds"
     alone, of = row == "single", row.partition(" + ")
     mine = [r for r in runs if (r.tasks is not None) == alone]
-    mine = mine if alone else [r for r in mine if r.method == of[0] and bool(r.split) == bool(of[2]) and not r.observe]
+    mine = mine if alone else [r for r in mine if r.method == of[0] and bool(r.split) == bool(of[2]) and r.test]
     mine = mine[: len(mine) if alone else GRIDS[name].seeds]  # type: ignore[attr-defined]
     cost = dense_step.hours(mine, hours, root)
     return f"{TITLES[PUBLISHED[name].data]}, {len(mine)} runs" + (f", {cost[1]:.0f} GPU-hours" if cost else "")

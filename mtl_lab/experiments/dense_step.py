@@ -17,6 +17,7 @@ from mtl_core import methods
 from mtl_core.data import cityscapes, nyuv2, pascal
 from mtl_core.methods.registry import AGGREGATION
 from mtl_lab import records
+from mtl_lab.experiments import dense_conflict
 from mtl_lab.experiments.dense_tables import SIZES, TASKS, DenseTable
 from mtl_lab.experiments.registry import GRIDS, register_study
 from mtl_lab.runs import provenance
@@ -64,16 +65,23 @@ def core_seconds(run: Run, steps: Mapping[str, Mapping[str, float]]) -> float:
 
 
 def planned(name: str, methods: Sequence[str] | None = None, seeds: int = 3) -> list[Run]:
-    """The runs of a published table, or what costs as much: no layer is named before its search."""
+    """The runs of a published table, or what costs as much: layers are named anyhow, before any search."""
+    return [run for runs in planned_rows(name, methods, seeds).values() for run in runs]
+
+
+def planned_rows(name: str, methods: Sequence[str] | None = None, seeds: int = 3) -> dict[str, list[Run]]:
+    """The same runs, by row."""
     plan: DenseTable = GRIDS[name](profile=PROFILE, seeds=seeds, methods=methods)  # type: ignore[assignment,call-arg]
     plan = type(plan)(**{**vars(plan), "own": {"profile": PROFILE}})
-    rows = plan.plan([])
-    kinds = ["Recon"] * (plan.published.threshold is not None) + ["Recon*"] * (plan.published.other is not None)
-    for _ in kinds:
-        for row in plan.plain():
-            if row != "rotograd":
-                rows[f"{row} + {_}"] = [type(r).from_dict({**vars(r), "split": ["worst"]}) for r in rows[row]]
-    return [run for runs in rows.values() for run in runs]
+    p, found = plan.published, list[dict]()
+    if p.threshold is not None:
+        logs = dense_conflict.placeholders(p.network, p.threshold)
+        for row, log in zip(("search", "equal"), logs, strict=True):
+            found += [{"identity": run.identity, "conflict": log} for run in plan.plan(found).get(row, [])[:1]]
+    rows = plan.plan(found)
+    if p.other is not None and "equal + Recon*" not in rows:
+        rows |= {f"{row}*": rows[row] for row in rows if row.endswith(" + Recon")}
+    return rows
 
 
 def hours(runs: Sequence[Run], printed: float, root=records.ROOT) -> tuple[float, float] | None:

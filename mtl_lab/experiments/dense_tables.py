@@ -25,6 +25,7 @@ from typing import ClassVar
 from mtl_core.data import CHECKS, data_root
 from mtl_core.data.held import place
 from mtl_lab import records
+from mtl_lab.experiments import dense_conflict
 from mtl_lab.experiments.recon import ranked
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.runs.run import Run
@@ -96,6 +97,8 @@ class Published:
     rows          printed title -> method, its options and convention.
     threshold     S of Recon's score; layers: how many are split; searched: epochs of the search. None: no Recon here.
     other         the table whose search gives the layers of "Recon*".
+    cosines       the printed table of this network's cosines, with random layers too; quarters: that of layers by
+                  quarter of a run. Those runs are of profile `paper`.
     over          what metrics of depth and normals are averaged over.
     last          number of last epochs of which the paper prints the mean; 1: the last.
     """
@@ -110,6 +113,8 @@ class Published:
     layers: int = 0
     searched: int = 40
     other: str | None = None
+    cosines: int | None = None
+    quarters: int | None = None
     over: str = "image"
     last: int = 1
 
@@ -117,9 +122,9 @@ class Published:
 CITY, NYU = ("cityscapes", "segnet", adam(5e-5, 8)), ("nyuv2", "segnet", adam(1e-4, 2))
 PASCAL = adam(1e-4, 6, 130, (70, 100), 0.1)
 PUBLISHED = {
-    "recon_table3": Published("recon", 3, *CITY, of_recon(0.2, rotograd=True), 0.0, 40),
-    "recon_table4": Published("recon", 4, "pascal", "mobilenet_raspp", PASCAL, of_recon(0.1), -0.02, 85),
-    "recon_table5": Published("recon", 5, "nyuv2", "mtan", NYU[2], of_recon(0.4), -0.02, 13),
+    "recon_table3": Published("recon", 3, *CITY, of_recon(0.2, rotograd=True), 0.0, 40, cosines=8, quarters=13),
+    "recon_table4": Published("recon", 4, "pascal", "mobilenet_raspp", PASCAL, of_recon(0.1), -0.02, 85, cosines=10),
+    "recon_table5": Published("recon", 5, "nyuv2", "mtan", NYU[2], of_recon(0.4), -0.02, 13, cosines=9),
     "recon_table15": Published("recon", 15, *NYU, of_recon(0.4), -0.02, 40, other="recon_table3"),
     "recon_table16": Published(
         "recon", 16, "cityscapes", "mtan", CITY[2], of_recon(0.2), 0.0, 25, other="recon_table5"
@@ -150,6 +155,8 @@ def partial(name: str) -> dict[str, int]:
 @dataclass(frozen=True)
 class DenseTable:
     """A published table: rows "search", "single TASK", "METHOD", "METHOD + Recon", "METHOD + Recon*".
+
+    Where there is a search, the first seed of "METHOD" and "METHOD + Recon" logs its cosines (`dense_conflict`).
 
     methods  names in the registry; None: those of the table.
     data     a set of `TASKS`, or "scenes"; None: the table's own at profile `paper`, else scenes.
@@ -218,7 +225,7 @@ class DenseTable:
         return {name: run for name, run in rows.items() if self.methods is None or name in self.methods}
 
     def plan(self, records: Sequence[Mapping] = ()) -> dict[str, list[Run]]:
-        """Row -> runs. Rows with Recon are left out until the search is among the records."""
+        """Row -> runs. Rows that log cosines are left out until the search is among the records."""
         p, plain, rows = self.published, self.plain(), dict[str, list[Run]]()
         base, alone = self.base, "segnet" if p.network == "mtan" else p.network
         if p.threshold is not None:
@@ -226,31 +233,48 @@ class DenseTable:
         for k, task in enumerate(self.tasks):
             run = replace(base, tasks=[k], model=alone, model_options=self.network(alone))
             rows[f"single {task}"] = run.seeds(range(self.seeds))
-        rows |= {name: run.seeds(range(self.seeds)) for name, run in plain.items()}
-        for end, split in self.splits(records).items():
-            init = "copy" if "weights" in base.model_options else "reinitialise"
+        splits, log = self.splits(records), self.logged(records, self.search()) if "search" in rows else None
+        init = "copy" if "weights" in base.model_options else "reinitialise"
+        observe: dict = {"thresholds": [p.threshold], "quarters": True}
+        if log:
+            observe["restrict"] = [name for name in log["layers"] if name not in splits["Recon"]]
+        for name, run in plain.items():
+            if p.threshold is None or run.method == "rotograd":
+                rows[name] = run.seeds(range(self.seeds))
+            elif log:
+                rows[name] = self.row(run, observe)
+        for end, split in splits.items():
             for name, run in plain.items():
                 if run.method != "rotograd":
                     run = replace(run, split=split, split_init=init)
-                    rows[f"{name} + {end}"] = run.seeds(range(self.seeds))
+                    rows[f"{name} + {end}"] = self.row(run, {})
+        if log and self.profile == "paper" and "equal" in plain:
+            joint = replace(plain["equal"], split_init=init)
+            rows |= dense_conflict.random_rows(p.network, joint, splits["Recon"]) if p.cosines else {}
+            if p.quarters and (whole_run := self.logged(records, rows["equal"][0])):
+                quarters = dense_conflict.by_quarter(whole_run, float(p.threshold or 0), p.layers)
+                rows |= dense_conflict.quarter_rows(joint, self.seeds, splits["Recon"], quarters)
         return rows
+
+    def row(self, run: Run, observe: Mapping) -> list[Run]:
+        """A run with each seed, the first of which logs its cosines."""
+        return [replace(run, observe=observe), *run.seeds(range(1, self.seeds))]
+
+    @staticmethod
+    def logged(found: Sequence[Mapping], run: Run) -> Mapping | None:
+        """What the record of a run has logged; None without it."""
+        return next((record["conflict"] for record in found if record["identity"] == run.identity), None)
 
     def splits(self, found: Sequence[Mapping]) -> dict[str, list[str]]:
         """ "Recon" and "Recon*" -> the layers that each splits, as far as searches have records."""
-        searched = {}
-        if self.published.threshold is not None:
-            identity = self.search().identity
-            searched["Recon"] = [(r, self.published) for r in found if r["identity"] == identity]
-        if self.published.other and self.profile == "paper" and self.on == self.published.data:
-            other = records.load(self.published.other, self.profile)
-            searched["Recon*"] = [
-                (r, PUBLISHED[self.published.other]) for r in other if r["row"] == "search" and whole(r)
-            ]
-        return {
-            end: ranked(of[0][0]["conflict"], float(of[0][1].threshold or 0))[: of[0][1].layers]
-            for end, of in searched.items()
-            if of
-        }
+        p, logs = self.published, dict[str, tuple[Mapping, Published]]()
+        if p.threshold is not None and (log := self.logged(found, self.search())):
+            logs["Recon"] = log, p
+        if p.other and self.profile == "paper" and self.on == p.data:
+            for record in records.load(p.other, self.profile):
+                if record["row"] == "search" and whole(record):
+                    logs["Recon*"] = record["conflict"], PUBLISHED[p.other]
+        return {end: ranked(log, float(of.threshold or 0))[: of.layers] for end, (log, of) in logs.items()}
 
 
 def whole(record: Mapping) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mtl_core.recon import candidate_layers
 from mtl_lab.experiments.registry import register_grid
 from mtl_lab.runs.build import build_model, load_problem
@@ -44,6 +46,18 @@ def ranked(log: Mapping, threshold: float) -> list[str]:
     """The layers in a conflict log by falling score at S = `threshold`; ties keep registration order."""
     scores = dict(zip(log["layers"], log["scores"][str(threshold)], strict=True))
     return sorted(scores, key=scores.__getitem__, reverse=True)
+
+
+def random_sets(sizes: Mapping[str, int], split: Sequence[str], draw: int) -> dict[str, list[str]]:
+    """The paper's random layers: "RSL", as many as Recon's `split`, "RSP", the fewest with more parameters.
+
+    Both are the start of a permutation by NumPy's legacy generator, with the draw as its seed. sizes: layer ->
+    parameters, in registration order.
+    """
+    layers, most = [*sizes], sum(sizes[name] for name in split)
+    order = [layers[i] for i in np.random.RandomState(draw).permutation(len(layers))]
+    totals = np.cumsum([sizes[name] for name in order])
+    return {"RSL": order[: len(split)], "RSP": order[: int((totals > most).argmax()) + 1]}
 
 
 @dataclass(frozen=True)

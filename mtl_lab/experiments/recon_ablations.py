@@ -35,7 +35,7 @@ from mtl_core.models.resnet import released_by_recon
 from mtl_lab import records
 from mtl_lab.checks import Check
 from mtl_lab.experiments.rate_choice import SEED, Numbers, choose, contrasts
-from mtl_lab.experiments.recon import ROWS, ReconExperiment, ranked
+from mtl_lab.experiments.recon import ROWS, ReconExperiment, random_sets, ranked
 from mtl_lab.experiments.recon_table1 import FIRST, RATES, WORST, lacking
 from mtl_lab.experiments.registry import register_grid, register_rule
 from mtl_lab.runs.run import Run
@@ -62,15 +62,11 @@ def sizes() -> dict[str, int]:
 def published_sets() -> dict[str, list[str]]:
     """The sets that need no search: the released one, the paper's random ones and the first and last 25 layers.
 
-    A random set is the start of a permutation by NumPy's legacy generator, with the draw as its seed: 25 layers, or
-    the fewest that have more parameters than the released set, as many as published.
+    The random ones are `recon.random_sets` for each draw, with parameters counted at the paper's width.
     """
     layers, sets = [*sizes()], {"released": released_by_recon([*sizes()])}
-    most = sum(sizes()[name] for name in sets["released"])
     for draw in range(3):
-        order = [layers[i] for i in np.random.RandomState(draw).permutation(len(layers))]
-        totals = np.cumsum([sizes()[name] for name in order])
-        sets |= {f"RSL {draw}": order[:WORST], f"RSP {draw}": order[: int((totals > most).argmax()) + 1]}
+        sets |= {f"{name} {draw}": of for name, of in random_sets(sizes(), sets["released"], draw).items()}
     return sets | {"FSK": layers[:WORST], "LSK": layers[-WORST:]}
 
 

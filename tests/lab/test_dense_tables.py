@@ -11,14 +11,13 @@ from made_up_data import ROOTS
 from mtl_core.training import Schedule
 from mtl_lab import completion, experiments, records
 from mtl_lab.claims import printed_tables
-from mtl_lab.experiments import dense_pages, dense_runs, dense_scenes, dense_step, dense_tables
+from mtl_lab.experiments import dense_conflict, dense_pages, dense_runs, dense_scenes, dense_step, dense_tables
 from mtl_lab.experiments.dense_scenes import CONTRASTS, EVALUATIONS, KINDS, ROWS, STREAMS, DenseScenes
 from mtl_lab.experiments.dense_tables import PUBLISHED, TASKS, UP
 from mtl_lab.runs import build, checkpoints, execute
 from mtl_lab.runs.store import Store
 
 PRINTED = {n: dense_pages.lines(printed_tables.table(p.paper, p.table)) for n, p in PUBLISHED.items()}
-SCORES = {"layers": [f"layer{n}" for n in range(120)]}
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +30,36 @@ def no_data(monkeypatch, tmp_path):
 
 
 def record(row, run, value=0.5, **source):
-    """A record as its file has it; a search run's layers are worst first."""
+    """A record as its file has it: layers are worst first, and two later in each quarter of the run, but the last."""
     tasks = KINDS[run.problem_options["kind"]] if run.problem == "scenes" else TASKS[run.problem]
     named = [tasks[k] for k in run.tasks] if run.tasks is not None else tasks
     of = {task: {"loss": 0.3 + len(task)} | dict.fromkeys(UP[task], value) for task in named}
     made = {"row": row, "identity": run.identity, "config": json.loads(run.canonical()), "diverged": None}
     made["final"] = {"validation": of} | ({"test": of} if run.test else {})
     made["epochs"] = {"validation": {t: {m: [9.0] * 5 + [v] * 10 for m, v in o.items()} for t, o in of.items()}}
-    if run.observe:
-        scores = {str(s): list(range(120, 0, -1)) for s in run.observe["thresholds"]}
-        made["conflict"] = SCORES | {"scores": scores}
+    if run.observe is not None and run.observe != {}:
+        names = layers_of(run)
+        turned = [[-((place + by) % len(names)) for place in range(len(names))] for by in (2, 4, 6, 6, 6)]
+        (threshold,) = map(str, run.observe["thresholds"])
+        made["conflict"] = {
+            "layers": names,
+            "scores": {threshold: turned[-1] if run.test else [*range(len(names), 0, -1)]},
+        }
+        if run.observe.get("quarters"):
+            made["conflict"] |= {"quarters": {threshold: turned[:4]}, "restricted": {"histogram": KEPT}}
+    if run.observe is not None:
+        made.setdefault("conflict", {})["all"] = {"histogram": SPLIT if run.split else WHOLE}
     return made | {"source": {"synthetic": False, "complete": True} | source}
+
+
+# Cosines below -0.02 and from there to -0.04, out of a hundred: a split makes the ones below -0.02 fewer
+WHOLE, KEPT = {"919": 40, "960": 5, "979": 5, "1000": 50}, {"919": 20, "960": 5, "1000": 75}
+SPLIT = {"970": 5, "980": 95}
+
+
+def layers_of(run):
+    """The layers that a search scores, of scenes some."""
+    return [f"layer{n}" for n in range(99)] if run.problem == "scenes" else [*dense_conflict.sizes(run.model)]
 
 
 def filled(grid, value=lambda row: 0.5, **source):
@@ -64,13 +82,21 @@ def test_the_published_settings_are_planned(name):
     assert {run.problem for run in runs} == {published.data}
     assert {json.dumps(run.schedule) for run in runs} == {json.dumps(published.schedule)}
     assert not {"width"} & {option for run in runs for option in run.model_options}, "the published width"
+    (searched,) = rows.get("search") or [None]
+    logged = [row for row, of in rows.items() if row != "search" and any(run.observe is not None for run in of)]
+    further = {row for row in rows if row.endswith(("RSL", "RSP")) or "layers of" in row}
     ours = {dense_pages.row_of(published, *line) for line in PRINTED[name]} - {None, "single"}
     starred = {row for row in ours if row.endswith("*")}  # wait for the other table's search
-    assert ours - starred == {row for row in rows if row != "search" and not row.startswith("single ")}
-    assert all(len(of) == 3 for row, of in rows.items() if row != "search")
+    assert ours - starred == {row for row in {*rows} - further if row != "search" and not row.startswith("single ")}
+    assert all(len(of) == (1 if row.endswith(("RSL", "RSP")) else 3) for row, of in rows.items() if row != "search")
+    assert bool(further) is bool(published.cosines) and bool(logged) is (published.threshold is not None)
+    assert all([r.observe is None for r in rows[row]] == [False, True, True][: len(rows[row])] for row in logged)
     if published.threshold is not None:
-        (split,) = {tuple(run.split) for run in runs if run.split}
-        assert split == tuple(SCORES["layers"][: published.layers])
+        names = layers_of(searched)
+        (split,) = {tuple(run.split) for row in {*rows} - further for run in rows[row] if run.split}
+        assert split == tuple(names[: published.layers])
+        kept = {tuple(r.observe["restrict"]) for row in logged for r in rows[row] if r.observe}
+        assert kept == {tuple(names[published.layers :])}
         assert rows["search"][0].schedule["epochs"] == published.searched and not rows["search"][0].test
 
 
@@ -90,11 +116,11 @@ def test_the_layers_of_another_set_come_from_results_on_all_of_it(tmp_path, monk
     search = other.search()
     for complete, there in ((False, False), (True, True)):
         line = record("search", search, complete=complete)
-        line["conflict"]["layers"] = SCORES["layers"][::-1]
+        line["conflict"]["layers"] = layers_of(search)[::-1]
         monkeypatch.setattr(records, "load", lambda *_, line=line: [line])
         rows = plan.plan([])
         assert ("equal + Recon*" in rows) == there
-    assert rows["equal + Recon*"][0].split == SCORES["layers"][:-41:-1]
+    assert rows["equal + Recon*"][0].split == layers_of(search)[:-41:-1]
 
 
 # --- what a page says of records
@@ -203,6 +229,85 @@ def test_the_cost_follows_the_measured_step(tmp_path):
         for r, f in ((each, 1), (split, 3))
     ]
     assert ratio == pytest.approx([1 + 3 * 2, 3 * 3])
+
+
+# --- the cosines that runs log, and the layers of each quarter of a run
+
+
+def test_layers_of_each_quarter_are_trained_where_they_differ():
+    plan = experiments.GRIDS["recon_table3"](profile="paper", seeds=3)
+    found, names = filled(plan), layers_of(plan.search())
+    rows, first = plan.plan(found), dense_conflict.row_of_quarter
+    assert [row for row in rows if "layers of" in row] == [first(name) for name in dense_conflict.TRAINED]
+    for name, by in zip(dense_conflict.TRAINED, (2, 4, 6), strict=True):
+        assert {*rows[first(name)][0].split} == {*(names[-by:] + names[: 40 - by])}
+    log = next(line["conflict"] for line in found if line["row"] == "equal" and line["config"]["seed"] == 0)
+    log["quarters"]["0.0"] = [log["scores"]["0.0"], [*range(52, 0, -1)], *log["quarters"]["0.0"][2:]]
+    again = [row for row in plan.plan(found) if "layers of" in row]
+    assert again == [first("1st 25 %")], "the second has the search's layers, and all iterations the first's"
+
+
+def test_random_layers_are_as_many_or_as_large_as_recons():
+    plan = experiments.GRIDS["recon_table4"](profile="paper", seeds=3)
+    rows, sizes = plan.plan(filled(plan)), dense_conflict.sizes("mobilenet_raspp")
+    count, large, ours = (
+        [sizes[n] for n in rows[f"equal + {end}"][0].split] for end in ("RSL", "RSP", "Recon")
+    )  # fmt: skip
+    assert len(count) == len(ours) == 85 and sum(large[:-1]) <= sum(ours) < sum(large)
+    assert not any(run.test for end in ("RSL", "RSP") for run in rows[f"equal + {end}"])
+
+
+@pytest.mark.parametrize("name", ["recon_table3", "recon_table4", "recon_table5"])
+def test_printed_cosines_stand_beside_ours(name, tmp_path):
+    table, published = dense_runs.cosine_table(name), PUBLISHED[name]
+    for line in table.values():
+        if any(metric.startswith("reduction") for _, metric in line):
+            assert np.diff(dense_conflict.recomputed(line, table["Joint", ""])) == pytest.approx(0, abs=0.05)
+    plan = experiments.GRIDS[name](profile="paper", seeds=3)
+    for found in ([], filled(plan)):
+        head, lines = dense_runs.cosines(name, found, 3.45, tmp_path)
+        by = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
+        shown = "".join(cell for line in lines for cell in line).replace("−", "-")
+        assert all(row["printed"] in shown for line in table.values() for row in line.values()) and len(by) == 12
+        assert {line["needs"] for line in by.values()} == (
+            {"nothing, 1 run"} if found else {f"{dense_tables.TITLES[published.data]}, 1 run"}
+        )
+        rarer = next(title for title in head if title.startswith("rarer below"))
+        if not found:
+            assert all(cell[-1] in "–" for line in lines for cell in line[1:-1] if cell)
+            continue
+        joint, split = by["Joint"], by["CAGrad + Recon"]
+        assert [joint[bin].split(" / ")[1] for bin in ("[1, 0)", "(−0.02, −0.04]", "(−0.08, −1]")] == [
+            "50.00", "10.00", "40.00"
+        ]  # fmt: skip
+        of_print = {"-0.02": ("90.00", "50.00"), "-0.04": ("100.00", "50.00")}[rarer[-5:].replace("−", "-")]
+        assert (split[rarer].split(" / ")[1], joint["rarer, kept layers"]) == of_print
+        part = [line for line in found if line["row"] != "cagrad + Recon"]
+        again = {line[0]: line[-1] for line in dense_runs.cosines(name, part, 3.45, tmp_path)[1]}
+        assert again.pop("CAGrad + Recon") != "nothing, 1 run" and {*again.values()} == {"nothing, 1 run"}
+
+
+def test_layers_by_quarter_stand_beside_print_and_equal_sets_share_their_runs(tmp_path):
+    plan = experiments.GRIDS["recon_table3"](profile="paper", seeds=3)
+    needs = {}
+    for found in ([], filled(plan)):
+        head, lines = dense_runs.quarters("recon_table3", found, 3.45, tmp_path)
+        needs[bool(found)] = [line[-1] for line in lines]
+        assert len(lines) == 6 and all(line[1].endswith("/ –") is not bool(found) for line in lines)
+    assert needs[True] == ["nothing, 3 seeds"] * 6
+    assert needs[False][3:5] == ["nothing, if its layers are those of all iterations"] * 2
+
+
+def test_the_figure_has_a_line_for_each_printed_column_and_each_log():
+    plan = experiments.GRIDS["recon_table3"]("paper", 1, ("equal", "cagrad"))
+    found = filled(plan, counts={"train": 96})
+    above, below = dense_runs.cosine_figure(plan, found, "recon_table3").axes
+    assert len(above.patches) == 12 and len(below.patches) == 8  # ours: two methods of three kinds, and random layers
+    assert {text.get_text() for text in above.texts} == {"without Recon", "with Recon", "RSL", "RSP"}
+    assert {text.get_text() for text in below.texts} == {"without Recon", "with Recon", "RSL", "RSP", "kept layers"}
+    drawn = [tuple(map(round, patch.get_data().values)) for patch in below.patches]
+    assert [drawn.count(of) for of in ((0, 10, 0, 0, 40), (0, 5, 0, 0, 20), (95, 5, 0, 0, 0))] == [2, 2, 4]
+    assert "100 cosines a line" in below.get_title(loc="left")
 
 
 # --- synthetic scenes
@@ -341,6 +446,6 @@ def test_a_network_that_learns_nothing_from_a_few_images_leaves_its_page_without
     """A relative change needs a baseline above zero, and a mIoU of a few made-up images may be zero."""
     plan = experiments.GRIDS["recon_table4"]("paper", 1, ("equal",), "pascal")
     for value, shown in ((0.5, "+0.0"), (0.0, "–")):
-        found = [record(row, run, value) for row, runs in plan.plan([]).items() for run in runs]
+        found = filled(plan, lambda row, value=value: value)
         lines = {line[0]: line for line in dense_runs.own_lines(plan, found)[1]}
         assert lines["equal"][-1] == shown and "search" not in lines
