@@ -18,7 +18,7 @@ def common_rows(tasks: Sequence[str]) -> list[Row]:
     if len(tasks) > 2:
         reference = [
             Row(REFERENCE, "Searched static weights", "static", space={"power": ("uniform", 0.0, 1.0)}),
-            Row("static_random", "Static weights, best of eight random draws", "static", space=simplex),
+            Row("static_random", "Static weights, random search", "static", space=simplex),
         ]
     sam_gs_space = {"gamma": ("uniform", 0.0, 1.0), "beta2": ("choice", [0.9, 0.95, 0.99])}
     half = len(tasks) // 2
