@@ -76,7 +76,10 @@ RESTS = {
     "the task with the smaller loss pays": (HARM, "the task with the smaller loss pays"),
     "conflict predicts a little harm": (f"{HARM}#balanced-scales", "^A little"),
     "A conflict set by hand does harm": (f"{HARM}#a-sign-set-by-hand", "^Yes"),
-    "Removing conflict was not shown to help": (f"{HARM}#removing-conflict", "ecause it answers conflict, PCGrad is shown to help on 0 of"),
+    "Removing conflict was not shown to help": (
+        f"{HARM}#removing-conflict",
+        "ecause it answers conflict, PCGrad is shown to help on 0 of",
+    ),
 }
 
 
