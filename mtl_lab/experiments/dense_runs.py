@@ -7,13 +7,11 @@ import numpy as np
 
 from mtl_core.data.problem import Split
 from mtl_lab import records
-from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import dense_conflict, dense_step
 from mtl_lab.experiments.dense_conflict import KEPT
-from mtl_lab.experiments.dense_pages import average, beside, lines, needs, planned, row_of
+from mtl_lab.experiments.dense_pages import average, beside, needs, planned, row_of
 from mtl_lab.experiments.dense_tables import KINDS, PUBLISHED, TITLES, UP, DenseTable, whole
 from mtl_lab.experiments.registry import GRIDS
-from mtl_lab.figures import plots
 from mtl_lab.protocol.table import delta_m as of_tasks
 from mtl_lab.runs import build
 
@@ -109,17 +107,15 @@ def own_lines(plan: DenseTable, found: Sequence[Mapping]) -> tuple[list[str], li
 # --- the cosines that runs log: Recon's Tables 8 to 10 and Figures 5 to 10, and Table 13
 
 
-def cosine_table(name: str) -> dict:
-    """(method, variant) -> ("", metric) -> printed row, of the table of cosines on the set of `name`."""
-    return lines(printed_tables.table(PUBLISHED[name].paper, PUBLISHED[name].cosines or 0))
-
-
-def cosines(name: str, found: Sequence[Mapping], hours: float, root=records.ROOT) -> tuple[list[str], list[list]]:
+def cosines(
+    name: str, table: Mapping, found: Sequence[Mapping], hours: float, root=records.ROOT
+) -> tuple[list[str], list[list]]:
     """(header, lines): every printed share of cosines "printed / ours" in percent, and what a line needs.
 
     The last number is ours alone: how much rarer conflict is without a split, over the layers that Recon keeps.
+    table: `dense_pages.lines` of the printed table of cosines.
     """
-    published, table, made = PUBLISHED[name], cosine_table(name), list[list]()
+    published, made = PUBLISHED[name], list[list]()
     metrics = [metric for _, metric in table["Joint", "Recon"]]
     logs, runs = dense_conflict.histograms(found), dense_step.planned_rows(name)
     for (method, variant), line in table.items():
@@ -133,28 +129,29 @@ def cosines(name: str, found: Sequence[Mapping], hours: float, root=records.ROOT
         need = f"{TITLES[published.data]}, 1 run" + (f", {cost[1]:.0f} GPU-hours" if cost else "")
         made.append([" + ".join(filter(None, (method, variant))), *cells, "nothing, 1 run" if row in logs else need])
     head = [m.removeprefix("share in ").replace("reduction", "rarer") for m in metrics]
-    return ["", *map(plots.with_minus, head), f"rarer, {KEPT}", "needs"], made
+    return ["", *(words.replace("-", "−") for words in head), f"rarer, {KEPT}", "needs"], made
 
 
-def cosines_as_printed(name: str) -> str:
+def cosines_as_printed(table: Mapping) -> str:
     """What the printed reductions say of Recon, and what they leave out, in a sentence each."""
-    table = cosine_table(name)
     by = {line: of for line, cells in table.items() for (_, m), of in cells.items() if m.startswith("reduction")}
     recon = [of["value"] for (_, variant), of in by.items() if variant == "Recon"]
     rarer = f"rarer with each of the {len(recon)} methods, by at least {int(min(recon))} %"
     limit, word = by["Joint", "Recon"]["metric"].split()[-1], rarer if min(recon) > 0 else "not rarer everywhere"
     return (
-        f"**As printed, Recon makes cosines below {plots.with_minus(limit)} {word}.** The cosine is over whatever is "
+        f"**As printed, Recon makes cosines below {limit.replace('-', '−')} {word}.** The cosine is over whatever is "
         "still shared, so its distribution narrows just because conflicting layers have left the vector; the fair "
         f"companion is the unsplit network's cosine over the layers that Recon keeps (*{KEPT}*)."
     )
 
 
-def quarters(name: str, found: Sequence[Mapping], hours: float, root=records.ROOT) -> tuple[list[str], list[list]]:
+def quarters(
+    name: str, table: Mapping, found: Sequence[Mapping], hours: float, root=records.ROOT
+) -> tuple[list[str], list[list]]:
     """(header, lines): the printed table of layers by quarter of a run, as `dense_pages.beside`."""
     p = PUBLISHED[name]
     mine = dense_conflict.of_quarters(found, float(p.threshold or 0), p.layers)
-    head, made = beside(name, lines(printed_tables.table(p.paper, p.quarters or 0)), mine, hours, root)
+    head, made = beside(name, table, mine, hours, root)
     for line in made:
         part = line[0].partition("layers of ")[2]
         if part in dense_conflict.QUARTERS and part not in dense_conflict.TRAINED and "run" in line[-1]:
@@ -162,11 +159,11 @@ def quarters(name: str, found: Sequence[Mapping], hours: float, root=records.ROO
     return head, made
 
 
-def cosine_figure(plan: DenseTable, own: Sequence[Mapping], name: str):
+def cosine_figure(plan: DenseTable, own: Sequence[Mapping], name: str, table: Mapping, colours: Mapping[str, str]):
     """The negative cosines by printed bin, as steps: the printed table above, a page's own run below."""
     import matplotlib.pyplot as plt
 
-    table, published = cosine_table(name), PUBLISHED[name]
+    published = PUBLISHED[name]
     bins = [m for _, m in table["Joint", ""] if not m.endswith("[1, 0)")]
     above, below = dict[str, list[list[float]]](), dict[str, list[list[float]]]()
     for (_, variant), line in table.items():
@@ -186,10 +183,10 @@ def cosine_figure(plan: DenseTable, own: Sequence[Mapping], name: str):
         f"Ours: {place}{join}{NETWORKS[plan.published.network]}, {count} cosines a line",
     )
     for axis, panel, title in zip(axes, (above, below), titles, strict=True):
-        _steps(axis, {g: of for g, of in panel.items() if g in GROUPS}, len(bins))
+        _steps(axis, {g: of for g, of in panel.items() if g in GROUPS}, len(bins), colours)
         axis.set_title(title, fontsize=9, loc="left")
         edges = [dense_conflict.ends(bins[0])[1], *(dense_conflict.ends(m)[0] for m in bins)]
-        ticks = [plots.with_minus(f"{edge / 1000 - 1:g}") for edge in edges]
+        ticks = [f"{edge / 1000 - 1:g}".replace("-", "−") for edge in edges]
         axis.set_xticks(np.arange(len(edges)) - 0.5, ticks, fontsize=7)
         axis.tick_params("y", labelsize=8)
         axis.set_ylabel("% of cosines", fontsize=9)
@@ -197,13 +194,13 @@ def cosine_figure(plan: DenseTable, own: Sequence[Mapping], name: str):
     return figure
 
 
-def _steps(axis, groups: Mapping[str, Sequence[Sequence[float]]], count: int) -> None:
+def _steps(axis, groups: Mapping[str, Sequence[Sequence[float]]], count: int, colours: Mapping[str, str]) -> None:
     """Each line of each group as steps over `count` bins, and a group's name at its last step."""
     top = max((max(of) for lines in groups.values() for of in lines), default=1.0) or 1.0
     at = {group: float(np.mean([of[-1] for of in lines])) for group, lines in groups.items()}
     y = -top
     for group in sorted(at, key=at.__getitem__):
-        colour = plots.COLOURS[GROUPS[group]]
+        colour = colours[GROUPS[group]]
         for of in groups[group]:
             axis.stairs(of, np.arange(count + 1) - 0.5, baseline=None, color=colour, lw=1.4, alpha=0.85)
         y = max(at[group], y + 0.11 * top)

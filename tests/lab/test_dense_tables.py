@@ -14,6 +14,7 @@ from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import dense_conflict, dense_pages, dense_runs, dense_scenes, dense_step, dense_tables
 from mtl_lab.experiments.dense_scenes import CONTRASTS, EVALUATIONS, KINDS, ROWS, STREAMS, DenseScenes
 from mtl_lab.experiments.dense_tables import PUBLISHED, TASKS, UP
+from mtl_lab.figures import plots
 from mtl_lab.runs import build, checkpoints, execute
 from mtl_lab.runs.store import Store
 
@@ -259,13 +260,13 @@ def test_random_layers_are_as_many_or_as_large_as_recons():
 
 @pytest.mark.parametrize("name", ["recon_table3", "recon_table4", "recon_table5"])
 def test_printed_cosines_stand_beside_ours(name, tmp_path):
-    table, published = dense_runs.cosine_table(name), PUBLISHED[name]
+    table, published = dense_pages.lines(printed_tables.table("recon", PUBLISHED[name].cosines)), PUBLISHED[name]
     for line in table.values():
         if any(metric.startswith("reduction") for _, metric in line):
             assert np.diff(dense_conflict.recomputed(line, table["Joint", ""])) == pytest.approx(0, abs=0.05)
     plan = experiments.GRIDS[name](profile="paper", seeds=3)
     for found in ([], filled(plan)):
-        head, lines = dense_runs.cosines(name, found, 3.45, tmp_path)
+        head, lines = dense_runs.cosines(name, table, found, 3.45, tmp_path)
         by = {line[0]: dict(zip(head, line, strict=True)) for line in lines}
         shown = "".join(cell for line in lines for cell in line).replace("−", "-")
         assert all(row["printed"] in shown for line in table.values() for row in line.values()) and len(by) == 12
@@ -283,15 +284,15 @@ def test_printed_cosines_stand_beside_ours(name, tmp_path):
         of_print = {"-0.02": ("90.00", "50.00"), "-0.04": ("100.00", "50.00")}[rarer[-5:].replace("−", "-")]
         assert (split[rarer].split(" / ")[1], joint["rarer, kept layers"]) == of_print
         part = [line for line in found if line["row"] != "cagrad + Recon"]
-        again = {line[0]: line[-1] for line in dense_runs.cosines(name, part, 3.45, tmp_path)[1]}
+        again = {line[0]: line[-1] for line in dense_runs.cosines(name, table, part, 3.45, tmp_path)[1]}
         assert again.pop("CAGrad + Recon") != "nothing, 1 run" and {*again.values()} == {"nothing, 1 run"}
 
 
 def test_layers_by_quarter_stand_beside_print_and_equal_sets_share_their_runs(tmp_path):
     plan = experiments.GRIDS["recon_table3"](profile="paper", seeds=3)
-    needs = {}
+    needs, table = {}, dense_pages.lines(printed_tables.table("recon", 13))
     for found in ([], filled(plan)):
-        head, lines = dense_runs.quarters("recon_table3", found, 3.45, tmp_path)
+        head, lines = dense_runs.quarters("recon_table3", table, found, 3.45, tmp_path)
         needs[bool(found)] = [line[-1] for line in lines]
         assert len(lines) == 6 and all(line[1].endswith("/ –") is not bool(found) for line in lines)
     assert needs[True] == ["nothing, 3 seeds"] * 6
@@ -301,7 +302,8 @@ def test_layers_by_quarter_stand_beside_print_and_equal_sets_share_their_runs(tm
 def test_the_figure_has_a_line_for_each_printed_column_and_each_log():
     plan = experiments.GRIDS["recon_table3"]("paper", 1, ("equal", "cagrad"))
     found = filled(plan, counts={"train": 96})
-    above, below = dense_runs.cosine_figure(plan, found, "recon_table3").axes
+    table = dense_pages.lines(printed_tables.table("recon", 8))
+    above, below = dense_runs.cosine_figure(plan, found, "recon_table3", table, plots.COLOURS).axes
     assert len(above.patches) == 12 and len(below.patches) == 8  # ours: two methods of three kinds, and random layers
     assert {text.get_text() for text in above.texts} == {"without Recon", "with Recon", "RSL", "RSP"}
     assert {text.get_text() for text in below.texts} == {"without Recon", "with Recon", "RSL", "RSP", "kept layers"}
