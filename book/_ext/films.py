@@ -1,7 +1,7 @@
 """The three films of the lecture (book/_ext/lecture.py), computed when the site is built: SVG, a group for each frame.
 
 `FILMS` maps a name to a function without arguments that returns (words for who cannot see it, SVG). The last frame is
-the still: it alone is there without scripts and on paper. `_static/lecture.js` shows the others, one by one.
+the still: it alone is there without scripts and on paper. `lecture/lecture.js` shows the others, one by one.
 """
 
 import functools

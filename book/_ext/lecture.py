@@ -54,8 +54,8 @@ SHELL = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <link rel="alternate" type="application/atom+xml" href="../feed.xml">
-{head}<link rel="stylesheet" href="../_static/lecture.css">
-<script defer src="../_static/lecture.js"></script>
+{head}<link rel="stylesheet" href="lecture.css">
+<script defer src="lecture.js"></script>
 </head>
 <body>
 <main>
@@ -233,6 +233,8 @@ def make(folder, site, reveal=REVEAL, sources=SOURCES):
     """Write the kit into folder/lecture. ValueError names what a source asks for and the site does not have."""
     out, there = folder / "lecture", all((reveal / part).exists() for part in PARTS)
     out.mkdir(exist_ok=True)
+    for name in ("lecture.css", "lecture.js"):  # beside the pages: what lies in _static, every page of the book loads
+        shutil.copy(SOURCES / name, out)
     if there:
         (folder / "_static" / "reveal").mkdir(parents=True, exist_ok=True)
         for part in PARTS:
