@@ -11,8 +11,8 @@
 Differences have one decimal, two where the table's margin is below one point.
     {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
     {tally}`recon sam_gs`                   how many claims of these papers have which outcome
-    {cheaper}`cost pcgrad, every 16`        a cheaper form of a method on QM9: `cost` in joint trainings, `outcome` against
-                                            the full form, or `gain` over it with its interval
+    {cheaper}`cost pcgrad, every 16`        a cheaper form of a method on QM9: `cost` in joint trainings, `outcome`
+                                            against the full form, or `gain` over it with its interval
 
 What is missing stops the build (`-W`) and is named. A row that is unfinished says so; of a void one no number
 is shown.

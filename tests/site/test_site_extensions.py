@@ -142,11 +142,11 @@ def test_a_cheaper_form_says_how_many_of_its_runs_are_here_until_all_are(monkeyp
     assert text == "not known yet (0 of 75 runs)"
     for stream, (number, row) in itertools.product(range(below_the_floor.STREAMS), enumerate(below_the_floor.ROWS)):
         here[f"{row}; stream {stream}"] = {"core_seconds": 5.0 + number, "test": 300 + number / 7 + number * stream % 3}
-    cost, outcome, gain = (quotes.cheaper(what, *"pcgrad, every 16".split())[0] for what in ("cost", "outcome", "gain"))
+    cost, outcome, gain = (quotes.cheaper(what, "pcgrad,", "every", "16")[0] for what in ("cost", "outcome", "gain"))
     d, said, times = below_the_floor.judged(here)["pcgrad, every 16"]
     assert (cost, outcome) == (f"{times:.1f}", said) and gain.startswith(f"{d.mean:+.1f} [".replace("-", "−"))
     with pytest.raises(LookupError, match="cost alone"):
-        quotes.cheaper("gain", *"pcgrad, full".split())
+        quotes.cheaper("gain", "pcgrad,", "full")
     with pytest.raises(LookupError, match="expected cost, outcome or gain of one of"):
         quotes.cheaper("cost", "pcgrad")
 
