@@ -25,7 +25,7 @@ def source(page):
 
 @functools.cache
 def texts(page):
-    """(text of the built page without the lines of items.py, text of its first screen: all before its second heading)."""
+    """(text of the built page without the lines of items.py, text of its first screen: before its second heading)."""
     built = (SITE / f"{page}.html").read_text(encoding="utf-8")
     own, first = (BeautifulSoup(built, "html.parser").find("article") for _ in range(2))
     inserted = own.select("div.items")
