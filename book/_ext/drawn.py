@@ -208,6 +208,7 @@ class Paired(Drawn):
         figure, axes = plt.subplots(
             len(panels), 1, figsize=(5, 0.3 * sum(heights) + 0.7), height_ratios=heights, squeeze=False
         )
+        figure.get_layout_engine().set(hspace=0.1)
         for axis, ((panel, margin), lines) in zip(axes[:, 0], panels.items(), strict=True):
             axis.axvspan(-margin, margin, color="#e8e8e8", zorder=0)
             axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
