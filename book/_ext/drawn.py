@@ -205,9 +205,8 @@ class Paired(Drawn):
                 raise LookupError(f"no judged row {row!r} of {experiment}, {profile}")
             panels.setdefault((panel, verdict.table.margin), {})[words] = found.difference
         heights = [len(lines) + 1 for lines in panels.values()]
-        figure, axes = plt.subplots(
-            len(panels), 1, figsize=(5, 0.3 * sum(heights) + 0.7), height_ratios=heights, squeeze=False
-        )
+        size, look = (5, 0.3 * sum(heights) + 0.7), {"squeeze": False, "layout": "constrained"}
+        figure, axes = plt.subplots(len(panels), 1, figsize=size, height_ratios=heights, **look)
         figure.get_layout_engine().set(hspace=0.1)
         for axis, ((panel, margin), lines) in zip(axes[:, 0], panels.items(), strict=True):
             axis.axvspan(-margin, margin, color="#e8e8e8", zorder=0)
