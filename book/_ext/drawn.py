@@ -6,6 +6,8 @@
     ```
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
+    ```{paired} NAME                        chosen paired differences: lines `panel | words | qm9 small sam_gs`, then
+    ```                                     the caption
 
 and the role {dose}`conflict_dose small overlap harm`: by how much one of `conflict_and_harm.CONTRASTS` changes harm or
 a measure, or over how many "seeds". What is missing stops the build (`-W`) and is named.
@@ -188,6 +190,37 @@ class PrintedDots(Drawn):
         return figure
 
 
+class Paired(Drawn):
+    def draw(self, name):
+        chosen = [[part.strip() for part in line.split("|")] for line in self.content if "|" in line]
+        self.content = [line for line in self.content if "|" not in line]
+        panels = {}
+        for panel, words, what in chosen:
+            experiment, profile, row = what.split(" ", 2)
+            for file in records.folder(experiment, profile).glob("*.json*"):
+                self.env.note_dependency(str(file))
+            verdict = experiments.committed(experiment, profile)
+            found = verdict.rows.get(row) if verdict else None
+            if found is None or found.state != "judged" or not found.difference:
+                raise LookupError(f"no judged row {row!r} of {experiment}, {profile}")
+            panels.setdefault((panel, verdict.table.margin), {})[words] = found.difference
+        heights = [len(lines) + 1 for lines in panels.values()]
+        size, look = (5, 0.3 * sum(heights) + 0.7), {"squeeze": False, "layout": "constrained"}
+        figure, axes = plt.subplots(len(panels), 1, figsize=size, height_ratios=heights, **look)
+        figure.get_layout_engine().set(hspace=0.1)
+        for axis, ((panel, margin), lines) in zip(axes[:, 0], panels.items(), strict=True):
+            axis.axvspan(-margin, margin, color="#e8e8e8", zorder=0)
+            axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
+            for y, d in enumerate(lines.values()):
+                axis.plot([d.low, d.high], [y, y], color="black", lw=2)
+                axis.plot([d.mean], [y], "D", color=plots.COLOURS["blue"], ms=6)
+            axis.set_yticks(range(len(lines)), list(lines), fontsize=9)
+            axis.set_ylim(len(lines) - 0.5, -0.5)
+            axis.set_title(panel, fontsize=10, loc="left")
+        axes[-1, 0].set_xlabel("points of Δm, minus those of tuned fixed weights\n(right is better)", fontsize=9)
+        return figure
+
+
 def dose_of(experiment, profile, contrast, measure):
     """Inline nodes: paired change of harm, or of a measure (shares in points), from the first dose to the second."""
     known = ["harm", "seeds", *conflict_and_harm.MEASURES]
@@ -211,4 +244,5 @@ def setup(app):
     app.add_role("dose", quotes.Quote(dose_of))
     app.add_directive("forest", Forest)
     app.add_directive("printed-dots", PrintedDots)
+    app.add_directive("paired", Paired)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

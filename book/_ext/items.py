@@ -4,8 +4,8 @@
     {items}`rerun`     how many have a page that reruns them
     {items}`needs`     how many have a page that says what a rerun needs, and its command
 
-What is none of these stops the build (`-W`). A page of the list says which items it has, under its first paragraph, and
-what those need that it cannot rerun, with the command.
+What is none of these stops the build (`-W`). A page of the list says which items it has, between its answer and its
+first figure, and what those need that it cannot rerun, with the command.
 """
 
 import pathlib
@@ -80,11 +80,12 @@ def of_page(page) -> list[list[nodes.Node]]:
 
 
 def mark(app, doctree):
-    """The items of a page, under its first paragraph."""
+    """The items of a page, before its first figure or table, or before its second heading."""
     if lines := of_page(app.env.docname):
         chapter = next(doctree.findall(nodes.section))
-        first = next(n for n, child in enumerate(chapter.children) if isinstance(child, nodes.paragraph))
-        chapter.insert(first + 1, nodes.container("", *(nodes.paragraph("", "", *x) for x in lines), classes=["items"]))
+        shown = (nodes.section, nodes.figure, nodes.image, nodes.table, nodes.raw)
+        until = next(n for n, part in enumerate(chapter) if any(isinstance(x, shown) for x in part.findall()))
+        chapter.insert(until, nodes.container("", *(nodes.paragraph("", "", *x) for x in lines), classes=["items"]))
 
 
 def setup(app):

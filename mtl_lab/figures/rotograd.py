@@ -70,7 +70,7 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
     rows: label -> (key of `LOOKS`, number of successes at each rate). A method without rotations has one number and is
     drawn as a band.
     """
-    figure, axis = plt.subplots(figsize=(5.6, 4.2))
+    figure, axis = plt.subplots(figsize=(5.2, 4.4))
     positions = np.arange(len(rates))
     for shift, (label, (method, counts)) in enumerate(rows.items()):
         mark, colour = LOOKS[method]
@@ -88,13 +88,13 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
     axis.set_xlabel("learning rate of the rotations, Adam")
     axis.set_ylabel("% of starts that solve both")
     axis.set_ylim(-3, 103)
-    figure.legend(loc="outside upper left", fontsize=8, ncols=2)
+    figure.legend(loc="outside upper left", fontsize=9, ncols=2, columnspacing=1, handlelength=1.5)
     return figure
 
 
 def budgets(steps: Sequence[int], curves: Mapping[str, Sequence[int]], seeds: int):
     """Percentage of seeds that solve both tasks against steps, with 95 % Wilson intervals; one curve per label."""
-    figure, axis = plt.subplots(figsize=(5.6, 3))
+    figure, axis = plt.subplots(figsize=(5.2, 3))
     for (label, counts), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=False):
         bounds = np.array([paired.wilson(int(count), seeds) for count in counts]) * 100
         (line,) = axis.plot(steps, 100 * np.asarray(counts) / seeds, ls=style, label=label)
@@ -102,7 +102,7 @@ def budgets(steps: Sequence[int], curves: Mapping[str, Sequence[int]], seeds: in
     axis.set_xlabel("steps")
     axis.set_ylabel("% of starts that solve both")
     axis.set_ylim(-3, 103)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=9)
     return figure
 
 

@@ -129,6 +129,28 @@ def test_the_dots_are_the_printed_numbers():
     assert sorted(shown) == sorted(row["value"] for row in printed) and len(shown) > 10
 
 
+def test_chosen_differences_are_those_of_the_records_in_the_panels_that_are_named():
+    fake = Fake()
+    fake.content = [
+        "molecules | SAM-GS | qm9 small sam_gs",
+        "molecules | momentum | qm9_sam_gs small gamma 0, beta2 0.99",
+        "pictures | SAM-GS | multi_fashion_mnist small sam_gs",
+        "A caption.",
+    ]
+    figure = drawn.Paired.draw(fake, "halves")
+    assert fake.content == ["A caption."]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["molecules", "pictures"]
+    rows = [("qm9", "sam_gs"), ("qm9_sam_gs", "gamma 0, beta2 0.99"), ("multi_fashion_mnist", "sam_gs")]
+    known = [experiments.committed(name, "small").rows[row].difference for name, row in rows]
+    shown = [line for axis in figure.axes for line in axis.lines if line.get_marker() == "D"]
+    assert [line.get_xdata()[0] for line in shown] == [d.mean for d in known]
+    ends = [sorted(line.get_xdata()) for axis in figure.axes for line in axis.lines if line.get_lw() == 2]
+    assert ends == [[d.low, d.high] for d in known]
+    fake.content = ["molecules | magic | qm9 small magic"]
+    with pytest.raises(LookupError, match="no judged row 'magic' of qm9, small"):
+        drawn.Paired.draw(fake, "halves")
+
+
 @pytest.mark.parametrize(
     ("directive", "words", "message"),
     [
