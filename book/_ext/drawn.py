@@ -4,6 +4,8 @@
     :alt: what the figure shows             a method looks at (`USES`); `:from: -6` cuts the axis there, an arrow names
     Caption.                                what lies to its left; intervals are drawn once all seeds are there
     ```
+    ```{outcome-grid} qm9 two_digits        a line for each method, a column for each judged table: its outcome as a mark
+    ```                                     (`MARKS`) and its mean difference to the reference row
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
 
@@ -32,7 +34,7 @@ from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
-from mtl_lab.protocol.table import A_A, BROKEN
+from mtl_lab.protocol.table import A_A, BROKEN, REFERENCE
 from mtl_lab.protocol.verdict import paired_differences
 
 log = logging.getLogger(__name__)
@@ -159,6 +161,71 @@ class Forest(Drawn):
         return figure
 
 
+MARKS = {  # outcome -> its mark and colour; a hollow mark: the amount is uncertain
+    "better": ("▲", "#0072B2"),
+    "better (amount uncertain)": ("△", "#0072B2"),
+    "equivalent": ("=", "#333333"),
+    "cannot decide": ("?", "#666666"),
+    "worse (amount uncertain)": ("▽", "#C04E00"),
+    "worse": ("▼", "#C04E00"),
+}
+COLUMNS = {
+    "qm9": "QM9,\n11 targets",
+    "multi_fashion_mnist": "Fashion+MNIST,\n2 tasks",
+    "two_digits": "Digits,\n5 tasks",
+}
+
+
+class OutcomeGrid(Drawn):
+    def draw(self, *names):
+        tables = {}
+        for name in names:
+            for file in records.folder(name, "small").glob("*.json*"):
+                self.env.note_dependency(str(file))
+            if (verdict := experiments.committed(name, "small")) is None:
+                raise LookupError(f"no runs of {name}, small, are committed in results/")
+            tables[name] = verdict
+        planned = {row.name: row for verdict in reversed(tables.values()) for row in verdict.table.shared()}
+        asked = [row for row in planned.values() if not row.control and row.name != REFERENCE]
+
+        def place(row):  # by what it looks at, then by how many tables it is better in, then by the first difference
+            found = [verdict.rows[row.name] for verdict in tables.values() if row.name in verdict.rows]
+            better = sum(one.outcome == "better" for one in found)
+            return list(USES).index(use(row)), -better, -found[0].difference.mean
+
+        asked.sort(key=place)
+        lines = []
+        for heading, rows in groupby(asked, use):
+            lines += [(heading, None), *((names_of(row), row) for row in rows)]
+        heights = np.array([0.22 + 0.15 * words.count("\n") for words, _ in lines])
+        places = np.cumsum(heights + [0.07 if row is None else 0 for _, row in lines]) - heights / 2
+        figure, axis = plt.subplots(figsize=(3.9, places[-1] + 0.6))
+        for y, (_, row) in zip(places, lines, strict=True):
+            if row is not None:
+                axis.axhline(y + 0.11, color="#dddddd", lw=0.6, zorder=0)
+            for x, verdict in enumerate(tables.values()):
+                if row is not None and row.name in verdict.rows:
+                    found = verdict.rows[row.name]
+                    if found.outcome not in MARKS:
+                        raise LookupError(f"no verdict on {row.name} of {verdict.table.name}: {found.outcome}")
+                    mark, colour = MARKS[found.outcome]
+                    digits = 1 if verdict.table.margin >= 1 else 2
+                    number = f"{found.difference.mean:+.{digits}f}".replace("-", "−")
+                    look = {"color": colour, "fontsize": 9, "va": "center"}
+                    axis.text(x - 0.12, y, mark, ha="right", weight="bold", **look)
+                    axis.text(x - 0.06, y, number, ha="left", **look)
+        axis.set(xlim=(-0.5, len(tables) - 0.5), ylim=(places[-1] + 0.15, 0))
+        axis.set_xticks(range(len(tables)), [COLUMNS[name] for name in names], fontsize=8.5)
+        axis.xaxis.tick_top()
+        axis.set_yticks(places, [words for words, _ in lines], fontsize=9)
+        for label, (words, row) in zip(axis.get_yticklabels(), lines, strict=True):
+            if row is None:
+                label.set(color=USES[words], weight="bold")
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        return figure
+
+
 class PrintedDots(Drawn):
     def draw(self, paper, number, *metric):
         self.env.note_dependency(str(printed_tables.path(paper, int(number))))
@@ -210,5 +277,6 @@ def dose_of(experiment, profile, contrast, measure):
 def setup(app):
     app.add_role("dose", quotes.Quote(dose_of))
     app.add_directive("forest", Forest)
+    app.add_directive("outcome-grid", OutcomeGrid)
     app.add_directive("printed-dots", PrintedDots)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
