@@ -2,10 +2,11 @@
 
     ```{forest} qm9 small                   paired differences of a judged table to its reference row, grouped by what
     :alt: what the figure shows             a method looks at (`USES`); `:from: -6` cuts the axis there, an arrow names
-    Caption.                                what lies to its left; intervals are drawn once all seeds are there
+    Caption.                                what lies to its left; intervals are drawn once all seeds are there;
+                                            `:title: Words` above it
     ```
     ```{outcome-grid} qm9 two_digits        a line for each method, a column for each judged table: its outcome as a mark
-    ```                                     (`MARKS`) and its mean difference to the reference row
+    ```                                     (`MARKS`) and its mean difference to the reference row; `:without: row row`
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
 
@@ -50,6 +51,8 @@ class Drawn(SphinxDirective):
         "by": directives.unchanged,
         "dataset": directives.unchanged,
         "from": float,
+        "title": directives.unchanged,
+        "without": directives.unchanged,
     }
 
     def run(self):
@@ -157,7 +160,11 @@ class Forest(Drawn):
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(places[-1] + 0.25, 0)
         seeds = f"\n{going_on} seeds, no verdict" if going_on else ""
-        axis.set_xlabel("points of Δm, minus those of\nsearched static weights" + seeds, fontsize=9)
+        axis.set_xlabel("against tuned fixed weights,\npoints of Δm" + seeds, fontsize=9)
+        axis.annotate("what a method\nlooks at", (0, 1), (-5, 3), xycoords="axes fraction", textcoords="offset points",
+                      ha="right", va="bottom", fontsize=9, style="italic", annotation_clip=False)  # fmt: skip
+        if title := self.options.get("title"):
+            figure.suptitle(title, fontsize=10, weight="bold")
         return figure
 
 
@@ -170,9 +177,9 @@ MARKS = {  # outcome -> its mark and colour; a hollow mark: the amount is uncert
     "worse": ("▼", "#C04E00"),
 }
 COLUMNS = {
-    "qm9": "QM9,\n11 targets",
-    "multi_fashion_mnist": "Fashion+MNIST,\n2 tasks",
-    "two_digits": "Digits,\n5 tasks",
+    "qm9": "molecules,\n11 tasks",
+    "multi_fashion_mnist": "garments,\n2 tasks",
+    "two_digits": "digits,\n5 tasks",
 }
 
 
@@ -186,7 +193,10 @@ class OutcomeGrid(Drawn):
                 raise LookupError(f"no runs of {name}, small, are committed in results/")
             tables[name] = verdict
         planned = {row.name: row for verdict in reversed(tables.values()) for row in verdict.table.shared()}
-        asked = [row for row in planned.values() if not row.control and row.name != REFERENCE]
+        out = {REFERENCE, *self.options.get("without", "").split()}
+        if unknown := out - set(planned):
+            raise LookupError(f"no row {', '.join(sorted(unknown))} in {', '.join(names)}")
+        asked = [row for row in planned.values() if not row.control and row.name not in out]
 
         def place(row):  # by what it looks at, then by how many tables it is better in, then by the first difference
             found = [verdict.rows[row.name] for verdict in tables.values() if row.name in verdict.rows]
@@ -199,7 +209,8 @@ class OutcomeGrid(Drawn):
             lines += [(heading, None), *((names_of(row), row) for row in rows)]
         heights = np.array([0.22 + 0.15 * words.count("\n") for words, _ in lines])
         places = np.cumsum(heights + [0.07 if row is None else 0 for _, row in lines]) - heights / 2
-        figure, axis = plt.subplots(figsize=(3.9, places[-1] + 0.6))
+        figure, axis = plt.subplots(figsize=(4.1, places[-1] + 0.9))
+        figure.suptitle("▲ better  △ by how much is unsure  = same  ? cannot tell  ▼ worse", fontsize=8.5)
         for y, (_, row) in zip(places, lines, strict=True):
             if row is not None:
                 axis.axhline(y + 0.11, color="#dddddd", lw=0.6, zorder=0)
@@ -215,7 +226,7 @@ class OutcomeGrid(Drawn):
                     axis.text(x - 0.12, y, mark, ha="right", weight="bold", **look)
                     axis.text(x - 0.06, y, number, ha="left", **look)
         axis.set(xlim=(-0.5, len(tables) - 0.5), ylim=(places[-1] + 0.15, 0))
-        axis.set_xticks(range(len(tables)), [COLUMNS[name] for name in names], fontsize=8.5)
+        axis.set_xticks(range(len(tables)), [COLUMNS[name] for name in names], fontsize=9)
         axis.xaxis.tick_top()
         axis.set_yticks(places, [words for words, _ in lines], fontsize=9)
         for label, (words, row) in zip(axis.get_yticklabels(), lines, strict=True):
