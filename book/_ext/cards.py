@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 def load(file=FILE):
-    """Paper -> its card: title, page, finding, an answer to each of the `QUESTIONS`, and verdicts: claim -> its words."""
+    """Paper -> its card: title, page, finding, an answer to each of the `QUESTIONS`, verdicts (claim -> its words)."""
     cards = yaml.safe_load(file.read_text(encoding="utf-8"))
     for paper, card in cards.items():
         if wrong := {"title", "page", "finding", "verdicts", *QUESTIONS} ^ set(card):

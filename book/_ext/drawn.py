@@ -5,7 +5,7 @@
     Caption.                                what lies to its left; intervals are drawn once all seeds are there;
                                             `:title: Words` above it
     ```
-    ```{outcome-grid} qm9 two_digits        a line for each method, a column for each judged table: its outcome as a mark
+    ```{outcome-grid} qm9 two_digits        a line for each method, a column for each judged table: its outcome as mark
     ```                                     (`MARKS`) and its mean difference to the reference row; `:without: row row`
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
