@@ -81,7 +81,8 @@ def test_the_forest_is_the_judged_table():
         assert drawn.use(planned[row.name]) == heading and mark.get_color() == drawn.USES[heading]
         groups.setdefault(heading, []).append(row.difference.mean)
     assert all(means == sorted(means, reverse=True) for means in groups.values()) and heading == "controls"
-    assert [text.get_text() for text in axis.texts] == ["◀ worse", "same", "better ▶"]
+    assert [text.get_text() for text in axis.texts[:3]] == ["◀ worse", "same", "better ▶"]
+    assert " ".join(axis.texts[3].get_text().split()) == "what a method looks at" and len(axis.texts) == 4
     said = {text.get_text(): text.xy[0] for text in axis.texts}
     assert said["◀ worse"] == -verdict.table.margin < said["same"] == 0 < said["better ▶"]
 
@@ -141,7 +142,7 @@ def test_an_unfinished_forest_has_dots_alone_and_names_what_lies_outside(monkeyp
     far = {name for name, row in rows.items() if row.difference and row.difference.mean < -5}
     axis = drawn.Forest.draw(Fake(**{"from": -5.0}), "qm9", "small").axes[0]
     assert not [line for line in axis.lines if line.get_marker() == "D"]
-    assert axis.get_xlim()[0] == -5 and len(axis.texts) == len(far) + 3 > 3
+    assert axis.get_xlim()[0] == -5 and len(axis.texts) == len(far) + 4 > 4
     assert "2 of 10 seeds, no verdict" in axis.get_xlabel()
 
 
