@@ -1,7 +1,8 @@
 """What the front page says of all papers and problems, from one source.
 
-    ```{verdict-card} recon             what it claims, what we found, how sure, what would change our mind: from
-    ```                                 book/papers/cards.yml; on another page than the paper's own with a link to that
+    ```{verdict-card} recon             what it claims, what we found, how sure, what would change our mind, and a line
+    ```                                 for each verdict: from book/papers/cards.yml; elsewhere than on the paper's own
+                                        page with a link to that
     ```{outcome-table} qm9 two_digits   a line for each judged table: how many methods are better, the same, worse than
     ```                                 searched static weights, and of how many these seeds cannot tell
 
@@ -12,6 +13,7 @@ import pathlib
 from collections import Counter
 
 import checkout  # noqa: F401 (before mtl_lab)
+import quotes
 import yaml
 from docutils import nodes
 from printed_tables import set_table
@@ -46,10 +48,10 @@ log = logging.getLogger(__name__)
 
 
 def load(file=FILE):
-    """Paper -> its card: title, page, finding and an answer to each of the `QUESTIONS`."""
+    """Paper -> its card: title, page, finding, an answer to each of the `QUESTIONS`, verdicts (claim -> its words)."""
     cards = yaml.safe_load(file.read_text(encoding="utf-8"))
     for paper, card in cards.items():
-        if wrong := {"title", "page", "finding", *QUESTIONS} ^ set(card):
+        if wrong := {"title", "page", "finding", "verdicts", *QUESTIONS} ^ set(card):
             raise LookupError(f"{file.name}: {paper} lacks, or has beyond the card: {', '.join(sorted(wrong))}")
     return cards
 
@@ -101,6 +103,10 @@ class VerdictCard(Noted):
         for field, question in QUESTIONS.items():
             said = nodes.definition("", nodes.paragraph("", "", *self.inline(card[field])))
             answers += nodes.definition_list_item("", nodes.term(text=question), said)
+        box += (lines := nodes.bullet_list(classes=["verdicts"]))
+        for claim, words in card["verdicts"].items():
+            line = nodes.paragraph("", "", nodes.inline(text=words), nodes.Text(" "), *quotes.verdict(paper, claim))
+            lines += nodes.list_item("", line)
         return [box]
 
     def inline(self, text):

@@ -2,8 +2,11 @@
 
     ```{forest} qm9 small                   paired differences of a judged table to its reference row, grouped by what
     :alt: what the figure shows             a method looks at (`USES`); `:from: -6` cuts the axis there, an arrow names
-    Caption.                                what lies to its left; intervals are drawn once all seeds are there
+    Caption.                                what lies to its left; intervals are drawn once all seeds are there;
+                                            `:title: Words` above it
     ```
+    ```{outcome-grid} qm9 two_digits        a line for each method, a column for each judged table: its outcome as mark
+    ```                                     (`MARKS`) and its mean difference to the reference row; `:without: row row`
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
     ```                                     the paper's variants, `:dataset:` picks one data set
     ```{paired} NAME                        chosen paired differences: lines `panel | words | qm9 small sam_gs`, then
@@ -34,7 +37,7 @@ from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
-from mtl_lab.protocol.table import A_A, BROKEN
+from mtl_lab.protocol.table import A_A, BROKEN, REFERENCE
 from mtl_lab.protocol.verdict import paired_differences
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,8 @@ class Drawn(SphinxDirective):
         "by": directives.unchanged,
         "dataset": directives.unchanged,
         "from": float,
+        "title": directives.unchanged,
+        "without": directives.unchanged,
     }
 
     def run(self):
@@ -157,7 +162,80 @@ class Forest(Drawn):
         axis.tick_params(axis="y", length=0)
         axis.set_ylim(places[-1] + 0.25, 0)
         seeds = f"\n{going_on} seeds, no verdict" if going_on else ""
-        axis.set_xlabel("points of Δm, minus those of\nsearched static weights" + seeds, fontsize=9)
+        axis.set_xlabel("against tuned fixed weights,\npoints of Δm" + seeds, fontsize=9)
+        axis.annotate("what a method\nlooks at", (0, 1), (-5, 3), xycoords="axes fraction", textcoords="offset points",
+                      ha="right", va="bottom", fontsize=9, style="italic", annotation_clip=False)  # fmt: skip
+        if title := self.options.get("title"):
+            figure.suptitle(title, fontsize=10, weight="bold")
+        return figure
+
+
+MARKS = {  # outcome -> its mark and colour; a hollow mark: the amount is uncertain
+    "better": ("▲", "#0072B2"),
+    "better (amount uncertain)": ("△", "#0072B2"),
+    "equivalent": ("=", "#333333"),
+    "cannot decide": ("?", "#666666"),
+    "worse (amount uncertain)": ("▽", "#C04E00"),
+    "worse": ("▼", "#C04E00"),
+}
+COLUMNS = {
+    "qm9": "molecules,\n11 tasks",
+    "multi_fashion_mnist": "garments,\n2 tasks",
+    "two_digits": "digits,\n5 tasks",
+}
+
+
+class OutcomeGrid(Drawn):
+    def draw(self, *names):
+        tables = {}
+        for name in names:
+            for file in records.folder(name, "small").glob("*.json*"):
+                self.env.note_dependency(str(file))
+            if (verdict := experiments.committed(name, "small")) is None:
+                raise LookupError(f"no runs of {name}, small, are committed in results/")
+            tables[name] = verdict
+        planned = {row.name: row for verdict in reversed(tables.values()) for row in verdict.table.shared()}
+        out = {REFERENCE, *self.options.get("without", "").split()}
+        if unknown := out - set(planned):
+            raise LookupError(f"no row {', '.join(sorted(unknown))} in {', '.join(names)}")
+        asked = [row for row in planned.values() if not row.control and row.name not in out]
+
+        def place(row):  # by what it looks at, then by how many tables it is better in, then by the first difference
+            found = [verdict.rows[row.name] for verdict in tables.values() if row.name in verdict.rows]
+            better = sum(one.outcome == "better" for one in found)
+            return list(USES).index(use(row)), -better, -found[0].difference.mean
+
+        asked.sort(key=place)
+        lines = []
+        for heading, rows in groupby(asked, use):
+            lines += [(heading, None), *((names_of(row), row) for row in rows)]
+        heights = np.array([0.22 + 0.15 * words.count("\n") for words, _ in lines])
+        places = np.cumsum(heights + [0.07 if row is None else 0 for _, row in lines]) - heights / 2
+        figure, axis = plt.subplots(figsize=(4.1, places[-1] + 0.9))
+        figure.suptitle("▲ better  △ by how much is unsure  = same  ? cannot tell  ▼ worse", fontsize=8.5)
+        for y, (_, row) in zip(places, lines, strict=True):
+            if row is not None:
+                axis.axhline(y + 0.11, color="#dddddd", lw=0.6, zorder=0)
+            for x, verdict in enumerate(tables.values()):
+                if row is not None and row.name in verdict.rows:
+                    found = verdict.rows[row.name]
+                    if found.outcome not in MARKS:
+                        raise LookupError(f"no verdict on {row.name} of {verdict.table.name}: {found.outcome}")
+                    mark, colour = MARKS[found.outcome]
+                    digits = 1 if verdict.table.margin >= 1 else 2
+                    number = f"{found.difference.mean:+.{digits}f}".replace("-", "−")
+                    look = {"color": colour, "fontsize": 9, "va": "center"}
+                    axis.text(x - 0.12, y, mark, ha="right", weight="bold", **look)
+                    axis.text(x - 0.06, y, number, ha="left", **look)
+        axis.set(xlim=(-0.5, len(tables) - 0.5), ylim=(places[-1] + 0.15, 0))
+        axis.set_xticks(range(len(tables)), [COLUMNS[name] for name in names], fontsize=9)
+        axis.xaxis.tick_top()
+        axis.set_yticks(places, [words for words, _ in lines], fontsize=9)
+        for label, (words, row) in zip(axis.get_yticklabels(), lines, strict=True):
+            if row is None:
+                label.set(color=USES[words], weight="bold")
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
         return figure
 
 
@@ -243,6 +321,7 @@ def dose_of(experiment, profile, contrast, measure):
 def setup(app):
     app.add_role("dose", quotes.Quote(dose_of))
     app.add_directive("forest", Forest)
+    app.add_directive("outcome-grid", OutcomeGrid)
     app.add_directive("printed-dots", PrintedDots)
     app.add_directive("paired", Paired)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -53,7 +53,7 @@ def visit_line(writer, node):
 
 
 def group(outcome):
-    """The class that colours an outcome: "yes", "no", "unsure" or "open"."""
+    """The class that marks an outcome: "yes", "no", "unsure" or "open"."""
     return "yes" if outcome in YES else "no" if outcome in NO else "open" if outcome == verdicts.OPEN else "unsure"
 
 
@@ -61,6 +61,11 @@ def outcome_tag(outcome):
     tag = quotes.badge(outcome, "outcome")
     tag["classes"].append(group(outcome))
     return tag
+
+
+def classes(outcome):
+    """The classes of an outcome in book/_static/ledger.css: the first gives its mark, the second its colour."""
+    return f"{group(outcome)} {nodes.make_id(outcome)}"
 
 
 def judged_claims(env, paper):
@@ -108,10 +113,10 @@ def bars_of(paper, found):
     for of, name in KINDS.items():
         counts = Counter(verdict.outcome for verdict in found if kind(verdict) == of)
         parts = [(outcome, counts[outcome]) for outcome in ORDER if counts[outcome]]
-        strip = "".join(f'<span class="{group(o)}" style="flex-grow: {n}">{n}</span>' for o, n in parts)
+        strip = "".join(f'<span class="{classes(o)}" style="flex-grow: {n}">{n}</span>' for o, n in parts)
         labels = "".join(
             f'<li><span data-query="{html.escape(urlencode({"paper": paper, "outcome": o, "scope": of}))}">'
-            f'<i class="{group(o)}"></i>{n} {html.escape(o)}</span></li>'
+            f'<i class="{classes(o)}"></i>{n} {html.escape(o)}</span></li>'
             for o, n in parts
         )
         text += (

@@ -81,7 +81,8 @@ def test_the_forest_is_the_judged_table():
         assert drawn.use(planned[row.name]) == heading and mark.get_color() == drawn.USES[heading]
         groups.setdefault(heading, []).append(row.difference.mean)
     assert all(means == sorted(means, reverse=True) for means in groups.values()) and heading == "controls"
-    assert [text.get_text() for text in axis.texts] == ["◀ worse", "same", "better ▶"]
+    assert [text.get_text() for text in axis.texts[:3]] == ["◀ worse", "same", "better ▶"]
+    assert " ".join(axis.texts[3].get_text().split()) == "what a method looks at" and len(axis.texts) == 4
     said = {text.get_text(): text.xy[0] for text in axis.texts}
     assert said["◀ worse"] == -verdict.table.margin < said["same"] == 0 < said["better ▶"]
 
@@ -111,6 +112,29 @@ def test_a_method_is_named_by_what_it_looks_at(experiment, name, use):
     assert drawn.use(planned[name]) == use
 
 
+def test_the_grid_has_the_mark_and_the_difference_of_each_judged_method():
+    names, left = ("qm9", "multi_fashion_mnist", "two_digits"), ["static", "split_random", "recon_static"]
+    axis = drawn.OutcomeGrid.draw(Fake(without=" ".join(left[1:])), *names).axes[0]
+    lines, cells = lines_of(axis), {}
+    for text in axis.texts:
+        x, y = text.get_position()
+        cells.setdefault((round(x), y), []).append((text.get_text(), text.get_color()))
+    expected = {}
+    for x, name in enumerate(names):
+        verdict = experiments.committed(name, "small")
+        for row in verdict.table.shared():
+            if not row.control and row.name not in left:
+                found = verdict.rows[row.name]
+                number = f"{found.difference.mean:+.{1 if verdict.table.margin >= 1 else 2}f}".replace("-", "−")
+                colour = drawn.MARKS[found.outcome][1]
+                at = x, lines[" ".join(drawn.names_of(row).split())]
+                expected[at] = [(drawn.MARKS[found.outcome][0], colour), (number, colour)]
+    assert cells == expected and len(cells) > 30
+    assert len({mark for mark, _ in drawn.MARKS.values()}) == len(drawn.MARKS), "not told apart by colour alone"
+    with pytest.raises(LookupError, match="no row splits in qm9"):
+        drawn.OutcomeGrid.draw(Fake(without="splits"), "qm9")
+
+
 def test_an_unfinished_forest_has_dots_alone_and_names_what_lies_outside(monkeypatch):
     verdict = experiments.committed("qm9", "small")
     rows = {name: replace(row, state="unfinished", runs="2 of 10") for name, row in verdict.rows.items()}
@@ -118,7 +142,7 @@ def test_an_unfinished_forest_has_dots_alone_and_names_what_lies_outside(monkeyp
     far = {name for name, row in rows.items() if row.difference and row.difference.mean < -5}
     axis = drawn.Forest.draw(Fake(**{"from": -5.0}), "qm9", "small").axes[0]
     assert not [line for line in axis.lines if line.get_marker() == "D"]
-    assert axis.get_xlim()[0] == -5 and len(axis.texts) == len(far) + 3 > 3
+    assert axis.get_xlim()[0] == -5 and len(axis.texts) == len(far) + 4 > 4
     assert "2 of 10 seeds, no verdict" in axis.get_xlabel()
 
 

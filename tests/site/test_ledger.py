@@ -1,11 +1,14 @@
 """The ledger: bars count verdicts, comparisons become cells, filter and permalinks work, no script is needed."""
 
 import collections
+import itertools
 import pathlib
+import re
 import subprocess
 import sys
 from urllib.parse import parse_qs, urlencode
 
+import numpy as np
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -64,6 +67,60 @@ def test_outcomes_have_a_place_and_a_colour():
         "unsure",
         "open",
     ]
+
+
+# What the colour-blind see of linear light: Machado et al. 2009, severity 1.
+SEEN = {
+    "all": np.eye(3),
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def light(colour):
+    """Linear red, green and blue of "#rgb" or "#rrggbb"."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * one for one in colour[1:])
+    share = np.array([int(digits[k : k + 2], 16) for k in (0, 2, 4)]) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+
+
+def lab(colour, eye):
+    cubes = np.cbrt(XYZ @ np.clip(np.array(eye) @ light(colour), 0, 1) / [0.9505, 1, 1.0888])
+    return np.array([116 * cubes[1] - 16, 500 * (cubes[0] - cubes[1]), 200 * (cubes[1] - cubes[2])])
+
+
+def contrast(one, other):
+    dark, bright = sorted(XYZ[1] @ light(colour) for colour in (one, other))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def test_each_outcome_has_a_colour_that_everybody_can_tell_from_the_others():
+    style = (ROOT / "book" / "_static" / "ledger.css").read_text("utf-8")
+    names = [ledger.classes(outcome).split()[1] for outcome in ledger.ORDER if outcome != verdicts.OPEN]
+    colours = {name: re.search(rf"\.{name} {{\n  --outcome: (#\w+);", style)[1] for name in names}
+    assert len(set(colours.values())) == len(names) == 10
+    for one, other in itertools.combinations(names, 2):
+        apart = [np.linalg.norm(lab(colours[one], eye) - lab(colours[other], eye)) for eye in SEEN.values()]
+        assert min(apart) > 20, (one, other, dict(zip(SEEN, apart, strict=True)))
+    dark_ink = re.search(r":is\(([^)]*)\) {\n  --ink: (#\w+);", style)
+    for name in names:
+        ink = dark_ink[2] if f".{name}" in dark_ink[1].split(", ") else "#fff"
+        assert contrast(colours[name], ink) > 4.5, name
+
+
+def test_a_bar_is_not_read_by_colour_alone(judged):
+    """Each label has a mark of its own group, and arithmetic has stripes."""
+    style = (ROOT / "book" / "_static" / "ledger.css").read_text("utf-8")
+    marks = dict(re.findall(r'\.outcome-bar i\.(\w+)::before {\n  content: "(.)";', style))
+    assert set(marks) == {"yes", "no", "unsure"} and len(set(marks.values())) == 3
+    text = (ROOT / "book" / "ledger.md").read_text("utf-8").split("## ")[0]
+    assert all(mark in text for mark in marks.values()) and "Stripes" in text
+    assert ":is(.text-and-table-agree, .text-and-table-disagree) {\n  background: repeating-linear-gradient" in style
+    soup = BeautifulSoup(ledger.bars_of("recon", judged["recon"]), "html.parser")
+    for label in soup.select("li"):
+        assert label.i["class"] == ledger.classes(label.get_text().split(" ", 1)[1]).split()
 
 
 def test_every_rule_is_put_in_words():
