@@ -120,7 +120,7 @@ def test_rotograd_turns_the_two_optima_onto_each_other():
 
 def test_the_update_halves_the_angle_below_the_gate_and_jumps_there():
     below, above = [], []
-    for _, psi, J, update in films.gate_frames():
+    for psi, J, update in films.gate_frames():
         cosines = torch.nn.functional.cosine_similarity(J, update[None], dim=1)
         (below if psi < films.GATE else above).append((cosines[0] - cosines[1]).abs().item())
     assert len(below) > 5 and max(below) < 1e-9 and len(above) > 5 and above[0] > 0.1
@@ -287,7 +287,7 @@ def test_reveal_is_pinned_and_a_failure_is_said_and_survived(tmp_path, monkeypat
         folder.mkdir(exist_ok=True)
         return type("Done", (), {"returncode": len(calls) == 1})
 
-    monkeypatch.setattr(reveal.subprocess, "run", run)
+    monkeypatch.setattr(reveal.packages.subprocess, "run", run)
     assert reveal.main(lock, folder) == 1 and "one page that scrolls" in capsys.readouterr().out
     assert reveal.main(lock, folder) == 0 and "--require-hashes" in calls[1] and "--no-deps" in calls[1]
     assert reveal.main(lock, folder) == 0 and len(calls) == 2, "what is there is not fetched again"
