@@ -1,4 +1,4 @@
-"""JavaScript that a Python package carries, fetched once into .venv: reveal.js (reveal.py) and axe-core (browser.py)."""
+"""JavaScript that Python packages carry, fetched once into .venv: reveal.js (reveal.py), axe-core (browser.py)."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-"""`{faults}`: the last committed record of `make faults`, a line for each kind of fault; `{faults} answer`: in a sentence."""
+"""`{faults}`: the last committed record of `make faults`, a line for each kind; `{faults} answer`: in a sentence."""
 
 import datetime
 import json

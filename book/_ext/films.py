@@ -176,7 +176,8 @@ def gate_frames():
     for length in np.linspace(0.12, 0.98, 41):
         one = explorables.reading(1 / length)
         side = "equalise" if one["similarity"] < GATE else "momentum"
-        found.append((one["similarity"], *(torch.tensor(one[name], dtype=torch.float64) for name in ("gradients", side))))
+        J, update = (torch.tensor(one[name], dtype=torch.float64) for name in ("gradients", side))
+        found.append((one["similarity"], J, update))
     return found
 
 

@@ -47,9 +47,10 @@ def test_none_of_the_methods_that_win_on_the_molecules_looks_at_angles():
 
 
 def test_readme_gives_the_answer_of_its_page_first_and_its_links_leave_the_repository():
-    (answer,) = lecture.Site(SITE).said("notebooks/ideas/does_conflict_predict_harm#balanced-scales")
-    assert answer.astext().startswith("A little")
-    assert README.startswith("# Conflicting Gradients **Does gradient conflict predict harm? A little, once the losses are balanced.")
+    (found,) = lecture.Site(SITE).said("notebooks/ideas/does_conflict_predict_harm#balanced-scales")
+    assert found.astext().startswith("A little")
+    answer = "**Does gradient conflict predict harm? A little, once the losses are balanced."
+    assert README.startswith(f"# Conflicting Gradients {answer}")
     links = re.findall(r"\]\(([^)]*)\)|(?:src|href)=\"([^\"]*)", README)
     assert len(links) > 10 and [link for link in map("".join, links) if not link.startswith("https://")] == []
 

@@ -7,7 +7,6 @@ that axe finds. The faults at the end show that each of these is seen.
 import json
 
 import pytest
-import site_pages
 from browser import AXE, FORMULAS_SET, NAMES, needed
 from site_pages import SITE, pages  # noqa: F401 (a fixture)
 from test_environment import module
