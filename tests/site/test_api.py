@@ -23,8 +23,8 @@ net, J, trunk = torch.nn.Linear(3, 2), torch.eye(2, 3), torch.nn.Linear(5, 64)
 losses = list(net(torch.ones(1, 3))[0])
 heads = [torch.nn.Linear(64, 1) for _ in range(3)]
 values, baseline, higher_is_better = {"a": 1.0}, {"a": 2.0}, {"a": False}
-problem = data.load("two_domains")
-model = models.build("mlp", problem.tasks)
+problem = data.load("qm9", train=300, validation=50, test=50, targets=("mu", "alpha", "HOMO"))
+model = models.build("mlp", problem.tasks, inputs=74)
 layers = recon.candidate_layers(model)[:1]
 """
 MODULES = ("methods", "recon", "conflict", "metrics", "tasks", "training", "data", "models")

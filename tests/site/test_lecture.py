@@ -160,6 +160,21 @@ def test_a_film_moves_by_hand_and_not_by_itself_where_less_motion_is_asked_for(c
     chromium.screen(1280, 800)
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_deck_has_the_colours_of_its_style(dark, chromium, pages):  # noqa: F811
+    if not (SITE / "_static" / "reveal" / "reveal.js").exists():
+        pytest.skip("reveal.js could not be fetched when the site was built")
+    chromium.screen(1280, 800, dark)
+    try:
+        chromium.open(DECK)
+        chromium.wait("window.Reveal?.isReady()", "no deck")
+        look = "['backgroundColor', 'color'].map((name) => getComputedStyle(document.body)[name])"
+        light = ["rgb(255, 255, 255)", "rgb(28, 32, 36)"]
+        assert chromium.run(look) == (["rgb(0, 0, 0)", "rgb(230, 232, 234)"] if dark else light)
+    finally:
+        chromium.screen(1280, 800)
+
+
 @pytest.mark.parametrize("how", ["plain", "phone", "no scripts"])
 def test_all_slides_are_one_page_that_scrolls(how, chromium, pages):  # noqa: F811
     chromium.screen(*((390, 844) if how == "phone" else (1280, 900)))
