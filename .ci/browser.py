@@ -7,29 +7,15 @@ reason; where CI=true, it is an error. A second call returns at once.
 """
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-LOCK = ROOT / "tests" / "axe.lock"
-AXE = ROOT / ".venv" / "axe"
+import packages
+
+LOCK, AXE = packages.ROOT / "tests" / "axe.lock", packages.ROOT / ".venv" / "axe"
 APT = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")  # those of tests/browser.py
-
-
-def install_axe():
-    """True when `.venv/axe` holds what tests/axe.lock names."""
-    stamp = AXE / "installed.lock"
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == LOCK.read_text(encoding="utf-8"):
-        return True
-    shutil.rmtree(AXE, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, "--no-deps", "--require-hashes", "--target", str(AXE), "-r", str(LOCK)])
-    if done.returncode == 0:
-        stamp.write_text(LOCK.read_text(encoding="utf-8"), encoding="utf-8")
-    return done.returncode == 0
 
 
 def install_chromium():
@@ -49,7 +35,7 @@ def install_chromium():
 
 def main():
     found = {"Chromium (apt-get install chromium, or put one on the path)": install_chromium()}
-    found["axe-core (the package index of pip must be reachable once)"] = install_axe()
+    found["axe-core (the package index of pip must be reachable once)"] = packages.fetch(LOCK, AXE)
     absent = [name for name, here in found.items() if not here]
     for name in absent:
         print(f"set-up: the gates of the site will not run in full, they need {name}", file=sys.stderr)

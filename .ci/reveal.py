@@ -6,28 +6,19 @@
 slides are one page that scrolls (book/_ext/lecture.py). A second call returns at once.
 """
 
-import pathlib
-import shutil
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-LOCK, FOLDER = ROOT / ".ci" / "reveal.lock", ROOT / ".venv" / "reveal"
-PIP = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "10"]
+import packages
+
+LOCK, FOLDER = packages.ROOT / ".ci" / "reveal.lock", packages.ROOT / ".venv" / "reveal"
 
 
 def main(lock=LOCK, folder=FOLDER):
     """0 when `folder` holds what `lock` names, else 1."""
-    stamp, text = folder / "installed.lock", lock.read_text(encoding="utf-8")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == text:
+    if packages.fetch(lock, folder, capture_output=True):
         return 0
-    shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, *PIP, "--no-deps", "--require-hashes", "--target", str(folder), "-r", str(lock)]
-    if subprocess.run(command, capture_output=True).returncode:
-        print("site: reveal.js cannot be fetched; the slides of the lecture are one page that scrolls", flush=True)
-        return 1
-    stamp.write_text(text, encoding="utf-8")
-    return 0
+    print("site: reveal.js cannot be fetched; the slides of the lecture are one page that scrolls", flush=True)
+    return 1
 
 
 if __name__ == "__main__":

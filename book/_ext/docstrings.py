@@ -7,11 +7,23 @@
     other  …
 
 becomes a list of definitions. What is not such a mark is shown as it stands.
+
+    ```{names} api/balancer       a line for each name that this page describes: a link and its first sentence
+    ```
+
+Its lines have the ids of the entries, members too: addresses from when all entries were on one page still lead there.
 """
 
+import importlib
+import inspect
+import pathlib
 import re
 
 import checkout  # noqa: F401 (before mtl_core)
+from docutils import nodes
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.nodes import make_refnode
 
 MARK = re.compile(r"`([^`]+)`|\$([^$]+)\$|\*(\w[^*]*\w|\w)\*")
 ENTRY = re.compile(r"(\S.*?) {2,}(\S.*)")
@@ -63,8 +75,73 @@ def restructured(lines):
     return shown
 
 
+class names_of_page(nodes.General, nodes.Element):
+    """Stands for the list until the page whose names it has is read."""
+
+
+class Names(SphinxDirective):
+    required_arguments = 1
+
+    def run(self):
+        page = self.arguments[0]
+        source = pathlib.Path(self.env.doc2path(page))
+        self.env.note_dependency(str(source))
+        text = source.read_text(encoding="utf-8") if source.exists() else ""
+        said = {}
+        for kind, name, words in ENTRIES.findall(text):
+            module, _, last = name.rpartition(".")
+            found = importlib.import_module(module)
+            self.env.note_dependency(found.__file__)
+            said[name] = words if kind == "py:data" else inspect.getdoc(getattr(found, last)) or ""
+        return [names_of_page("", page=page, said={name: sentence(words) for name, words in said.items()})]
+
+
+ENTRIES = re.compile(r"^\.\. (auto\w+|py:data):: (\S+)$(?:\n\n {4}(\S.*)$)?", re.MULTILINE)
+
+
+def sentence(text):
+    """The first one of a docstring, without what follows a colon in it."""
+    first = " ".join(re.split(r"\n\s*\n|\n\S+ {2,}", text.strip())[0].split()).replace("``", "`")
+    return re.split(r"(?<=[.:;])\s", first + " ")[0].rstrip(".:; ") + "."
+
+
+def marked(text):
+    """Nodes of one sentence."""
+    end = 0
+    for mark in MARK.finditer(text):
+        code, formula, stressed = mark.groups()
+        yield nodes.Text(text[end : mark.start()])
+        kind = nodes.literal if code else nodes.math if formula else nodes.emphasis
+        yield kind(mark[0], code or formula or stressed)
+        end = mark.end()
+    yield nodes.Text(text[end:])
+
+
+def listed(app, doctree, docname):
+    """Put the list of names, with their links, where the directive was."""
+    modules = set()
+    for place in [*doctree.findall(names_of_page)]:
+        page, lines = place["page"], nodes.bullet_list(classes=["names"])
+        entries = {n: e for n, e in app.env.get_domain("py").objects.items() if e.docname == page and not e.aliased}
+        if not place["said"] or not set(place["said"]) <= set(entries):
+            raise ExtensionError(f"{docname}: {page} does not describe {sorted(set(place['said']) - set(entries))}")
+        for name, words in place["said"].items():
+            module = name.rpartition(".")[0]
+            ids = [entries[n].node_id for n in entries if n == name or n.startswith(f"{name}.")]
+            ids += [re.sub("[._]", "-", module)] * (module not in modules)
+            modules.add(module)
+            label = nodes.literal(text=name.removeprefix("mtl_core."), classes=["py"])
+            link = make_refnode(app.builder, docname, page, entries[name].node_id, label)
+            targets = [nodes.target("", "", ids=[one]) for one in ids]
+            lines += nodes.list_item("", nodes.paragraph("", "", *targets, link, nodes.Text(": "), *marked(words)))
+        place.replace_self(lines)
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", lambda a, what, name, thing, options, lines: _replace(lines))
+    app.add_node(names_of_page)
+    app.add_directive("names", Names)
+    app.connect("doctree-resolved", listed)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 

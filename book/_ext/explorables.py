@@ -32,7 +32,7 @@ COLOURS = [plots.COLOURS[name] for name in ("blue", "red", "green")]
 TASKS = ([(0.0, 1.0), (1.0, 2.5)], [(0.0, 1.0), (1.0, 2.5), (0.65, 1.7)])
 ANGLES, STEPS, RATE = [30, 60, 90, 120, 150, 170, 180], 20, 0.06
 RATIOS = [1, 1.1, 1.2, 1.35, 1.5, 1.75, 2.1, 2.5, 3.2, 4, 5, 6.5, 8, 10]
-GAMMAS = [round(0.05 * k, 2) for k in range(21)]
+GAMMAS, GATE = [round(0.05 * k, 2) for k in range(21)], 0.7  # the released configuration has 0.7
 BETWEEN = 107.0  # degrees between SAM-GS's two gradients
 
 
@@ -82,16 +82,19 @@ def pair(ratio):
     return fan(BETWEEN, [(0.0, 1 / ratio), (1.0, 1.0)])
 
 
+def reading(ratio):
+    """The gradients, the similarity of their lengths, and SAM-GS's first update on either side of its gate."""
+    J = pair(ratio)
+    similarity = magnitude_similarity(J.norm(dim=1)).mean().item()
+    # At γ = 0 it never equalises; at γ above every similarity it always does.
+    equalise = SAMGS(gamma=1.0)(J) if similarity < 1 else J.sum(0)
+    found = {"gradients": J, "momentum": SAMGS(gamma=0.0)(J), "equalise": equalise}
+    return {"similarity": similarity} | {name: of.tolist() for name, of in found.items()}
+
+
 def of_sam_gs():
-    readings = []
-    for ratio in RATIOS:
-        J = pair(ratio)
-        reading = {"similarity": magnitude_similarity(J.norm(dim=1)).mean().item(), "gradients": J.tolist()}
-        # At γ = 0 it never equalises; at γ above every similarity it always does.
-        reading["momentum"] = SAMGS(gamma=0.0)(J).tolist()
-        reading["equalise"] = SAMGS(gamma=1.0)(J).tolist() if reading["similarity"] < 1 else J.sum(0).tolist()
-        readings.append(reading)
-    return {"ratios": RATIOS, "gammas": GAMMAS, "start": [RATIOS.index(4), GAMMAS.index(0.7)], "readings": readings}
+    start = [RATIOS.index(4), GAMMAS.index(GATE)]
+    return {"ratios": RATIOS, "gammas": GAMMAS, "start": start, "readings": [reading(ratio) for ratio in RATIOS]}
 
 
 def arrows(axis, gradients, update, title, name):
@@ -133,12 +136,12 @@ def still_rotograd():
 def still_sam_gs():
     figure, axes = plt.subplots(2, 1, figsize=(4.2, 5))
     for axis, ratio in zip(axes, (1.35, 4), strict=True):
-        J = pair(ratio)
-        similarity, update = magnitude_similarity(J.norm(dim=1)).mean().item(), SAMGS(gamma=0.7)(J)
-        side, sign = ("equalise", "below") if similarity < 0.7 else ("momentum", "above")
+        found = reading(ratio)
+        side, sign = ("equalise", "below") if found["similarity"] < GATE else ("momentum", "above")
+        J, update = (torch.tensor(found[name], dtype=torch.float64) for name in ("gradients", side))
         if update.norm() > 1.3:
             update = update / update.norm() * 1.3
-        title = f"Lengths 1 : {ratio:g}, similarity {similarity:.2f}\n{sign} γ = 0.7: {side}"
+        title = f"Lengths 1 : {ratio:g}, similarity {found['similarity']:.2f}\n{sign} γ = {GATE}: {side}"
         arrows(axis, J, update, title, "update")
     return figure, (
         "Two pictures of two gradients and the update of SAM-GS. Above, the lengths are alike, the similarity is over "

@@ -1,4 +1,4 @@
-"""`{faults}`: the last committed record of `make faults`, a line for each kind of fault."""
+"""`{faults}`: the last committed record of `make faults`, a line for each kind; `{faults} answer`: in a sentence."""
 
 import datetime
 import json
@@ -32,17 +32,28 @@ def counts(lines):
     return found
 
 
+def answer(head):
+    """What a night of faults found, in one sentence."""
+    found = f"{head['failures'] or 'no'} failure{'s' * (head['failures'] != 1)} in a night of {head['faults']:,} faults"
+    if head["failures"]:
+        return f"{found}: the table below says where.".capitalize()
+    return f"{found}: the same command went on to the same numbers, or it stopped and said what to do.".capitalize()
+
+
 class Faults(SphinxDirective):
+    optional_arguments = 1
+
     def run(self):
         self.env.note_dependency(str(RECORD))
         head, lines = read(RECORD)
+        if self.arguments:
+            return [nodes.paragraph("", "", nodes.strong(text=answer(head)))]
         body = []
         for kind, number in counts(lines).items():
             cells = [kind, sum(number.values()), *number.values()]
             body.append([[nodes.Text(f"{cell:,}" if isinstance(cell, int) else cell)] for cell in cells])
-        text = f"{head['failures'] or 'No'} failures in a night of {head['faults']:,} faults. "
         when = datetime.date.fromisoformat(head["finished"])
-        text += f"Made in {when:%B %Y} from seed {head['seed']}, at commit {head['commit'][:12]}."
+        text = f"Made in {when:%B %Y} from seed {head['seed']}, at commit {head['commit'][:12]}."
         titles = ["kind of fault", "faults", "went well", "one sentence", "failures"]
         return [nodes.paragraph("", text), set_table(titles, body, 1, "faults")]
 

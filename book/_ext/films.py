@@ -9,18 +9,18 @@ import math
 
 import checkout  # noqa: F401 (before mtl_lab)
 import contourpy
+import explorables
 import numpy as np
 import torch
 
-from mtl_core import methods
-from mtl_core.conflict import cosines, magnitude_similarity
+from mtl_core.conflict import cosines
 from mtl_lab.figures.plots import COLOURS
 from mtl_lab.landscapes import descent, rotograd_example
 from mtl_lab.landscapes.problems import LANDSCAPES
 
 WIDTH, HEIGHT = 480, 360
 TASKS = (COLOURS["blue"], COLOURS["red"])
-GATE = 0.7  # the released configuration of SAM-GS
+GATE = explorables.GATE
 
 
 def _n(*values) -> str:
@@ -171,14 +171,13 @@ def rotograd_film():
 
 @functools.cache
 def gate_frames():
-    """(ratio of the lengths, Psi, gradients (2, 2), first update (2,)) while the shorter gradient grows."""
+    """(Psi, gradients (2, 2), first update (2,)) while the shorter gradient grows, as on the page of SAM-GS."""
     found = []
-    angles = torch.tensor([math.radians(20), math.radians(135)], dtype=torch.float64)
-    ways = torch.stack([angles.cos(), angles.sin()], 1)
-    for ratio in torch.linspace(0.12, 0.98, 41, dtype=torch.float64):
-        J = ways * torch.stack([torch.ones_like(ratio), ratio])[:, None]
-        rule = methods.make("sam_gs", gamma=GATE)
-        found.append((ratio.item(), magnitude_similarity(J.norm(dim=1)).mean().item(), J, rule(J)))
+    for length in np.linspace(0.12, 0.98, 41):
+        one = explorables.reading(1 / length)
+        side = "equalise" if one["similarity"] < GATE else "momentum"
+        J, update = (torch.tensor(one[name], dtype=torch.float64) for name in ("gradients", side))
+        found.append((one["similarity"], J, update))
     return found
 
 
@@ -193,7 +192,7 @@ def gate_film():
     ground += _line([(412, gate), (452, gate)], "currentColor", 2) + _text(408, gate + 5, "gate", 'text-anchor="end"')
     ground += _text(432, bottom + 20, "similarity", 'text-anchor="middle"')
     frames = []
-    for _, psi, J, update in gate_frames():
+    for psi, J, update in gate_frames():
         parts = [f'<rect x="421" y="{_n(height(psi))}" width="22" height="{_n(bottom - height(psi))}" fill="#888888"/>']
         for g, colour in zip(J.tolist(), TASKS, strict=True):
             parts.append(_arrow(base, (unit * g[0], -unit * g[1]), colour, 4))

@@ -9,20 +9,16 @@
 The numbers come from committed records. What is missing stops the build (`-W`) and is named.
 """
 
-import textwrap
 from functools import cache
 
 import checkout  # noqa: F401 (before mtl_lab)
 import drawn
-import matplotlib.pyplot as plt
 import quotes
 from docutils import nodes
 
 from mtl_lab import experiments
-from mtl_lab.figures import plots
 from mtl_lab.protocol import seed_subsets
 from mtl_lab.protocol.table import REFERENCE
-from mtl_lab.protocol.verdict import paired_differences
 
 WORDS = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -40,31 +36,13 @@ def measured(experiment, profile):
     return verdict.table, {name: delta[name] for name in order}
 
 
-class SeedDice(drawn.Drawn):
-    def draw(self, experiment, profile):
-        table, delta = measured(experiment, profile)
-        readings = seed_subsets.read_table(table, delta)
-        names = [name for name in delta if name != REFERENCE]
-        labels = {name: textwrap.fill(table.row(name).title.split(":")[0], 24) for name in names}
-        figure = plots.differences(
-            {labels[name]: paired_differences(delta, name) for name in names},
-            {labels[name]: (readings[name].low, readings[name].high) for name in names},
-            "Δm minus that of tuned static weights, points",
-        )
-        (axis,) = figure.axes
-        axis.axvspan(-table.margin, table.margin, color="#eeeeee", zorder=0)
-        for x, text, side in ((0, "◀ worse", "left"), (1, "better ▶", "right")):
-            axis.text(x, 1.01, text, transform=axis.transAxes, ha=side)
-        axis.text(0, -0.7, "same", ha="center")
-        return figure
-
+class SeedDice(drawn.Forest):
     def run(self):
         found = super().run()
         try:
             html = seed_subsets.seed_dice(*measured(*self.arguments[0].split())).removesuffix("</div>")
         except (LookupError, TypeError, ValueError):  # run() has warned
             return found
-        plt.close("all")
         return [nodes.raw("", html, format="html"), *found, nodes.raw("", "</div>", format="html")]
 
 

@@ -10,6 +10,7 @@ directive of the page lists stops the build (`-W`). Tests are read, not imported
 
 import ast
 import pathlib
+import re
 from typing import NamedTuple
 
 from docutils import nodes
@@ -41,6 +42,11 @@ def marks(folder=ROOT / "tests" / "core"):
                     place = f"{file.relative_to(folder.parents[1]).as_posix()}#L{test.lineno}"
                     found.append(Mark(*given, *[""] * (3 - len(given)), more.get("device", ""), test.name, place))
     return found
+
+
+def named(mark):
+    """The test's name in words, without the number of the promise that it belongs to."""
+    return re.sub(r"^test_(\d+\w?_)?", "", mark.test).replace("_", " ")
 
 
 def there(device):
@@ -79,7 +85,7 @@ class Support(SphinxDirective):
             shown = nodes.paragraph()
             for mark in found:
                 shown += [nodes.Text(", ")] if len(shown) else []
-                words = mark.test.removeprefix("test_").replace("_", " ")
+                words = named(mark)
                 shown += nodes.reference("", words, refuri=f"{repository}/blob/main/{mark.place}")
             cells = nodes.paragraph(text=feature), nodes.paragraph(text=answer(found)), shown
             body += nodes.row("", *(nodes.entry("", cell) for cell in cells))

@@ -22,10 +22,14 @@ LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
 def module(name):
-    """A file of .ci/, which is no package."""
+    """A file of .ci/, which is no package; it finds the files beside it, as when it is run."""
     spec = importlib.util.spec_from_file_location(f"project_{name}", ROOT / ".ci" / f"{name}.py")
     found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
+    sys.path.append(str(ROOT / ".ci"))
+    try:
+        spec.loader.exec_module(found)
+    finally:
+        sys.path.pop()
     return found
 
 

@@ -17,11 +17,12 @@ from mtl_lab.statistics import paired
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 import cards  # noqa: E402
 import drawn  # noqa: E402
+import lecture  # noqa: E402
 import share  # noqa: E402
 import ten_minutes  # noqa: E402
 
 PAIR = recon_exchange.ReconExchange.pair
-INDEX = " ".join((ROOT / "book" / "index.md").read_text("utf-8").split())
+INDEX, README = (" ".join((ROOT / f).read_text("utf-8").split()) for f in ("book/index.md", "README.md"))
 TABLES = {name: experiments.committed(name, "small") for name in cards.PROBLEMS}
 
 
@@ -41,7 +42,17 @@ def article(page):
 def test_none_of_the_methods_that_win_on_the_molecules_looks_at_angles():
     planned = {row.name: row for row in TABLES["qm9"].table.shared()}
     uses = {drawn.use(planned[name]) for name, row in rows("qm9").items() if row.outcome == "better"}
-    assert "and none of these looks at angles" in INDEX and uses <= {"losses alone", "gradient lengths"}
+    assert "and none of these looks at angles" in INDEX and uses and uses <= {"losses alone", "gradient lengths"}
+    assert "of those that beat tuned fixed weights on eleven properties of molecules, none looks at angles" in README
+
+
+def test_readme_gives_the_answer_of_its_page_first_and_its_links_leave_the_repository():
+    (found,) = lecture.Site(SITE).said("notebooks/ideas/does_conflict_predict_harm#balanced-scales")
+    assert found.astext().startswith("A little")
+    answer = "**Does gradient conflict predict harm? A little, once the losses are balanced."
+    assert README.startswith(f"# Conflicting Gradients {answer}")
+    links = re.findall(r"\]\(([^)]*)\)|(?:src|href)=\"([^\"]*)", README)
+    assert len(links) > 10 and [link for link in map("".join, links) if not link.startswith("https://")] == []
 
 
 def test_no_method_wins_everywhere_and_longer_training_gains_most():

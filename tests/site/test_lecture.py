@@ -120,7 +120,7 @@ def test_rotograd_turns_the_two_optima_onto_each_other():
 
 def test_the_update_halves_the_angle_below_the_gate_and_jumps_there():
     below, above = [], []
-    for _, psi, J, update in films.gate_frames():
+    for psi, J, update in films.gate_frames():
         cosines = torch.nn.functional.cosine_similarity(J, update[None], dim=1)
         (below if psi < films.GATE else above).append((cosines[0] - cosines[1]).abs().item())
     assert len(below) > 5 and max(below) < 1e-9 and len(above) > 5 and above[0] > 0.1
@@ -158,6 +158,21 @@ def test_a_film_moves_by_hand_and_not_by_itself_where_less_motion_is_asked_for(c
                  "bar.dispatchEvent(new Event('input')) })()")  # fmt: skip
     assert chromium.run(f"[...document.querySelectorAll('.film .frame')].findIndex({DRAWN})") == 7
     chromium.screen(1280, 800)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_deck_has_the_colours_of_its_style(dark, chromium, pages):  # noqa: F811
+    if not (SITE / "_static" / "reveal" / "reveal.js").exists():
+        pytest.skip("reveal.js could not be fetched when the site was built")
+    chromium.screen(1280, 800, dark)
+    try:
+        chromium.open(DECK)
+        chromium.wait("window.Reveal?.isReady()", "no deck")
+        look = "['backgroundColor', 'color'].map((name) => getComputedStyle(document.body)[name])"
+        light = ["rgb(255, 255, 255)", "rgb(28, 32, 36)"]
+        assert chromium.run(look) == (["rgb(0, 0, 0)", "rgb(230, 232, 234)"] if dark else light)
+    finally:
+        chromium.screen(1280, 800)
 
 
 @pytest.mark.parametrize("how", ["plain", "phone", "no scripts"])
@@ -287,7 +302,7 @@ def test_reveal_is_pinned_and_a_failure_is_said_and_survived(tmp_path, monkeypat
         folder.mkdir(exist_ok=True)
         return type("Done", (), {"returncode": len(calls) == 1})
 
-    monkeypatch.setattr(reveal.subprocess, "run", run)
+    monkeypatch.setattr(reveal.packages.subprocess, "run", run)
     assert reveal.main(lock, folder) == 1 and "one page that scrolls" in capsys.readouterr().out
     assert reveal.main(lock, folder) == 0 and "--require-hashes" in calls[1] and "--no-deps" in calls[1]
     assert reveal.main(lock, folder) == 0 and len(calls) == 2, "what is there is not fetched again"

@@ -4,13 +4,12 @@ No error in the console, no request to outside, nothing wider than the window, f
 that axe finds. The faults at the end show that each of these is seen.
 """
 
-import importlib.util
 import json
 
 import pytest
-import site_pages
 from browser import AXE, FORMULAS_SET, NAMES, needed
 from site_pages import SITE, pages  # noqa: F401 (a fixture)
+from test_environment import module
 
 CALM = "document.head.insertAdjacentHTML('beforeend', '<style>* {transition: none !important}</style>')"
 # Size of the window and whether the reader prefers dark; then whether contrast is measured there, and all other rules.
@@ -214,12 +213,10 @@ def test_absence_is_an_error_in_ci(monkeypatch):
 
 
 def test_the_set_up_knows_the_same_names_and_ends_with_an_error_in_ci(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("browser_set_up", site_pages.ROOT / ".ci" / "browser.py")
-    set_up = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(set_up)
+    set_up = module("browser")
     assert set_up.NAMES == NAMES and set_up.AXE in AXE.parents
     monkeypatch.setattr(set_up, "install_chromium", lambda: False)
-    monkeypatch.setattr(set_up, "install_axe", lambda: True)
+    monkeypatch.setattr(set_up.packages, "fetch", lambda lock, folder: (lock, folder) == (set_up.LOCK, set_up.AXE))
     monkeypatch.setenv("CI", "true")
     assert set_up.main() == 1
     assert "need Chromium" in capsys.readouterr().err

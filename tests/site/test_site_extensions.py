@@ -255,6 +255,9 @@ def test_the_record_of_faults_is_summed_by_kind_and_named_where_it_is_damaged(tm
     line = '{{"kind": "a kill", "fault": "{}", "outcome": "{}", "count": {}, "seconds": 1.0}}\n'
     file.write_text(head + line.format("x", "ok", 2) + line.format("y", "ok", 3) + line.format("z", "FAILURE", 1))
     assert fault_record.counts(fault_record.read(file)[1]) == {"a kill": {"ok": 5, "one sentence": 0, "FAILURE": 1}}
+    head = fault_record.read(file)[0]
+    assert fault_record.answer(head) == "1 failure in a night of 6 faults: the table below says where."
+    assert fault_record.answer(head | {"failures": 0}).startswith("No failures in a night of 6 faults: the same")
     for content in ("", "{}\n", "no JSON"):
         file.write_text(content)
         with pytest.raises(ExtensionError, match="record.jsonl: no record of faults"):

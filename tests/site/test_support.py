@@ -60,6 +60,7 @@ def test_marks_of_a_folder(tmp_path):
 
 def test_the_built_page_links_to_each_test(pages):  # noqa: F811
     page = pages[SITE / "support.html"]
-    names = {mark.test.removeprefix("test_").replace("_", " ") for mark in MARKS}
+    names = {support.named(mark) for mark in MARKS}
+    assert not any(name[0].isdigit() for name in names)
     assert names <= {*page.text}
     assert len([href for href in page.links if "/blob/main/tests/core/" in href]) == len(MARKS)
