@@ -37,7 +37,7 @@ def facts(name: str, tasks: int = 3):
         f"**Reads** the {' and the '.join(spec.needs)} at the {spec.level}, returns a {spec.native_scale}"
         + ", uses random numbers" * spec.random
         + f". **Costs** {extra or 'no'} more backward passes than the plain sum, K = {tasks}. **Rule from** "
-        f"{supplier(name)}, [in this file]({REPOSITORY}/{source_file(name)}), after {paper(spec)}.",
+        f"{supplier(name)}, [in this file]({REPOSITORY}/{source_file(name)}). **Source**: {paper(spec)}.",
     ]
     return Markdown("\n".join(f"- {line}" for line in lines if line))
 
@@ -85,7 +85,7 @@ def library_code(thing):
 
 
 def solver_times(problems: Sequence[str]):
-    """A Markdown table of the solvers of these problems, timed now: a line each, its times over the numbers of tasks."""
+    """A Markdown table of the solvers of these problems, timed now: a line each, times by the number of tasks."""
     found = solvers.measured(problems)
     rows = []
     for solver in dict.fromkeys((t["problem"], t["solver"], t["supplier"]) for t in found):
