@@ -32,14 +32,19 @@ def facts(name: str, tasks: int = 3):
     chosen = [f"`{key}` = {value:g} ({source})" for key, (value, source) in spec.defaults.items()]
     presets = [f"`{code}` {', '.join(f'{k} = {v}' for k, v in given.items())}" for code, given in spec.presets.items()]
     lines = [
-        f"**Defaults**: {', '.join(chosen)}." * bool(chosen),
-        f"**Presets** of published codes: {'; '.join(presets)}." * bool(presets),
+        _listed("**Defaults**", chosen),
+        _listed("**Presets** of published codes", presets),
         f"**Reads** the {' and the '.join(spec.needs)} at the {spec.level}, returns a {spec.native_scale}"
         + ", uses random numbers" * spec.random
         + f". **Costs** {extra or 'no'} more backward passes than the plain sum, K = {tasks}. **Rule from** "
         f"{supplier(name)}, [in this file]({REPOSITORY}/{source_file(name)}). **Source**: {paper(spec)}.",
     ]
     return Markdown("\n".join(f"- {line}" for line in lines if line))
+
+
+def _listed(title, items):
+    """One line for one item, a list of its own for more, nothing for none."""
+    return "\n  - ".join([f"{title}:", *items]) if len(items) > 1 else "".join(f"{title}: {item}." for item in items)
 
 
 def source_file(name: str) -> str:
