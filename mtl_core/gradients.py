@@ -31,7 +31,8 @@ class NonFiniteGradientError(FloatingPointError):
 
 def all_finite(parts: Mapping[str, Tensor], refuse: bool = True) -> bool:
     """Whether no part holds NaN or infinity; with `refuse`, NonFiniteGradientError with the names of those that do."""
-    bad = [name for name, part in parts.items() if not part.isfinite().all()]
+    # A finite sum is the fast answer; one that is not may have overflowed
+    bad = [name for name, part in parts.items() if not (part.sum().isfinite() or part.isfinite().all())]
     if bad and refuse:
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
         raise NonFiniteGradientError(

@@ -11,6 +11,8 @@
 Differences have one decimal, two where the table's margin is below one point.
     {verdict}`recon R1`                     badges of the claim's scope and outcome, linked to the ledger
     {tally}`recon sam_gs`                   how many claims of these papers have which outcome
+    {cheaper}`cost pcgrad, every 16`        a cheaper form of a method on QM9: `cost` in joint trainings, `outcome`
+                                            against the full form, or `gain` over it with its interval
 
 What is missing stops the build (`-W`) and is named. A row that is unfinished says so; of a void one no number
 is shown.
@@ -26,8 +28,9 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
-from mtl_lab import experiments
+from mtl_lab import experiments, records
 from mtl_lab.claims import verdicts
+from mtl_lab.experiments import below_the_floor
 from mtl_lab.experiments.two_digits import untrained
 from mtl_lab.protocol.table import REFERENCE
 from mtl_lab.protocol.verdict import compare, deltas
@@ -168,8 +171,25 @@ def tally(*papers):
     return [nodes.Text(f"{found.total()} claims: {parts}")]
 
 
+def cheaper(field, *words):
+    """Cost, outcome or gain of a cheaper form of a method, or how many of its runs are here."""
+    found, row = records.by_row(below_the_floor.NAME, "small"), " ".join(words)
+    if field not in ("cost", "outcome", "gain") or row not in below_the_floor.ROWS:
+        raise LookupError(f"expected cost, outcome or gain of one of: {'; '.join(below_the_floor.ROWS)}")
+    judged = below_the_floor.judged(found)
+    if not judged:
+        return [nodes.Text("not known yet ({} of {} runs)".format(*below_the_floor.counted(found)))]
+    if field == "cost":
+        return [nodes.Text(f"{below_the_floor.cost(found, row):.1f}")]
+    if row not in judged:
+        raise LookupError(f"{row!r} is what the others are compared with: it has a cost alone")
+    d, outcome, _ = judged[row]
+    text = outcome if field == "outcome" else f"{d.mean:+.1f} [{d.low:.1f},\u00a0{d.high:.1f}]".replace("-", "−")
+    return [nodes.Text(text)]
+
+
 def setup(app):
-    for read in (record, verdict, tally):
+    for read in (record, verdict, tally, cheaper):
         app.add_role(read.__name__, Quote(read))
     app.connect("doctree-resolved", link_verdicts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -326,8 +326,8 @@ class Balancer(Rule):
         for k, i, g in [*mine[len(self._layout.at) :], *((k, i, g) for (k, i), g in step.apart.items())]:
             whose = "the tasks" if k is None else repr(self.tasks[k])
             parts_of[f"the gradient of {whose} at {self._layout.names[i]}"] = g
-        finite = all_finite(parts_of, refuse=step.scale is None)
-        return finite, None, [0.0] * K  # else numbers whose sum or square is beyond the range
+        # Finite after all where numbers have a sum or square beyond the range
+        return all_finite(parts_of, refuse=step.scale is None), None, [0.0] * K
 
     def _deliver(self, step: Step, weights, joint: float | None, update: Tensor, factor: float, finite: bool) -> None:
         """Scale and clip the update, weigh own gradients, add both to `.grad`.

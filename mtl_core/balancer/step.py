@@ -44,8 +44,7 @@ class Step:
             raise ValueError("a compiled or custom function hides what tasks share: name that in shared=")
         now = layout.known(leaves) if leaves else {}
         of_mask = {mask: [name for k, name in enumerate(given) if mask >> k & 1] for mask in {*now.values()}}
-        names, shares, random = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None
-        values: dict = given
+        names, shares, random, values = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None, given
         if several:
             mine = random_state(layout.like.device) if draws and not torch.distributed.get_rank() else None
             values, shares, names, random = _inputs.agree(given, counts, names, mine)

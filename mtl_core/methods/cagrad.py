@@ -1,5 +1,7 @@
 r"""CAGrad: near the mean gradient, the direction along which the task that gains least gains most."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from scipy.optimize import brentq, nnls
@@ -29,13 +31,13 @@ class CAGrad(ByGram):
     def __init__(self, c: float = 0.4, rescale: bool = False):
         if not 0 <= c < float("inf"):
             raise ValueError(f"c is a radius, a finite number from 0, got {c}")
-        # The weights of \Delta, and the published codes' factor:  1/K + v_k, with u = \sum_k v_k g_k;  1 / (1 + c^2)
-        super().__init__(lambda G: self.factor * (1 / len(G) + shift(G, c)))
+        # The published codes' factor:  1 / (1 + c^2)
         self.c, self.factor = c, 1 / (1 + c**2) if rescale else 1.0
+        super().__init__(partial(in_ball, c=c, factor=self.factor))
 
 
-def shift(gramian: Tensor, c: float) -> Tensor:
-    r"""v >= 0, (K,): of all u in the ball, $u = \sum_k v_k g_k$ brings the smallest gain furthest.
+def in_ball(gramian: Tensor, c: float, factor: float) -> Tensor:
+    r"""The weights of $\Delta$, (K,): of all u in the ball, $u = \sum_k v_k g_k$ brings the smallest gain furthest.
 
     The shortest u whose gains are all at least m solves a non-negative least squares problem, and its length grows
     with m: a search in one dimension finds the m at which that length is the ball's radius.
@@ -44,7 +46,7 @@ def shift(gramian: Tensor, c: float) -> Tensor:
     v, gains, some = torch.zeros_like(gramian[0]), gramian.mean(1), gramian.diagonal() > 0
     radius = c * gains.mean().clamp(min=0).sqrt().item()
     if not radius > 0:
-        return v
+        return factor * (1 / len(gramian) + v)
     lengths, product = cosine_form(gramian[some][:, some])
     norms, own = lengths.numpy(), (gains[some] / lengths).numpy()
     # In lengths, x_k = v_k n_k, the shortest u with gains of at least m, from the cosines C = R^\top R:
@@ -62,7 +64,8 @@ def shift(gramian: Tensor, c: float) -> Tensor:
     low, high = (own * norms).min(), ((own + 1.01 * radius) * norms).min()
     m = brentq(excess, low, high, xtol=1e-15 * radius * norms.min(), rtol=1e-14, maxiter=1000)
     v[some] = torch.from_numpy(shortest(m) / norms)
-    return v
+    # The weights:  1/K + v_k
+    return factor * (1 / len(gramian) + v)
 
 
 PAPER = "Liu et al. 2021, arXiv 2110.14048"

@@ -1,5 +1,7 @@
 r"""Nash-MTL: the bargaining solution between the tasks. Its solver serves FairGrad too, which generalises it."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from scipy.linalg import lapack
@@ -36,7 +38,7 @@ class AlphaFairWeighting(OnGram):
 
     def __init__(self, alpha: float, normalise: bool):
         # With the factor, the weights are the same for J and for J of unit trace:  G w = \|G\| w^{-p}, p = 1/\alpha
-        super().__init__(lambda gramian: alpha_fair_weights(gramian, alpha))
+        super().__init__(partial(alpha_fair_weights, alpha=alpha))
         self.alpha, self.normalise = alpha, normalise
 
     @torch.no_grad()

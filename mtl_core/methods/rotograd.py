@@ -97,7 +97,7 @@ class _FeatureRotation(RotatedHeads):
         forward, self._forward, self.gradients = self._forward, None, None
         before = [buffer.clone() for buffer in self.buffers(recurse=False)]
         on = scaler is not None and scaler.is_enabled()
-        scale = scaler.scale(torch.ones_like(self.initial_norms[0])) if on else torch.ones_like(self.initial_norms[0])
+        scale = scaler.scale(torch.ones_like(self.initial_norms[0])) if on else 1.0
         try:
             parameters, flat = self._gradients(given, counts or {}, *forward, scale)
         except (ArithmeticError, ValueError) as error:
@@ -107,7 +107,7 @@ class _FeatureRotation(RotatedHeads):
                 raise
             parameters = [p for p in self.parameters() if p.requires_grad]
             flat = torch.full_like(vector(parameters), torch.inf)
-        for p, g in zip(parameters, views(flat.mul_(scale), parameters), strict=True):
+        for p, g in zip(parameters, views(flat.mul_(scale) if on else flat, parameters), strict=True):
             p.grad = g.to(p) if p.grad is None else p.grad.add_(g)
         if self.gradients is not None:
             for observer in self.observers:
@@ -130,7 +130,7 @@ class _FeatureRotation(RotatedHeads):
             names = ", ".join(sorted(_inputs.names_in_process(strange)))
             raise ValueError(f"the losses reach {names} past the last forward's features: call backward() for that")
         with torch.no_grad():
-            update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale.to(R), z, seen)
+            update, pull, back, learned = self._homogenise(R, pulled.to(R) / scale, z, seen)
         named = {name: p for name, p in self.trunk.named_parameters() if p.requires_grad and z.requires_grad}
         trunk, angles = [*named.values()], [*self.rotation_parameters()]
         if self.observers:
@@ -140,12 +140,12 @@ class _FeatureRotation(RotatedHeads):
             J = _inputs.add_up(columns.matrix)
             self.gradients = TaskGradients(J, columns.layers(J), [*named], [*given])
         of_trunk = gradients([z], trunk, [(self._shaped(update, z) * scale).to(z)], False)
-        turned = gradients([R], angles, [pull * scale.to(R)], False)
+        turned = gradients([R], angles, [pull * scale], False)
         weighing = [learned * (share * scale) for _ in self.weight_parameters()]
         parameters = [*trunk, *own, *angles, *self.weight_parameters()]
         pairs = zip(parameters, [*of_trunk, *found, *turned, *weighing], strict=True)
-        kept = [(p, g) for p, g in pairs if g is not None]
-        flat = _inputs.add_up(torch.cat([(g / scale).to(R).flatten() for _, g in kept]))
+        kept = [(p, g if isinstance(scale, float) else g / scale) for p, g in pairs if g is not None]
+        flat = _inputs.add_up(torch.cat([g.to(R).flatten() for _, g in kept]))
         all_finite({"a gradient of the trunk or of a head": flat})
         # The trunk's gradient under the convention:  s g \min(1, c / \|s g\|)
         factor, size = self.convention.factor("sum", K), sum(g.numel() for g in of_trunk if g is not None)

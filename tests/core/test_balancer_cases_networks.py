@@ -2,6 +2,7 @@
 
 import copy
 import io
+import pickle
 import subprocess
 import sys
 
@@ -231,10 +232,10 @@ def test_29_one_task_is_plain_training(name, convention):
     assert same(gradients_of(net), want)
 
 
-@pytest.mark.supports("state_dict(), load_state_dict(), deepcopy", "yes")
+@pytest.mark.supports("state_dict(), load_state_dict(), deepcopy, pickle", "yes")
 @pytest.mark.parametrize("name", NAMES)
 def test_30_resume(name):
-    """A saved state, loaded into a fresh balancer, goes on as if nothing had been; so does a copy of both."""
+    """A saved state, loaded into a fresh balancer, goes on as if nothing had been; so do copies of both."""
     options = arguments(METHODS[name], 2)
     net, (x, ys) = Net(), batch()
     balancer = Balancer(name, net, **options)
@@ -246,11 +247,11 @@ def test_30_resume(name):
     file.seek(0)
     fresh = Balancer(name, net, **options)
     fresh.load_state_dict(torch.load(file))
-    copied, copied_net = copy.deepcopy((balancer, net))
+    copied, sent = copy.deepcopy((balancer, net)), pickle.loads(pickle.dumps((balancer, net)))
     found = []
-    for b, n in ((balancer, net), (fresh, net), (copied, copied_net)):
+    for b, n in ((balancer, net), (fresh, net), copied, sent):
         n.zero_grad()
         torch.manual_seed(0)
         step(b, n, x, ys)
         found.append(gradients_of(n))
-    assert same(found[0], found[1], 0) and same(found[0], found[2], 0)
+    assert all(same(found[0], other, 0) for other in found[1:])

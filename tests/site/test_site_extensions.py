@@ -1,6 +1,7 @@
 """What pages can quote: numbers and verdicts from records, code from the module, the feed. What is missing is named."""
 
 import io
+import itertools
 import pathlib
 import sys
 import xml.etree.ElementTree as xml
@@ -14,6 +15,7 @@ from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from mtl_lab import experiments
 from mtl_lab.claims import verdicts
+from mtl_lab.experiments import below_the_floor
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -131,6 +133,22 @@ def test_a_tally_counts_every_claim_once():
     assert sum(int(part.split()[0]) for part in text.split(": ")[1].split(", ")) == total
     with pytest.raises(LookupError, match="no claims of a paper 'sam'"):
         quotes.tally("sam")
+
+
+def test_a_cheaper_form_says_how_many_of_its_runs_are_here_until_all_are(monkeypatch):
+    here = {}
+    monkeypatch.setattr(quotes.records, "by_row", lambda *_: here)
+    (text,) = quotes.cheaper("outcome", "pcgrad,", "every", "16")
+    assert text == "not known yet (0 of 75 runs)"
+    for stream, (number, row) in itertools.product(range(below_the_floor.STREAMS), enumerate(below_the_floor.ROWS)):
+        here[f"{row}; stream {stream}"] = {"core_seconds": 5.0 + number, "test": 300 + number / 7 + number * stream % 3}
+    cost, outcome, gain = (quotes.cheaper(what, "pcgrad,", "every", "16")[0] for what in ("cost", "outcome", "gain"))
+    d, said, times = below_the_floor.judged(here)["pcgrad, every 16"]
+    assert (cost, outcome) == (f"{times:.1f}", said) and gain.startswith(f"{d.mean:+.1f} [".replace("-", "−"))
+    with pytest.raises(LookupError, match="cost alone"):
+        quotes.cheaper("gain", "pcgrad,", "full")
+    with pytest.raises(LookupError, match="expected cost, outcome or gain of one of"):
+        quotes.cheaper("cost", "pcgrad")
 
 
 # --- on a page
