@@ -100,7 +100,7 @@ def test_cost(shown, monkeypatch, tmp_path):
             for name, (row, run) in below_the_floor.planned("small", stream, found).items():
                 found[name] = {"of": row, "test": None, **train(row, run)}
     texts, more = shown("methods/what_does_a_method_cost")
-    assert "**1 of 12 cheaper forms" in texts[1] and "pcgrad, every 16" in texts[1]
+    assert "On QM9 1 cheaper form is shown" in texts[1] and "pcgrad, every 16" in texts[1]
     assert "worse" in "".join(texts) and more > marks
 
 
