@@ -24,7 +24,7 @@ def extra_passes(spec: Method, tasks: int) -> dict[str, int]:
 
 
 def facts(name: str, tasks: int = 3):
-    """What the registry says of a method, as a Markdown list: defaults and their source, cost, supplier, paper."""
+    """What the registry says of a method, as a short Markdown list: numbers to choose, cost, supplier, paper."""
     from IPython.display import Markdown
 
     spec = find(name)
@@ -34,13 +34,10 @@ def facts(name: str, tasks: int = 3):
     lines = [
         _listed("**Defaults**", chosen),
         _listed("**Presets** of published codes", presets),
-        f"**Reads** the {' and the '.join(spec.needs)} at the {spec.level}"
-        + (", uses random numbers" if spec.random else "")
-        + f", returns a {spec.native_scale}. **A step costs** {extra or 'no'} more backward passes through the trunk "
-        f"than the plain sum, K = {tasks}.",
-        f"**Rule from** {supplier(name)}. **Source**: {paper(spec)}. **Where**: [its file]({REPOSITORY}/"
-        f"{source_file(name)}), [its tests, by name]({REPOSITORY}/tests/core/test_methods_properties.py), "
-        "[its results](../../ledger.md#our-own-tables).",
+        f"**Reads** the {' and the '.join(spec.needs)} at the {spec.level}, returns a {spec.native_scale}"
+        + ", uses random numbers" * spec.random
+        + f". **Costs** {extra or 'no'} more backward passes than the plain sum, K = {tasks}. **Rule from** "
+        f"{supplier(name)}, [in this file]({REPOSITORY}/{source_file(name)}). **Source**: {paper(spec)}.",
     ]
     return Markdown("\n".join(f"- {line}" for line in lines if line))
 
@@ -93,9 +90,12 @@ def library_code(thing):
 
 
 def solver_times(problems: Sequence[str]):
-    """A Markdown table of the solvers of these problems, timed now."""
+    """A Markdown table of the solvers of these problems, timed now: a line each, times by the number of tasks."""
+    found = solvers.measured(problems)
     rows = []
-    for t in solvers.measured(problems):
-        solver = f"{t['solver']} ({t['supplier']})"
-        rows.append([t["problem"], solver, t["tasks"], f"{abs(t['gap']):.0e}", f"{t['milliseconds']:.2f}"])
-    return markdown_table(["problem", "solver", "K", "gap", "milliseconds"], rows, "llrrr")
+    for solver in dict.fromkeys((t["problem"], t["solver"], t["supplier"]) for t in found):
+        mine = [t for t in found if (t["problem"], t["solver"], t["supplier"]) == solver]
+        times = [f"{t['milliseconds']:.2f}" for t in mine]
+        rows.append([solver[0], f"{solver[1]} ({solver[2]})", *times, f"{max(abs(t['gap']) for t in mine):.0e}"])
+    head = ["problem", "solver", *(f"ms, K = {K}" for K in solvers.TASKS), "largest gap"]
+    return markdown_table(head, rows, "ll" + "r" * (len(head) - 2))
