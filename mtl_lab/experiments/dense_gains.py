@@ -1,6 +1,6 @@
 """What a printed gain of a dense table consists of, task by task, and how its page shows cells while nothing is ours.
 
-Δm is a mean over tasks of means over their metrics, so the difference of two lines is a sum with a part for each metric.
+Δm is a mean over tasks of means over their metrics, so the difference of two lines is a sum of parts, one a metric.
 """
 
 from collections import Counter
@@ -75,7 +75,7 @@ def figure(panels: Mapping[str, Mapping[str, Parts]], colours: Sequence[str]):
 
 
 def printed_alone(head: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """A table of `dense_pages.beside` or `dense_runs.cosines` with the printed cells alone, while it has none of ours."""
+    """A table of `dense_pages.beside` or `dense_runs.cosines` with printed cells alone, while it has none of ours."""
     cells = [cell for line in lines for cell in line[1:-1]]
     if any(" / " in cell and not cell.endswith(" / –") for cell in cells):
         return [*head], [[*line] for line in lines]

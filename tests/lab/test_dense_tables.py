@@ -11,7 +11,15 @@ from made_up_data import ROOTS
 from mtl_core.training import Schedule
 from mtl_lab import completion, experiments, records
 from mtl_lab.claims import printed_tables
-from mtl_lab.experiments import dense_conflict, dense_gains, dense_pages, dense_runs, dense_scenes, dense_step, dense_tables
+from mtl_lab.experiments import (
+    dense_conflict,
+    dense_gains,
+    dense_pages,
+    dense_runs,
+    dense_scenes,
+    dense_step,
+    dense_tables,
+)
 from mtl_lab.experiments.dense_scenes import CONTRASTS, EVALUATIONS, KINDS, ROWS, STREAMS, DenseScenes
 from mtl_lab.experiments.dense_tables import PUBLISHED, TASKS, UP
 from mtl_lab.figures import plots
@@ -149,7 +157,9 @@ def test_the_parts_of_a_gain_add_up_to_it(name):
 
 
 def test_what_most_gains_consist_of_is_said_and_a_bar_shows_each_part():
-    panels = {"Table 3": {"A": {"x": 2.0, "y, one": 1.0, "y, other": 0.5}, "B": {"x": -1.0, "y, one": 3.0, "y, other": 0.0}}}
+    panels = {
+        "Table 3": {"A": {"x": 2.0, "y, one": 1.0, "y, other": 0.5}, "B": {"x": -1.0, "y, one": 3.0, "y, other": 0.0}}
+    }
     panels["Table 4"] = {"C": {"x": 0.0, "y, one": 0.4, "y, other": 0.5}}
     assert "adds is y**, in 2 of 3 comparisons" in dense_gains.largest(panels)
     first, second = dense_gains.figure(panels, ["red", "green", "blue"]).axes
