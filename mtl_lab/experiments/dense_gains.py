@@ -79,8 +79,8 @@ def printed_alone(head: Sequence[str], lines: Sequence[Sequence[str]]) -> tuple[
     cells = [cell for line in lines for cell in line[1:-1]]
     if any(" / " in cell and not cell.endswith(" / –") for cell in cells):
         return [*head], [[*line] for line in lines]
-    cut = [[c.removesuffix(" / –") for c in line[:-1]] + [line[-1].partition(", ")[2] or line[-1]] for line in lines]
-    kept = [k for k in range(len(head)) if k == 0 or any(line[k] not in ("–", "") for line in cut)]
+    cut = [[c.removesuffix(" / –") for c in line[:-1]] for line in lines]  # what lines need, `costs` says for all
+    kept = [k for k in range(len(head) - 1) if k == 0 or any(line[k] not in ("–", "") for line in cut)]
     return [head[k] for k in kept], [[line[k] for k in kept] for line in cut]
 
 
