@@ -252,20 +252,34 @@ class PrintedDots(Drawn):
         by = self.options.get("by")
         kinds = list(dict.fromkeys(row[by] if by else "" for row in rows))
         names = list(dict.fromkeys(row["method"] + ("" if by else f" {row['variant']}").rstrip() for row in rows))
-        figure, axis = plt.subplots(figsize=(5, 0.3 * len(names) + 0.9))
-        for kind, colour, marker in zip(kinds, ("black", plots.COLOURS["orange"]), ("o", "D"), strict=False):
+        figure, axis = plt.subplots(figsize=(4.2, 0.27 * len(names) + 0.9))
+        for kind, colour, marker in zip(kinds, ("black", USES["gradient angles, signs"]), ("o", "D"), strict=False):
             mine = [row for row in rows if not by or row[by] == kind]
             places = [names.index(row["method"] + ("" if by else f" {row['variant']}").rstrip()) for row in mine]
             axis.plot([row["value"] for row in mine], places, marker, color=colour, ms=5, label=kind or "without")
         if len(kinds) > 1:
-            axis.legend(fontsize=8)
+            _arrows(axis, {name: {r[by]: r["value"] for r in rows if r["method"] == name} for name in names}, kinds)
         axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
-        axis.set_yticks(range(len(names)), [textwrap.fill(name, 20) for name in names], fontsize=8)
-        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], fontsize=9)
+        axis.set_ylim(len(names) - 0.5, -0.5 - 0.6 * (len(kinds) > 1))
         better = {True: "higher is better", False: "lower is better"}.get(rows[0]["higher_is_better"], "")
         label = "Δm" if rows[0]["metric"] == "delta_m" else rows[0]["metric"]
+        axis.locator_params("x", nbins=5)
         axis.set_xlabel(f"{label}, {rows[0]['unit']} ({better})" if better else f"{label}, {rows[0]['unit']}")
         return figure
+
+
+def _arrows(axis, lines, kinds):
+    """From the first kind to the second of each line that has both, and the kinds' names at the first of these."""
+    both = [(y, [of[kind] for kind in kinds[:2]]) for y, of in enumerate(lines.values()) if {*kinds[:2]} <= set(of)]
+    for y, (start, end) in both:
+        look = {"arrowstyle": "-|>", "color": plots.COLOURS["grey"], "shrinkA": 4, "shrinkB": 4, "lw": 1}
+        axis.annotate("", (end, y), (start, y), arrowprops=look)
+    y, ends = both[0]
+    for kind, x, colour in zip(kinds, ends, ("black", USES["gradient angles, signs"]), strict=False):
+        words = f"with {kind}" if kind else "without"
+        side = "left" if x > min(ends) else "right" if x < max(ends) else "center"
+        axis.text(x, y - 0.35, words, color=colour, fontsize=9, ha=side, va="bottom")
 
 
 class Paired(Drawn):

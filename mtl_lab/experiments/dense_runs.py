@@ -136,7 +136,7 @@ def cosines_as_printed(table: Mapping) -> str:
     """What the printed reductions say of Recon, and what they leave out, in a sentence each."""
     by = {line: of for line, cells in table.items() for (_, m), of in cells.items() if m.startswith("reduction")}
     recon = [of["value"] for (_, variant), of in by.items() if variant == "Recon"]
-    rarer = f"rarer with each of the {len(recon)} methods, by at least {int(min(recon))} %"
+    rarer = f"rarer with every method, by at least {int(min(recon))} %"
     limit, word = by["Joint", "Recon"]["metric"].split()[-1], rarer if min(recon) > 0 else "not rarer everywhere"
     return (
         f"**As printed, Recon makes cosines below {limit.replace('-', '−')} {word}.** The cosine is over whatever is "

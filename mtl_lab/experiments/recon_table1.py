@@ -22,6 +22,7 @@ About ten core-hours. What goes first where time is short: Cross-Stitch, GradDro
 `METHODS` and `SEEDS`), before any run.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -162,6 +163,14 @@ def every_method(layers: str, margin: float = 0.0, root=records.ROOT) -> tuple[C
     rows = scores(records.load("recon_table1", "small", root), root=root)
     names = {m + end: n for m, n in METHODS.items() for end in ("", f" + {layers}")}
     return lacking(rows, names) or judged({m: d for m, d in gains(rows, layers).items() if m != "mean"}, margin)
+
+
+def known(head: Sequence[str], lines: Sequence[Sequence], names: int = 1) -> tuple[list[str], list[list[str]]]:
+    """A table of text without columns, then lines, that wait for their runs; the first `names` columns are kept."""
+    waiting, texts = re.compile("(0 of [0-9]+|–|reference|no verdict yet)?"), [[str(c) for c in line] for line in lines]
+    kept = [k for k in range(len(head)) if k < names or not all(waiting.fullmatch(line[k]) for line in texts)]
+    texts = [[line[k] for k in kept] for line in texts]
+    return [head[k] for k in kept], [line for line in texts if not all(map(waiting.fullmatch, line[names:]))]
 
 
 def named(plan, found: Sequence[Mapping]) -> list[Mapping]:

@@ -11,7 +11,15 @@ from made_up_data import ROOTS
 from mtl_core.training import Schedule
 from mtl_lab import completion, experiments, records
 from mtl_lab.claims import printed_tables
-from mtl_lab.experiments import dense_conflict, dense_pages, dense_runs, dense_scenes, dense_step, dense_tables
+from mtl_lab.experiments import (
+    dense_conflict,
+    dense_gains,
+    dense_pages,
+    dense_runs,
+    dense_scenes,
+    dense_step,
+    dense_tables,
+)
 from mtl_lab.experiments.dense_scenes import CONTRASTS, EVALUATIONS, KINDS, ROWS, STREAMS, DenseScenes
 from mtl_lab.experiments.dense_tables import PUBLISHED, TASKS, UP
 from mtl_lab.figures import plots
@@ -133,6 +141,44 @@ def test_printed_changes_follow_from_printed_digits(name):
     again = dense_pages.recomputed(table, sign > 0)
     gaps = [abs(sign * again[line][0] - of["", "delta_m"]["value"]) for line, of in table.items() if line in again]
     assert np.median(gaps) < (0.6 if name == "recon_table5" else 0.2)  # the column of that table is off by a constant
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("recon")])
+def test_the_parts_of_a_gain_add_up_to_it(name):
+    table = PRINTED[name]
+    again = dense_pages.recomputed(table)
+    by_task, by_metric = dense_gains.parts(table), dense_gains.parts(table, TASKS[PUBLISHED[name].data])
+    assert len(by_task) == sum(bool(variant) and (method, "") in table for method, variant in table) > 4
+    for label, of in by_task.items():
+        method, _, variant = label.partition(", ")
+        gain = again[method, variant or "Recon"][0] - again[method, ""][0]
+        assert sum(of.values()) == pytest.approx(gain) and sum(by_metric[label].values()) == pytest.approx(gain)
+        assert len(of) == len(TASKS[PUBLISHED[name].data])
+
+
+def test_what_most_gains_consist_of_is_said_and_a_bar_shows_each_part():
+    panels = {
+        "Table 3": {"A": {"x": 2.0, "y, one": 1.0, "y, other": 0.5}, "B": {"x": -1.0, "y, one": 3.0, "y, other": 0.0}}
+    }
+    panels["Table 4"] = {"C": {"x": 0.0, "y, one": 0.4, "y, other": 0.5}}
+    assert "adds is y**, in 2 of 3 comparisons" in dense_gains.largest(panels)
+    first, second = dense_gains.figure(panels, ["red", "green", "blue"]).axes
+    bars = [(bar.get_x(), bar.get_width()) for bar in first.patches]
+    assert bars[:5] == [(0, 2), (2, 1), (3, 0.5), (0, -1), (0, 3)], "losses to the left of zero, gains end to end"
+    assert [text.get_text().strip() for text in first.texts] == ["+3.5", "+2.0"] and len(second.patches) == 3
+
+
+def test_columns_of_ours_are_left_out_until_there_is_one():
+    head, lines = ["", "mIoU", "Δm", "ours", "needs"], [["Joint", "1.0 / –", "2.0", "–", "CityScapes, 3 runs"]]
+    assert dense_gains.printed_alone(head, lines) == (["", "mIoU", "Δm"], [["Joint", "1.0", "2.0"]])
+    lines.append(["MGDA", "1.0 / 1.1", "2.0", "2.1", "nothing, 3 seeds"])
+    assert dense_gains.printed_alone(head, lines) == (head, lines)
+
+
+def test_what_tables_cost_has_a_line_for_each():
+    (line, other) = dense_gains.costs(["recon_table3", "recon_table16"], 3.45)
+    assert line[0] == "3, 8, 13" and line[1] == "CityScapes" and "EXPERIMENT=recon_table3" in line[3]
+    assert int(other[2].replace(",", "")) > int(line[2].replace(",", "")) > 10
 
 
 def test_mean_ranks_follow_from_printed_digits():

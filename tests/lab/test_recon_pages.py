@@ -25,10 +25,10 @@ PAGES = {
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Function of an experiment and its records: all text of its page, and the marks that its figure has."""
+    """Function of an experiment and its records: all text of its page, and the marks of each of its figures."""
 
     def shown(name, made):
-        load, names, texts, marks = records.load, {}, [], 0
+        load, names, texts, marks = records.load, {}, [], []
         monkeypatch.setattr(records, "load", lambda of, *more, **rest: made if of == name else load(of, *more, **rest))
         page = SOURCES / "recon" / f"{PAGES[name]}.ipynb"
         for cell in [cell for cell in nbformat.read(page, 4).cells if cell.cell_type == "code"]:
@@ -38,7 +38,7 @@ def shown(monkeypatch):
             exec(compile(ast.Module(body, []), page.name, "exec"), names)
             value = eval(compile(ast.Expression(last.value), page.name, "eval"), names) if last else None
             texts.append(getattr(value, "data", "") or "")
-            marks += sum(len(axis.lines) for number in plt.get_fignums() for axis in plt.figure(number).axes)
+            marks += [sum(len(axis.lines) for axis in plt.figure(number).axes) for number in plt.get_fignums()]
             plt.close("all")
         monkeypatch.setattr(records, "load", load)
         return texts, marks
@@ -71,7 +71,8 @@ def test_without_records_a_page_counts_and_claims_nothing(name, shown):
     texts, marks = shown(name, [])
     whole = "\n".join(texts)
     assert texts[1].startswith("**Not trained yet: 0 of ")
-    assert bool(marks) is (name != "recon_parts"), "a figure without anything in it is left out"
+    assert len(marks) == 1 and all(marks), "one figure; one without anything in it is left out"
+    assert "0 of 5 |" not in whole and "no verdict yet" not in whole, "columns that wait for runs are left out"
     assert "needs runs: 0 of " in whole and "consistent at this scale" not in whole and "better" not in whole
 
 
@@ -86,7 +87,7 @@ def test_the_table_with_all_records(shown):
     assert f"| {mean:.2f} [" in line and "n 5" in line and "better, +2." in line
     assert whole.count("n 10") > 8 and "| Recon also improves the network that a branched" in whole
     assert len([line for line in whole.splitlines() if "consistent at this scale" in line]) >= 3
-    assert marks > shown("recon_table1", [])[1] + 20
+    assert marks[0] > shown("recon_table1", [])[1][0] + 20
     part = [r for r in made if r["row"] != "mgda + released"]
     texts, _ = shown("recon_table1", part)
     assert texts[1].startswith("**Preliminary: 135 of 140") and "needs runs: 75 of 80" in "\n".join(texts)
@@ -98,11 +99,22 @@ def test_the_table_with_all_records(shown):
 def test_the_parts_with_all_records(shown):
     truth = {"norm and conv, λ 0": 2.0, "worst five": 1.0, "PCGrad on 25": 1.0}
     texts, _ = shown("recon_parts", complete("recon_parts", lambda row: truth.get(row, 0.0)))
-    assert texts[1].startswith("**Answer.** What survives is conflict") and "consistent at this scale" in texts[3]
-    assert "| separation | +2." in texts[4] and "It is the conflict." in texts[5]
+    assert texts[1].startswith("**Answer.** What survives is conflict") and "consistent at this scale" in texts[4]
+    assert "| separation | +2." in texts[5] and "It is the conflict." in texts[6]
     truth["worst five"] = 0.0
     texts, marks = shown("recon_parts", complete("recon_parts", lambda row: truth.get(row, 0.0)))
-    assert "separating the tasks, not shown to matter more where" in texts[1] and marks > 10
+    assert "separating the tasks, not shown to matter more where" in texts[1] and len(marks) == 2 and min(marks) > 10
+
+
+def test_the_drawing_of_the_design_has_what_the_runs_have(shown, monkeypatch):
+    """Its dots are filled by the networks that are planned: all but one part of Recon's in the network of its size."""
+    figures = []
+    monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
+    shown("recon_parts", [])
+    dots = [line for line in figures[0].axes[0].lines if line.get_marker() == "o"]
+    filled = [line.get_markerfacecolor() != "white" for line in dots]
+    rows = ["".join("x" if one else "." for one in filled[start : start + 4]) for start in range(0, len(filled), 4)]
+    assert rows == ["xxxx", "xxx.", "....", "x.xx", "x.x.", ".xxx", ".xx."], "norms, convolutions, passes, apart"
 
 
 def test_the_ablations_with_all_records(shown):
