@@ -3,6 +3,8 @@
     ```{verdict-card} recon             what it claims, what we found, how sure, what would change our mind, and a line
     ```                                 for each verdict: from book/papers/cards.yml; elsewhere than on the paper's own
                                         page with a link to that
+    ```{verdicts-in-short}              the finding of each paper in a few words, with a link to its page
+    ```
     ```{outcome-table} qm9 two_digits   a line for each judged table: how many methods are better, the same, worse than
     ```                                 searched static weights, and of how many these seeds cannot tell
 
@@ -17,9 +19,9 @@ import quotes
 import yaml
 from docutils import nodes
 from printed_tables import set_table
-from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from ten_minutes import link
 
 from mtl_lab import experiments, records
 from mtl_lab.protocol.table import REFERENCE
@@ -48,10 +50,10 @@ log = logging.getLogger(__name__)
 
 
 def load(file=FILE):
-    """Paper -> its card: title, page, finding, an answer to each of the `QUESTIONS`, verdicts (claim -> its words)."""
+    """Paper -> its card: title, page, finding (and in short), answers to the `QUESTIONS`, verdicts (claim -> words)."""
     cards = yaml.safe_load(file.read_text(encoding="utf-8"))
     for paper, card in cards.items():
-        if wrong := {"title", "page", "finding", "verdicts", *QUESTIONS} ^ set(card):
+        if wrong := {"title", "page", "short", "finding", "verdicts", *QUESTIONS} ^ set(card):
             raise LookupError(f"{file.name}: {paper} lacks, or has beyond the card: {', '.join(sorted(wrong))}")
     return cards
 
@@ -94,10 +96,8 @@ class VerdictCard(Noted):
             raise LookupError(f"no card of a paper {paper!r}; there are: {', '.join(load())}")
         box = nodes.container(classes=["verdict-card"])
         if self.env.docname != card["page"]:
-            where = {"refdoc": self.env.docname, "refdomain": "std", "reftype": "doc", "refexplicit": True}
-            name = nodes.inline(text=card["title"])
-            link = addnodes.pending_xref("", name, reftarget=f"/{card['page']}", refwarn=True, **where)
-            box += nodes.paragraph("", "", link, classes=["paper"])
+            name = link(self.env.docname, card["page"], card["title"])
+            box += nodes.paragraph("", "", name, classes=["paper"])
         box += nodes.paragraph("", "", nodes.strong("", "", *self.inline(card["finding"])), classes=["finding"])
         box += (answers := nodes.definition_list())
         for field, question in QUESTIONS.items():
@@ -113,6 +113,16 @@ class VerdictCard(Noted):
         return self.state.inline_text(text, self.lineno)[0]
 
 
+class VerdictsInShort(SphinxDirective):
+    def run(self):
+        self.env.note_dependency(str(FILE))
+        lines = []
+        for card in load().values():
+            line = nodes.paragraph("", "", link(self.env.docname, card["page"], card["title"]), nodes.Text(": "))
+            lines.append(line + self.state.inline_text(card["short"], self.lineno)[0])
+        return [nodes.container("", *lines, classes=["in-short-verdicts"])]
+
+
 class OutcomeTable(Noted):
     def set(self, *tables):
         body = []
@@ -126,5 +136,6 @@ class OutcomeTable(Noted):
 
 def setup(app):
     app.add_directive("verdict-card", VerdictCard)
+    app.add_directive("verdicts-in-short", VerdictsInShort)
     app.add_directive("outcome-table", OutcomeTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

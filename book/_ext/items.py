@@ -73,7 +73,8 @@ def of_page(page) -> list[list[nodes.Node]]:
             groups.setdefault((entry.get("needs"), entry.get("command")), {}).setdefault(paper, []).append(item)
     lines = []
     for (needs, command), papers in groups.items():
-        text = f"Here: {', '.join(f'{in_words(names)} of {PAPERS[paper]}' for paper, names in papers.items())}."
+        said = ", ".join(f"{in_words(names)} of {PAPERS[paper]}" for paper, names in papers.items())
+        text = f"This page covers {said}."
         more = [nodes.Text(f" The printed settings need {needs}: "), nodes.literal(text=command)] if needs else []
         lines.append([nodes.Text(text), *more])
     return lines

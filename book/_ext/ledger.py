@@ -3,7 +3,7 @@
 `{claim-filter}` sets the controls of book/_static/ledger.js, which scripts alone show, and `{outcomes} PAPER ...` a bar
 of outcomes for each paper and kind of evidence. The build prints a line for each verdict and each table that is void;
 a table whose controls fail stops it (`-W`). `{protocol-table} EXPERIMENT PROFILE` sets a judged table; both write the
-CSV of a table beside the site. `{decided} PAPER ...` counts the claims that have a yes or a no.
+CSV of a table beside the site. `{trained} yes PAPER ...` counts the claims that need training and have that answer.
 """
 
 import functools
@@ -148,10 +148,12 @@ class ClaimFilter(SphinxDirective):
         return [nodes.raw("", form, format="html")]
 
 
-def decided(*papers):
-    """Inline nodes: how many of these papers' claims have a yes or a no."""
-    found = [group(one.outcome) for paper in papers for one in verdicts.verdicts(paper)]
-    return [nodes.Text(f"{sum(one in ('yes', 'no') for one in found)} of {len(found)}")]
+def trained(answer, *papers):
+    """Inline nodes: of these papers' claims that need training, how many have that answer: "yes", "no" or "open"."""
+    found = [group(one.outcome) for paper in papers for one in verdicts.verdicts(paper) if kind(one) == "training"]
+    counts = {which: found.count(which) for which in ("yes", "no")}
+    counts["open"] = len(found) - sum(counts.values())
+    return [nodes.Text(str(counts[answer]))]
 
 
 def dispute(repository, claim, commit):
@@ -347,7 +349,7 @@ def setup(app):
     app.add_directive("ledger", Ledger)
     app.add_directive("outcomes", Outcomes)
     app.add_directive("claim-filter", ClaimFilter)
-    app.add_role("decided", quotes.Quote(decided))
+    app.add_role("trained", quotes.Quote(trained))
     app.add_directive("protocol-table", ProtocolTable)
     app.connect("builder-inited", report)
     app.connect("build-finished", write_csv)

@@ -32,6 +32,19 @@ def parts(table: Mapping[tuple[str, str], Line], apart: Collection[str] = ()) ->
     return found
 
 
+def in_all(table: Mapping[tuple[str, str], Line]) -> dict[str, float]:
+    """Line with a variant -> printed Δm minus that of the same method without it.
+
+    The sum of its `parts` differs where a cell is printed with few digits.
+    """
+    delta = {key: line["", "delta_m"]["value"] for key, line in table.items() if ("", "delta_m") in line}
+    return {
+        method if variant == "Recon" else f"{method}, {variant}": delta[method, variant] - delta[method, ""]
+        for method, variant in delta
+        if variant and (method, "") in delta
+    }
+
+
 def largest(panels: Mapping[str, Mapping[str, Parts]]) -> str:
     """Which task makes the largest part of the gains most often, in a sentence."""
     found = Counter[str]()
@@ -44,8 +57,11 @@ def largest(panels: Mapping[str, Mapping[str, Parts]]) -> str:
     return f"**As printed, the largest part of what Recon adds is {task}**, in {count} of {found.total()} comparisons."
 
 
-def figure(panels: Mapping[str, Mapping[str, Parts]], colours: Sequence[str]):
-    """A panel for each table, a bar for each line: its parts end to end, gains to the right and losses to the left."""
+def figure(panels: Mapping[str, Mapping[str, Parts]], colours: Sequence[str], printed: Mapping[str, Parts]):
+    """A panel for each table, a bar for each line: its parts end to end, gains to the right and losses to the left.
+
+    printed  panel -> line -> the number beside its bar, from `in_all`.
+    """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
@@ -54,12 +70,12 @@ def figure(panels: Mapping[str, Mapping[str, Parts]], colours: Sequence[str]):
     height = 0.22 * sum(counts) + 0.45 * len(panels) + 0.6
     made, axes = plt.subplots(len(panels), 1, figsize=(3.9, height), height_ratios=counts, squeeze=False)
     for axis, (title, lines) in zip(axes[:, 0], panels.items(), strict=True):
-        for y, of in enumerate(lines.values()):
+        for y, (name, of) in enumerate(lines.items()):
             ends = [0.0, 0.0]  # of the bar, left and right
             for part, points in of.items():
                 axis.barh(y, points, 0.74, left=ends[points > 0], color=looks[part])
                 ends[points > 0] += points
-            axis.text(ends[1], y, f" {sum(of.values()):+.1f}".replace("-", "−"), va="center", fontsize=9)
+            axis.text(ends[1], y, f" {printed[title][name]:+.1f}".replace("-", "−"), va="center", fontsize=9)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(lines)), list(lines), fontsize=9)
         axis.tick_params("y", length=0)

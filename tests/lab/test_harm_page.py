@@ -93,8 +93,8 @@ TABLES = {"harm-balanced-table", "harm-sign-table", "harm-removal-judged", "harm
 def test_the_page_answers_once_all_runs_are_there(monkeypatch, complete):
     texts, figures = shown(monkeypatch, complete)
     finding = texts["harm-finding"]
-    assert "Yes: pairs with more conflict lose more." in finding and "Not known yet" not in finding
-    assert "Yes: if only its sign is turned" in finding
+    assert "equal size: yes: pairs with more conflict lose more." in finding and "Not known yet" not in finding
+    assert "Yes: with the sign of the conflict turned" in finding
     removal = texts["harm-removal-words"]
     assert "On 5 of 5 data sets PCGrad, which removes it, helps more" in finding and "Not shown" not in finding
     assert "Because it answers conflict, PCGrad is shown to help on 5 of 5 data sets." in removal

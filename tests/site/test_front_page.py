@@ -109,8 +109,10 @@ def test_what_the_card_of_recon_says():
     said = {check.text.split(":")[0].split(" against ")[1]: check for check in claim.checks}
     assert "clearly helped PCGrad" in card["finding"] and said["pcgrad"].text.endswith(": better")
     assert "For equal weights and CAGrad, these seeds cannot tell" in card["finding"]
+    assert card["short"] == "helped PCGrad; for others these seeds cannot tell."
     assert all(said[name].text.endswith(": cannot decide") for name in ("equal", "cagrad"))
-    assert "With the layers and the learning rate found for PCGrad, equal weights do as well" in card["found"]
+    assert "Plain training with equal weights, on the layers and the learning rate" in card["found"]
+    assert "found for PCGrad, does as well" in card["found"]
     found = recon_exchange.crossed(TABLES["multi_fashion_mnist"], records.load("recon_exchange", "small"), PAIR)
     d = paired.paired_difference(*(found[method, "recon_pcgrad"] for method in ("recon_pcgrad", "recon_equal")))
     assert max(-d.low, d.high) < margin
@@ -119,6 +121,7 @@ def test_what_the_card_of_recon_says():
 def test_what_the_card_of_rotograd_says():
     row, card = TABLES["two_digits"].rows["rotograd"], cards.load()["rotograd"]
     assert ("does as well as tuned fixed weights, to within" in card["finding"]) == (row.outcome == "equivalent")
+    assert ("as good as tuned fixed weights on digits, not better" in card["short"]) == (row.outcome == "equivalent")
     claim = next(v for v in verdicts.verdicts("rotograd") if v.claim["id"] == "rotograd-digits-better")
     said = {c.text.split(":")[0].split(" against ")[1]: c.text.rpartition(": ")[2] for c in claim.checks}
     assert "clearly beats MGDA and does as well as the plain sum" in card["found"]
@@ -131,6 +134,7 @@ def test_what_the_card_of_sam_gs_says():
     card = cards.load()["sam_gs"]
     finding = card["finding"]
     assert "beats tuned fixed weights on molecules and loses to them on pictures" in finding
+    assert card["short"] == "better than tuned fixed weights on molecules, worse on pictures."
     assert TABLES["qm9"].rows["sam_gs"].outcome == "better"
     assert TABLES["multi_fashion_mnist"].rows["sam_gs"].outcome == "worse"
     assert "Equal lengths alone do better on both" in finding

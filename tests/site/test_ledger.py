@@ -361,3 +361,13 @@ def test_without_scripts_all_claims_are_there_and_no_form(chromium, built):
     assert chromium.run(SHOWN) == NAMES
     assert chromium.run("document.querySelector('.claim-filter').checkVisibility()") is False
     assert chromium.run("document.querySelectorAll('.outcome-bar a').length") == 0
+
+
+def test_the_ledger_begins_with_how_many_claims_that_need_training_hold():
+    papers = ("recon", "sam_gs", "rotograd")
+    found = [one for paper in papers for one in verdicts.verdicts(paper) if one.claim["scope"] != "arithmetic"]
+    yes, no, rest = (int(ledger.trained(answer, *papers)[0]) for answer in ("yes", "no", "open"))
+    assert yes + no + rest == len(found)
+    assert no == sum("not" in one.outcome.split() or one.outcome == verdicts.DISAGREE for one in found)
+    with pytest.raises(LookupError):
+        ledger.trained("maybe", *papers)
