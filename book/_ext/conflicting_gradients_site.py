@@ -80,13 +80,20 @@ def _listed(entries):
     )
 
 
+def _time(seconds):
+    if seconds >= 100:
+        return f"{seconds / 60:.1f} minutes"
+    whole = max(round(seconds), 1)
+    return f"{whole} second{'s' * (whole != 1)}"
+
+
 def _cell(key, value):
     if key == "parameters":
         return _listed(nodes.literal(text=f"{name}={given!r}") for name, given in value)
     if key == "versions":
         return _listed(nodes.Text(f"{name} {version}") for name, version in value)
     if key == "seconds":
-        return nodes.paragraph(text=f"{value:.0f} seconds" if value < 100 else f"{value / 60:.1f} minutes")
+        return nodes.paragraph(text=_time(value))
     if key in ("command", "colab"):
         return nodes.literal_block(value, value, language={"command": "bash", "colab": "ipython3"}[key])
     return nodes.paragraph(text=str(value))

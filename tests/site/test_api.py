@@ -52,6 +52,13 @@ for _module in MODULES:
     PUBLIC |= public(_module)
 
 
+def test_a_signature_is_short_and_shows_its_defaults():
+    from mtl_core.tasks import Task
+
+    shown = "(loss: ~collections.abc.Callable[[~torch.Tensor], int], metrics: ~a.Mapping = <factory>, labels=<built-in function len>)"
+    assert docstrings.short(Task, shown) == "(loss: Callable[[Tensor], int], metrics: Mapping = {}, labels=len)"
+
+
 def test_every_public_name_has_an_entry():
     listed = [resolved(name) for name in ENTRIES]
     assert len(PUBLIC) > 40
