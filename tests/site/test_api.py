@@ -55,8 +55,8 @@ for _module in MODULES:
 def test_a_signature_is_short_and_shows_its_defaults():
     from mtl_core.tasks import Task
 
-    shown = "(loss: ~collections.abc.Callable[[~torch.Tensor], int], metrics: ~a.Mapping = <factory>, labels=<built-in function len>)"
-    assert docstrings.short(Task, shown) == "(loss: Callable[[Tensor], int], metrics: Mapping = {}, labels=len)"
+    shown = "(loss: ~a.b.Callable[[~torch.Tensor], int], metrics: ~a.Map = <factory>, labels=<built-in function len>)"
+    assert docstrings.short(Task, shown) == "(loss: Callable[[Tensor], int], metrics: Map = {}, labels=len)"
 
 
 def test_every_public_name_has_an_entry():
