@@ -70,14 +70,15 @@ def answer(found):
 
 
 def marked(text):
-    """Nodes of a cell: what is code looks like it, and a narrow column breaks it after a dot or a parenthesis alone."""
-    for k, part in enumerate(CODE.split(text)):
-        if k % 2 == 0:
+    """Nodes of a cell: what is code looks like it, and a narrow column breaks it after its marks alone."""
+    for place, part in enumerate(CODE.split(text)):
+        if place % 2 == 0:
             yield nodes.Text(part)
             continue
         code = nodes.literal(classes=["breaks"])
-        for piece in re.findall(r"[^.(]+[.(]?|[.(]", part):
-            code += [nodes.Text(piece), nodes.raw("", "<wbr>", format="html")]
+        for k, piece in enumerate(re.findall(r"[^.(=_]*[.(=_]?", part)[:-1]):
+            code += [nodes.raw("", "<wbr>", format="html")] * (k > 0)
+            code += nodes.Text(piece)
         yield code
 
 
