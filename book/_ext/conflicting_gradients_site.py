@@ -61,6 +61,15 @@ def tidy_body(app, page, template, context, doctree):
     context["body"] = re.sub(r'<th class="([^"]*)"><p></p></th>', r'<td class="\1"></td>', body)
 
 
+def name_toggles(app, page, template, context, doctree):
+    """The theme's arrow that opens a part of the contents has no word for screen readers."""
+    if make := context.get("generate_toctree_html"):
+        named = '<summary aria-label="Pages of this part"><span class="toctree-toggle"'
+        context["generate_toctree_html"] = lambda *given, **options: str(make(*given, **options)).replace(
+            '<summary><span class="toctree-toggle"', named
+        )
+
+
 def _is_thebe(file):
     return "thebe" in f"{getattr(file, 'filename', file)} {getattr(file, 'attributes', {}).get('body', '')}".lower()
 
@@ -80,13 +89,20 @@ def _listed(entries):
     )
 
 
+def _time(seconds):
+    if seconds >= 100:
+        return f"{seconds / 60:.1f} minutes"
+    whole = max(round(seconds), 1)
+    return f"{whole} second{'s' * (whole != 1)}"
+
+
 def _cell(key, value):
     if key == "parameters":
         return _listed(nodes.literal(text=f"{name}={given!r}") for name, given in value)
     if key == "versions":
         return _listed(nodes.Text(f"{name} {version}") for name, version in value)
     if key == "seconds":
-        return nodes.paragraph(text=f"{value:.0f} seconds" if value < 100 else f"{value / 60:.1f} minutes")
+        return nodes.paragraph(text=_time(value))
     if key in ("command", "colab"):
         return nodes.literal_block(value, value, language={"command": "bash", "colab": "ipython3"}[key])
     return nodes.paragraph(text=str(value))
@@ -126,6 +142,7 @@ def setup(app):
     app.connect("doctree-resolved", mark_pictures)
     app.connect("html-page-context", point_at_sources, priority=400)  # before the theme makes the links
     app.connect("html-page-context", repair_head, priority=900)
+    app.connect("html-page-context", name_toggles, priority=900)
     app.connect("html-page-context", tidy_body)
     app.connect("build-finished", copy_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

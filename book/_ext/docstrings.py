@@ -11,9 +11,11 @@ becomes a list of definitions. What is not such a mark is shown as it stands.
     ```{names} api/balancer       a line for each name that this page describes: a link and its first sentence
     ```
 
-Its lines have the ids of the entries, members too: addresses from when all entries were on one page still lead there.
+Signatures have short names of types, and defaults as the source writes them. The list's lines have the ids of the
+entries, members too: addresses from when all entries were on one page still lead there.
 """
 
+import dataclasses
 import importlib
 import inspect
 import pathlib
@@ -137,7 +139,26 @@ def listed(app, doctree, docname):
         place.replace_self(lines)
 
 
+def short(thing, signature):
+    """A signature that does not parse, since a default has no source text, is shown by Sphinx as it is: mend it.
+
+    Defaults of fields become what `field(default_factory=...)` makes, or the function's name; types lose their modules.
+    """
+    made = [repr(f.default_factory()) for f in dataclass_fields(thing) if f.default_factory is not dataclasses.MISSING]
+    signature = re.sub("<factory>", lambda found: made.pop(0) if made else found[0], signature or "")
+    return re.sub(r"~(?:\w+\.)+", "", re.sub(r"<(?:built-in )?function (\w+)(?: at \w+)?>", r"\1", signature))
+
+
+def dataclass_fields(thing):
+    return dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
+
+
+def shortened(app, what, name, thing, options, signature, returned):
+    return short(thing, signature), short(None, returned) or None
+
+
 def setup(app):
+    app.connect("autodoc-process-signature", shortened)
     app.connect("autodoc-process-docstring", lambda a, what, name, thing, options, lines: _replace(lines))
     app.add_node(names_of_page)
     app.add_directive("names", Names)

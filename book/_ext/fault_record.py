@@ -12,6 +12,8 @@ from sphinx.util.docutils import SphinxDirective
 
 RECORD = pathlib.Path(__file__).resolve().parents[2] / "tests" / "faults" / "record.jsonl"
 OUTCOMES = ("ok", "one sentence", "FAILURE")
+# Where a kind's name says too little.
+TITLES = {"claims": "damaged claims file", "orphans": "processes without a parent"}
 
 
 def read(path):
@@ -50,11 +52,11 @@ class Faults(SphinxDirective):
             return [nodes.paragraph("", "", nodes.strong(text=answer(head)))]
         body = []
         for kind, number in counts(lines).items():
-            cells = [kind, sum(number.values()), *number.values()]
+            cells = [TITLES.get(kind, kind), sum(number.values()), *number.values()]
             body.append([[nodes.Text(f"{cell:,}" if isinstance(cell, int) else cell)] for cell in cells])
         when = datetime.date.fromisoformat(head["finished"])
         text = f"Made in {when:%B %Y} from seed {head['seed']}, at commit {head['commit'][:12]}."
-        titles = ["kind of fault", "faults", "went well", "one sentence", "failures"]
+        titles = ["kind of fault", "faults", "ended well", "stopped with a sentence", "failures"]
         return [nodes.paragraph("", text), set_table(titles, body, 1, "faults")]
 
 

@@ -59,7 +59,7 @@ def panel(page, known):
             field = f'<input type="text" autocomplete="off" spellcheck="false" value="{shown}" {common}>'
         lines.append(
             f'<div class="value"><label for="value-{name}"><code>{name}</code></label>{field}'
-            f'<span class="about" id="about-{name}"><i>{html.escape(item.kind)}</i>: {about}'
+            f'<span class="about" id="about-{name}"><i>{html.escape(item.kind)}</i>{": " * bool(about)}{about}'
             f'<span class="wrong"></span></span></div>'
         )
     command = html.escape(run_card.command(page, ""))

@@ -18,6 +18,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+CODE = re.compile(r"([\w.]+\([\w=, ]*\)|\w+(?:\.\w+)+(?: = \w+)?|\w+=(?:\[[\w.]+\]|\w*)|\w+_\w+)")
 log = logging.getLogger(__name__)
 
 
@@ -68,6 +69,19 @@ def answer(found):
     return f"{mark.outcome}; {mark.remark}" if mark.remark else mark.outcome
 
 
+def marked(text):
+    """Nodes of a cell: what is code looks like it, and a narrow column breaks it after its marks alone."""
+    for place, part in enumerate(CODE.split(text)):
+        if place % 2 == 0:
+            yield nodes.Text(part)
+            continue
+        code = nodes.literal(classes=["breaks"])
+        for k, piece in enumerate(re.findall(r"[^.(=_]*[.(=_]?", part)[:-1]):
+            code += [nodes.raw("", "<wbr>", format="html")] * (k > 0)
+            code += nodes.Text(piece)
+        yield code
+
+
 class Support(SphinxDirective):
     has_content = True
 
@@ -87,7 +101,7 @@ class Support(SphinxDirective):
                 shown += [nodes.Text(", ")] if len(shown) else []
                 words = named(mark)
                 shown += nodes.reference("", words, refuri=f"{repository}/blob/main/{mark.place}")
-            cells = nodes.paragraph(text=feature), nodes.paragraph(text=answer(found)), shown
+            cells = *(nodes.paragraph("", "", *marked(text)) for text in (feature, answer(found))), shown
             body += nodes.row("", *(nodes.entry("", cell) for cell in cells))
         group, head = nodes.tgroup(cols=3), nodes.thead()
         titles = ("with", "works?", "the test that shows it")

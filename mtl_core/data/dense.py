@@ -30,7 +30,7 @@ OVER = ("image", "batch", "global")
 
 
 def segmentation(classes: int, name: str = "semantic", over: str = "global") -> Task:
-    """Segmentation: cross-entropy; mIoU and pixel accuracy in percent.
+    """A segmentation task: cross-entropy; mIoU and pixel accuracy in percent.
 
     mIoU is the mean over classes of TP / (TP + FP + FN); a class that is neither in the targets nor in the
     predictions is left out of the mean, as there is nothing to divide by.
@@ -50,7 +50,7 @@ def segmentation(classes: int, name: str = "semantic", over: str = "global") -> 
 
 
 def depth(name: str = "depth", over: str = "image") -> Task:
-    """Depth, or disparity: mean absolute error; the same in the targets' unit, and |error| / |target| as a ratio."""
+    """A depth or disparity task: mean absolute error; the same in the targets' unit, and |error| / |target|."""
     metrics = {
         "absolute error": _metric(over, lambda: _library().MeanAbsoluteError(), _pair, False),
         "relative error": _metric(over, lambda: _library().MeanAbsolutePercentageError(), _pair, False),
@@ -59,7 +59,8 @@ def depth(name: str = "depth", over: str = "image") -> Task:
 
 
 def normals(name: str = "normals", over: str = "image") -> Task:
-    """Surface normals: 1 - cosine; mean and median angle in degrees, percent of pixels within 11.25, 22.5, 30 degrees.
+    """A task of surface normals: 1 - cosine; mean and median angle in degrees, percent of pixels within 11.25, 22.5
+    and 30 degrees.
 
     Predictions of any length are taken as directions. The median of an even number of angles is the lower one of the
     middle two, as torch has it; over "global" it keeps the angle of every pixel of the split, 4 bytes each.

@@ -39,7 +39,8 @@ def load(
     validation: int | None = None,
     test: int | None = None,
 ) -> Problem:
-    """The problem: inputs (N, 3, H, W) uint8, a third wider than high, and the targets that `dense` describes.
+    """Synthetic scenes as a problem: inputs (N, 3, H, W) uint8, a third wider than high, and targets as
+    `dense` describes them.
 
     kind    "indoor": tasks "semantic" (13 classes), "depth" in m, "normals" in the camera's frame (x right, y down,
             z forward); "street": "semantic" (7 classes), "depth", which here is inverse depth in 1/m, a disparity up

@@ -229,14 +229,14 @@ class _FeatureRotation(RotatedHeads):
 
 
 class RotoGrad(_FeatureRotation):
-    r"""Both halves: the trunk gets $C\sum_k U_k$, rotations are trained. An nn.Module around trunk and heads.
+    r"""Both halves of RotoGrad, around a trunk and heads: the trunk gets $C\sum_k U_k$, rotations are trained.
 
     trunk, heads      modules; heads in a list, or by task in a dict: then outputs and losses are by task, too. The list
                       is not changed, all is registered: `.to()`, `state_dict`.
     rotation_size     m: the first m features are rotated.
     post_shape        shape that follows the features, (H, W) for maps (B, d, H, W).
-    burn_in           the step, counted from zero, at which L_k(t0) and the norms of G^0 are taken anew; 0: never.
-    normalize_losses  gradients of L_k / |L_k(t0)|, also for the heads.
+    burn_in           the step, counted from 0, at which $L_k(t_0)$ and the norms of $G_k^0$ are taken anew; 0: never.
+    normalize_losses  gradients of $L_k/|L_k(t_0)|$, also for the heads.
     objective         "code": the rotation loss of the released package 0.1.6, $\|R_k \bar v - \tilde g\|^2$ summed over
                       the batch (averaged where post_shape is given) with $\bar v = \|\frac1K\sum_i G_i\| V$;
                       "paper": equation 3.
@@ -259,7 +259,7 @@ class RotateOnly(_FeatureRotation):
 
 
 class ScaleOnly(_FeatureRotation):
-    r"""RotoGrad without training rotations: the trunk gets $C\sum_k U_k$. Arguments as `RotoGrad`; R_k stay put.
+    r"""RotoGrad without training rotations: the trunk gets $C\sum_k U_k$. Arguments as `RotoGrad`; $R_k$ is fixed.
 
     The released package has no such class.
     """

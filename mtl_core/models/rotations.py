@@ -239,9 +239,9 @@ class RotatedHeads(nn.Module):
 
 
 def with_rotation_layers(model: MultiTaskModel, rotation_size: int, **options: Any) -> MultiTaskModel:
-    """The same trunk and heads with a rotation R_k as an extra layer before head k: the baseline "method + R_k".
+    """The same trunk and heads with a rotation $R_k$ as an extra layer before head k: the baseline "method + $R_k$".
 
-    R_k belongs to its head: it gets the gradient of its own task's loss, whatever the method does to the trunk.
+    $R_k$ belongs to its head: it gets the gradient of its own task's loss, whatever the method does to the trunk.
     options  those of `Rotations`. The modules of `model` are used, not copied.
     """
     like = next(model.parameters())

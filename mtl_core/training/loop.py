@@ -40,8 +40,9 @@ class History:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, tasks: Sequence[Task], split, batch_size: int = 500) -> dict:
-    """task -> {"loss": mean over its labels, metric: value} over all of `split`, in evaluation mode.
+    """Loss and metrics of each task over a split: task -> {"loss": mean over its labels, metric: value}.
 
+    The model is in evaluation mode meanwhile.
     split  as in `data.batches`; metrics see the targets unchanged, so that a masked task needs masked metrics.
     """
     training, names = model.training, [task.name for task in tasks]

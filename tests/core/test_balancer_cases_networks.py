@@ -18,7 +18,7 @@ from mtl_lab.probes.update_comparison import arguments
 
 
 @pytest.mark.supports("torch.compile of a trunk or a head", "yes")
-@pytest.mark.supports("torch.compile of the whole network", "refused", "name what is shared: shared=")
+@pytest.mark.supports("torch.compile of the whole network", "refused", "name what is shared, with shared=")
 def test_10_torch_compile():
     """A compiled trunk is like any; a whole model that is compiled does not tell what tasks share."""
     torch._dynamo.reset()

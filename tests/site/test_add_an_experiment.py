@@ -103,6 +103,12 @@ def test_contents_notices_and_notebook_are_in_form(files, copy):
     assert nbformat.writes(refresh.normal_form(book)).strip() == files[notebook].strip()
 
 
+def test_the_page_shows_the_cells_of_its_notebook(files):
+    (notebook,) = [name for name in files if name.endswith(".ipynb")]
+    cells = ["".join(cell["source"]) for cell in json.loads(files[notebook])["cells"]]
+    assert re.findall(r"(?ms)^````\w+\n(.*?)\n````$", PAGE.read_text(encoding="utf-8")) == cells
+
+
 def test_the_table_trains_is_judged_and_has_its_page(files, copy):
     environment = {**os.environ, "PYTHONPATH": str(copy), "MTL_RUNS": str(copy / "runs"), "TQDM_DISABLE": "1"}
     done = subprocess.run([sys.executable, "-c", FOLLOW], cwd=copy, env=environment, capture_output=True, text=True)

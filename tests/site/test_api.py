@@ -52,6 +52,13 @@ for _module in MODULES:
     PUBLIC |= public(_module)
 
 
+def test_a_signature_is_short_and_shows_its_defaults():
+    from mtl_core.tasks import Task
+
+    shown = "(loss: ~a.b.Callable[[~torch.Tensor], int], metrics: ~a.Map = <factory>, labels=<built-in function len>)"
+    assert docstrings.short(Task, shown) == "(loss: Callable[[Tensor], int], metrics: Map = {}, labels=len)"
+
+
 def test_every_public_name_has_an_entry():
     listed = [resolved(name) for name in ENTRIES]
     assert len(PUBLIC) > 40
@@ -134,3 +141,10 @@ def test_the_entrance_leads_to_each_name_and_keeps_its_old_address(pages):  # no
             assert f"api/{page.stem}.html#{name}" in entrance.links
     assert {"mtl-core-methods", "mtl-core-data", "mtl-core"} <= entrance.ids
     assert not [text for text in entrance.text if "`" in text or "$" in text]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_built_signatures_have_no_object_in_angle_brackets(page, pages):  # noqa: F811
+    text = (SITE / "api" / f"{page.stem}.html").read_text(encoding="utf-8")
+    signatures = re.findall(r'<dt class="sig.*?</dt>', text, re.DOTALL)
+    assert signatures and [one for one in signatures if "~" in one or "&lt;" in one] == []

@@ -371,3 +371,10 @@ def test_the_ledger_begins_with_how_many_claims_that_need_training_hold():
     assert no == sum("not" in one.outcome.split() or one.outcome == verdicts.DISAGREE for one in found)
     with pytest.raises(LookupError):
         ledger.trained("maybe", *papers)
+
+
+def test_the_glossary_explains_every_word_of_a_badge():
+    text = " ".join((ROOT / "book" / "glossary.md").read_text(encoding="utf-8").lower().split())
+    scope, verdict = (re.search(rf" {name} (.*?)(?: verdict | ```)", text)[1] for name in ("scope", "verdict"))
+    assert [word for word in verdicts.SCOPES if f"*{word}*" not in scope] == []
+    assert [word for word in (*ledger.ORDER,) if f"*{word}*" not in verdict] == []

@@ -45,6 +45,12 @@ def test_answers():
         support.answer([mark, mark._replace(outcome="yes")])
 
 
+def test_code_in_a_cell_breaks_after_its_marks_alone():
+    html = "".join(str(node) for node in support.marked("refused; set a.b_c = False, or f(x_y=None), in ignore="))
+    pieces = re.findall(r"<literal[^>]*>(.*?)</literal>", html)
+    assert [re.sub(r"<raw.*?</raw>", "|", text) for text in pieces] == ["a.|b_|c =| False", "f(|x_|y=|None)", "ignore="]
+
+
 def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(support, "there", lambda device: device == "")
     assert "not run" in support.answer([support.Mark("x", "yes", "", "cuda", "test_x", "")])
