@@ -119,7 +119,8 @@ class VerdictsInShort(SphinxDirective):
         lines = []
         for card in load().values():
             line = nodes.paragraph("", "", link(self.env.docname, card["page"], card["title"]), nodes.Text(": "))
-            lines.append(line + self.state.inline_text(card["short"], self.lineno)[0])
+            line += self.state.inline_text(card["short"], self.lineno)[0]
+            lines.append(line)
         return [nodes.container("", *lines, classes=["in-short-verdicts"])]
 
 
