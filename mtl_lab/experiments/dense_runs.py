@@ -201,7 +201,8 @@ def _steps(axis, groups: Mapping[str, Sequence[Sequence[float]]], count: int, co
     top = max((max(of) for lines in groups.values() for of in lines), default=1.0) or 1.0
     at = {group: float(median_low([of[-1] for of in lines])) for group, lines in groups.items()}  # the end of a line
     rising, gap, ceiling = sorted(at, key=at.__getitem__), 0.11 * top, top
-    names = dict(zip(rising, accumulate((at[group] for group in rising), lambda y, own: max(own, y + gap)), strict=True))
+    places = accumulate((at[group] for group in rising), lambda y, own: max(own, y + gap))
+    names = dict(zip(rising, places, strict=True))
     for group in reversed(rising):  # and below the title
         names[group] = ceiling = min(names[group], ceiling)
         ceiling -= gap
