@@ -8,9 +8,10 @@
     ```{outcome-grid} qm9 two_digits        a line for each method, a column for each judged table: its outcome as mark
     ```                                     (`MARKS`) and its mean difference to the reference row; `:without: row row`
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
-    ```                                     the paper's variants, `:dataset:` picks one data set
+    ```                                     the paper's variants, `:dataset:` picks one data set, `:mark:` one method
     ```{paired} NAME                        chosen paired differences: lines `panel | words | qm9 small sam_gs`, then
-    ```                                     the caption
+    ```                                     the caption; `… recon_equal minus equal`: between two rows, by Holm within
+                                            the panel, with `:minus: words` for the axis
 
 and the role {dose}`conflict_dose small overlap harm`: by how much one of `conflict_and_harm.CONTRASTS` changes harm or
 a measure, or over how many "seeds". What is missing stops the build (`-W`) and is named.
@@ -311,7 +312,8 @@ class Paired(Drawn):
             else:
                 lines[words] = verdict.rows[row].difference
         for lines in panels.values():
-            lines |= paired.holm_intervals({words: gaps for words, gaps in lines.items() if isinstance(gaps, list)})
+            if gaps := {words: found for words, found in lines.items() if isinstance(found, list)}:
+                lines |= paired.holm_intervals(gaps)
         heights = [len(lines) + 1 for lines in panels.values()]
         size, look = (5, 0.3 * sum(heights) + 0.7), {"squeeze": False, "layout": "constrained"}
         figure, axes = plt.subplots(len(panels), 1, figsize=size, height_ratios=heights, **look)

@@ -99,7 +99,7 @@ def test_every_method_has_one_place_in_the_table_of_outcomes():
 def test_a_card_that_is_not_whole_is_named(tmp_path):
     file = tmp_path / "cards.yml"
     file.write_text(yaml.safe_dump({"recon": {"title": "Recon", "claims": "x", "verdict": "y"}}))
-    lacks = "cards.yml: recon lacks, or has .* change, finding, found, page, sure, verdict, verdicts"
+    lacks = "cards.yml: recon lacks, or has .* change, finding, found, page, short, sure, verdict, verdicts"
     with pytest.raises(LookupError, match=lacks):
         cards.load(file)
     assert set(cards.load()) == {"recon", "rotograd", "sam_gs"}
