@@ -8,9 +8,10 @@
     ```{outcome-grid} qm9 two_digits        a line for each method, a column for each judged table: its outcome as mark
     ```                                     (`MARKS`) and its mean difference to the reference row; `:without: row row`
     ```{printed-dots} recon 1 delta_m       one metric of a printed table, a line per method; `:by: variant` marks
-    ```                                     the paper's variants, `:dataset:` picks one data set
+    ```                                     the paper's variants, `:dataset:` picks one data set, `:mark:` one method
     ```{paired} NAME                        chosen paired differences: lines `panel | words | qm9 small sam_gs`, then
-    ```                                     the caption
+    ```                                     the caption; `… recon_equal minus equal`: between two rows, by Holm within
+                                            the panel, with `:minus: words` for the axis
 
 and the role {dose}`conflict_dose small overlap harm`: by how much one of `conflict_and_harm.CONTRASTS` changes harm or
 a measure, or over how many "seeds". What is missing stops the build (`-W`) and is named.
@@ -39,6 +40,7 @@ from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
 from mtl_lab.protocol.table import A_A, BROKEN, REFERENCE
 from mtl_lab.protocol.verdict import paired_differences
+from mtl_lab.statistics import paired
 
 log = logging.getLogger(__name__)
 FOLDER = "_drawn"  # under the book's sources, not tracked
@@ -53,6 +55,8 @@ class Drawn(SphinxDirective):
         "by": directives.unchanged,
         "dataset": directives.unchanged,
         "from": float,
+        "mark": directives.unchanged,
+        "minus": directives.unchanged,
         "title": directives.unchanged,
         "without": directives.unchanged,
     }
@@ -261,6 +265,11 @@ class PrintedDots(Drawn):
             _arrows(axis, {name: {r[by]: r["value"] for r in rows if r["method"] == name} for name in names}, kinds)
         axis.axvline(0, color=plots.COLOURS["grey"], lw=0.8)
         axis.set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], fontsize=9)
+        for label, name in zip(axis.get_yticklabels(), names, strict=True):
+            if name == self.options.get("mark"):
+                label.set(weight="bold", color=USES["gradient angles, signs"])
+                values = [row["value"] for row in rows if row["method"] == name]
+                axis.plot(values, [names.index(name)] * len(values), "D", color=USES["gradient angles, signs"], ms=8)
         axis.set_ylim(len(names) - 0.5, -0.5 - 0.6 * (len(kinds) > 1))
         better = {True: "higher is better", False: "lower is better"}.get(rows[0]["higher_is_better"], "")
         label = "Δm" if rows[0]["metric"] == "delta_m" else rows[0]["metric"]
@@ -278,7 +287,7 @@ def _arrows(axis, lines, kinds):
     y, ends = both[0]
     for kind, x, colour in zip(kinds, ends, ("black", USES["gradient angles, signs"]), strict=False):
         words = f"with {kind}" if kind else "without"
-        side = "left" if x > min(ends) else "right" if x < max(ends) else "center"
+        side = "right" if x <= 0 or x < max(ends) else "left"  # clear of the line at zero and of the other word
         axis.text(x, y - 0.35, words, color=colour, fontsize=9, ha=side, va="bottom")
 
 
@@ -292,10 +301,19 @@ class Paired(Drawn):
             for file in records.folder(experiment, profile).glob("*.json*"):
                 self.env.note_dependency(str(file))
             verdict = experiments.committed(experiment, profile)
-            found = verdict.rows.get(row) if verdict else None
-            if found is None or found.state != "judged" or not found.difference:
-                raise LookupError(f"no judged row {row!r} of {experiment}, {profile}")
-            panels.setdefault((panel, verdict.table.margin), {})[words] = found.difference
+            row, _, against = row.partition(" minus ")
+            for one in filter(None, (row, against)):
+                found = verdict.rows.get(one) if verdict else None
+                if found is None or found.state != "judged" or not found.difference and one != REFERENCE:
+                    raise LookupError(f"no judged row {one!r} of {experiment}, {profile}")
+            lines = panels.setdefault((panel, verdict.table.margin), {})
+            if against:
+                lines[words] = paired_differences({n: r.delta for n, r in verdict.rows.items()}, row, against)
+            else:
+                lines[words] = verdict.rows[row].difference
+        for lines in panels.values():
+            if gaps := {words: found for words, found in lines.items() if isinstance(found, list)}:
+                lines |= paired.holm_intervals(gaps)
         heights = [len(lines) + 1 for lines in panels.values()]
         size, look = (5, 0.3 * sum(heights) + 0.7), {"squeeze": False, "layout": "constrained"}
         figure, axes = plt.subplots(len(panels), 1, figsize=size, height_ratios=heights, **look)
@@ -309,7 +327,8 @@ class Paired(Drawn):
             axis.set_yticks(range(len(lines)), list(lines), fontsize=9)
             axis.set_ylim(len(lines) - 0.5, -0.5)
             axis.set_title(panel, fontsize=10, loc="left")
-        axes[-1, 0].set_xlabel("points of Δm, minus those of tuned fixed weights\n(right is better)", fontsize=9)
+        minus = self.options.get("minus", "minus those of tuned fixed weights")
+        axes[-1, 0].set_xlabel(f"points of Δm, {minus}\n(right is better)", fontsize=9)
         return figure
 
 

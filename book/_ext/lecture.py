@@ -8,7 +8,7 @@
     ![](claim:recon CLAIM)          the paired differences that a claim on results is judged by
     {record}`qm9 small margin`      the roles record, verdict, tally, items, dose, as on pages; and
     {said}`PAGE#SECTION`            the answer that a page prints there, or at its top: an output's first bold words
-    {held}`recon CLAIM`             1 of 3: how many comparisons of a claim hold
+    {held}`recon CLAIM`             1 of 3: how many comparisons of a claim hold; {holds}: 1 of 3 comparisons holds
     :::notes … :::                  what the speaker says
 
 What is missing stops the build and is named. reveal.js comes from .venv/reveal (.ci/reveal.py); without it the slides
@@ -88,6 +88,12 @@ def held(paper, name):
     return [nodes.Text(f"{sum(check.holds is True for check in checks)} of {len(checks)}")]
 
 
+def holds(paper, name):
+    """Inline nodes: the same as a clause."""
+    (count,) = held(paper, name)
+    return [nodes.Text(f"{count} comparisons hold{'s' * count.startswith('1 ')}")]
+
+
 def comparisons(paper, name, file):
     """Save a figure of the paired differences behind a claim on results, as the ledger judges them; its words."""
     claim = compared(paper, name).claim
@@ -120,7 +126,7 @@ class Site:
     def __init__(self, folder, place=lambda claim: None):
         self.folder, self.place = folder, place
         self.roles = {"record": quotes.record, "verdict": quotes.verdict, "tally": quotes.tally, "items": items.items}
-        self.roles |= {"dose": drawn.dose_of, "held": held, "said": self.said}
+        self.roles |= {"dose": drawn.dose_of, "held": held, "holds": holds, "said": self.said}
         self.figures = {}
         for path in sorted(folder.rglob("*.html")):
             if path.relative_to(folder).parts[0] not in ("_static", "lecture"):

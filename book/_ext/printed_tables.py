@@ -94,7 +94,8 @@ def _agreement(again):
         return []
     words = Counter(cell.rpartition(", ")[2] for cell in again.values())
     text = f"Δm differs in {words['differs']} of {words.total()}" if words["differs"] else "Δm agrees"
-    return [nodes.inline(text=text, classes=["verdict-badge", "outcome", "no" if words["differs"] else "yes"])]
+    outcome = "text and table disagree" if words["differs"] else "text and table agree"
+    return [nodes.inline(text=text, classes=["verdict-badge", "outcome", *ledger.classes(outcome).split()])]
 
 
 def _label(task, metric, unit):

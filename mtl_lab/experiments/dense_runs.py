@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from statistics import median_low
 
 import numpy as np
 
@@ -197,13 +199,17 @@ def cosine_figure(plan: DenseTable, own: Sequence[Mapping], name: str, table: Ma
 def _steps(axis, groups: Mapping[str, Sequence[Sequence[float]]], count: int, colours: Mapping[str, str]) -> None:
     """Each line of each group as steps over `count` bins, and a group's name at its last step."""
     top = max((max(of) for lines in groups.values() for of in lines), default=1.0) or 1.0
-    at = {group: float(np.mean([of[-1] for of in lines])) for group, lines in groups.items()}
-    y = -top
-    for group in sorted(at, key=at.__getitem__):
+    at = {group: float(median_low([of[-1] for of in lines])) for group, lines in groups.items()}  # the end of a line
+    rising, gap, ceiling = sorted(at, key=at.__getitem__), 0.11 * top, top
+    places = accumulate((at[group] for group in rising), lambda y, own: max(own, y + gap))
+    names = dict(zip(rising, places, strict=True))
+    for group in reversed(rising):  # and below the title
+        names[group] = ceiling = min(names[group], ceiling)
+        ceiling -= gap
+    for group, y in names.items():
         colour = colours[GROUPS[group]]
         for of in groups[group]:
             axis.stairs(of, np.arange(count + 1) - 0.5, baseline=None, color=colour, lw=1.4, alpha=0.85)
-        y = max(at[group], y + 0.11 * top)
         axis.plot([count - 0.5, count - 0.3], [at[group], y], color=colour, lw=1.4, clip_on=False)
         axis.text(count - 0.25, y, group, fontsize=8, va="center", color=colour)
     axis.set_xlim(-0.5, count + 1.9)

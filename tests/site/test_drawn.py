@@ -11,6 +11,7 @@ from mtl_lab import experiments, records
 from mtl_lab.claims import printed_tables
 from mtl_lab.experiments import conflict_and_harm
 from mtl_lab.figures import plots
+from mtl_lab.protocol.verdict import paired_differences
 from mtl_lab.statistics import paired
 
 sys.path.insert(0, str(printed_tables.ROOT.parent / "_ext"))
@@ -170,6 +171,13 @@ def test_chosen_differences_are_those_of_the_records_in_the_panels_that_are_name
     assert [line.get_xdata()[0] for line in shown] == [d.mean for d in known]
     ends = [sorted(line.get_xdata()) for axis in figure.axes for line in axis.lines if line.get_lw() == 2]
     assert ends == [[d.low, d.high] for d in known]
+    names = ("pcgrad", "sam_gs")
+    fake.content = [f"pictures | {n} | multi_fashion_mnist small recon_{n} minus {n}" for n in names]
+    delta = {n: row.delta for n, row in experiments.committed("multi_fashion_mnist", "small").rows.items()}
+    known = paired.holm_intervals({n: paired_differences(delta, f"recon_{n}", n) for n in names})
+    lines = drawn.Paired.draw(fake, "gains").axes[0].lines
+    ends = [sorted(line.get_xdata()) for line in lines if line.get_lw() == 2]
+    assert ends == [[known[n].low, known[n].high] for n in names] and min(ends)[0] > 0
     fake.content = ["molecules | magic | qm9 small magic"]
     with pytest.raises(LookupError, match="no judged row 'magic' of qm9, small"):
         drawn.Paired.draw(fake, "halves")

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -283,6 +284,13 @@ def test_what_is_missing_stops_the_build_and_is_named(old, new, said, small):
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         made(small, small / "absent")
     assert str(error.value).startswith("book/lecture/slides.md: ")
+
+
+@pytest.mark.parametrize("count, words", [(0, "0 of 3 comparisons hold"), (1, "1 of 3 comparisons holds")])
+def test_comparisons_that_hold_are_counted_in_a_clause(count, words, monkeypatch):
+    checks = [SimpleNamespace(holds=place < count) for place in range(3)]
+    monkeypatch.setattr(lecture, "compared", lambda *claim: SimpleNamespace(checks=checks))
+    assert lecture.holds("recon", "a-claim")[0].astext() == words
 
 
 def test_an_answer_is_that_of_its_section(small):

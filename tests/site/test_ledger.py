@@ -378,3 +378,39 @@ def test_the_glossary_explains_every_word_of_a_badge():
     scope, verdict = (re.search(rf" {name} (.*?)(?: verdict | ```)", text)[1] for name in ("scope", "verdict"))
     assert [word for word in verdicts.SCOPES if f"*{word}*" not in scope] == []
     assert [word for word in (*ledger.ORDER,) if f"*{word}*" not in verdict] == []
+# Every badge and mark whose words have less contrast than 4.5 with the ground behind them, closed boxes opened.
+FAINT = """(() => {
+  document.querySelectorAll("details").forEach((box) => (box.open = true));
+  const parts = (colour) => {
+    const at = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    at.fillStyle = colour;
+    at.fillRect(0, 0, 1, 1);
+    return [...at.getImageData(0, 0, 1, 1).data];
+  };
+  const ground = (box) => {
+    for (; box; box = box.parentElement) {
+      const found = parts(getComputedStyle(box).backgroundColor);
+      if (found[3] === 255) return found;
+    }
+    return [255, 255, 255];
+  };
+  const light = (colour) => colour.slice(0, 3).map((part) => part / 255)
+    .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, part, k) => sum + part * [0.2126, 0.7152, 0.0722][k], 0);
+  const faint = (box) => {
+    const [dark, bright] = [parts(getComputedStyle(box).color), ground(box)].map(light).sort((a, b) => a - b);
+    return (bright + 0.05) / (dark + 0.05) < 4.5;
+  };
+  const all = [...document.querySelectorAll(".verdict-badge, .outcome-bar i, .strip span")];
+  return [all.length, all.filter(faint).map((box) => box.outerHTML.slice(0, 120))];
+})()"""
+
+
+@pytest.mark.parametrize("dark", (False, True))
+@pytest.mark.parametrize("name", ("papers/recon", "papers/sam_gs", "papers/rotograd_in_a_page", "ledger"))
+def test_no_badge_has_text_of_the_colour_behind_it(chromium, pages, name, dark):  # noqa: F811
+    chromium.screen(1280, 900, dark)
+    chromium.open(SITE / f"{name}.html")
+    count, faint = chromium.run(FAINT)
+    chromium.screen(1280, 900)
+    assert count > 2 and faint == []
