@@ -142,7 +142,7 @@ def test_what_the_card_of_sam_gs_says():
     handout = (ROOT / "book" / "lecture" / "sam_gs.md").read_text("utf-8")
     for text in ("".join(page), handout):  # the same words, a verdict after each half
         plain = " ".join(
-            re.sub(r"\s\(\{verdict\}`sam_gs samgs-better-static-(qm9|mfm)`\)", "", text).replace("*", "").split()
+            re.sub(r"\s+\(\{verdict\}`sam_gs samgs-better-static-(qm9|mfm)`\)", "", text).replace("*", "").split()
         )
         assert "beats tuned fixed weights on molecules and loses to them on pictures." in plain
     assert "Equal lengths alone beat SAM-GS on both." in handout
