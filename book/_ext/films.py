@@ -137,9 +137,11 @@ def rotograd_film():
         lines = contourpy.contour_generator(
             axis.numpy(), axis.numpy(), pair.phi(grid - grid.new_tensor(pair.optima[k]))
         )
-        drawn = [_line(map(at, line[::2]), colour, 0.8) for level in (0.3, 1.5, 4) for line in lines.lines(level)]
+        # `use` shows them: lecture.css reaches such a copy by variables alone
+        thin = f'style="stroke: var(--film-task-{k}, {colour}); stroke-width: var(--film-thin, 0.8)"'
+        drawn = [_line(map(at, line[::2]), colour, 0.8, thin) for level in (0.3, 1.5, 4) for line in lines.lines(level)]
         star = _star(*at(pair.optima[k]), colour, 11)
-        shapes.append(f'<g id="film-task-{k}" opacity="0.7">{"".join(drawn)}{star}</g>')
+        shapes.append(f'<g id="film-task-{k}" style="opacity: var(--film-clear, 0.7)">{"".join(drawn)}{star}</g>')
     frames = []
     for t, step in enumerate(study.steps.tolist()):
         z, R = study.z[t, 0, 0, 0], study.rotations[t, 0, 0, 0]

@@ -22,6 +22,7 @@
       font-family: sans-serif; }
     .explorable svg text { fill: currentColor; stroke: var(--ground); stroke-width: 3px; paint-order: stroke; text-anchor: middle; }
     .explorable .line { fill: none; stroke: currentColor; stroke-opacity: .45; }
+    html[data-theme="dark"] .explorable .line { stroke-opacity: .7; }
     .explorable .arrow { fill: var(--task, currentColor); stroke: var(--task, currentColor); stroke-width: 2; }
     .explorable .arrow.update { stroke-width: 3.5; }
     .explorable .arrow.was { stroke-dasharray: 3 4; stroke-width: 1.25; fill: none; }

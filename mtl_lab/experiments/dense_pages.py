@@ -183,7 +183,8 @@ def beside(name: str, table: Mapping[tuple[str, str], Line], found: Sequence[Map
     head = [metric if task != "human parts" else f"parts, {metric}" for task, metric in keys]
     units = {SIZE: "MB", TIME: "hours"}
     tail = [units.get(key, f"{key[0]}, change %") for key in others]
-    return ["", *head, "Δm", "recomputed", "ours", "mean rank", "recomputed", *tail, "needs"], made
+    again = [f"{name}, recomputed" for name in ("Δm", "mean rank")]
+    return ["", *head, "Δm", again[0], "ours", "mean rank", again[1], *tail, "needs"], made
 
 
 def lacks(name: str, row: str | None, values: Mapping, runs, hours: float, root=records.ROOT) -> str:

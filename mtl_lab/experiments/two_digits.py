@@ -80,10 +80,17 @@ def effects(delta: Mapping[str, Mapping[int, float]]) -> dict[str, np.ndarray]:
     }
 
 
-def which_half(outcomes: Mapping[str, str]) -> str:
+ALONE = {"without scaling": "{} alone", "without rotating": "{} alone"}
+BESIDE = {"with scaling": "once features are scaled", "with rotating": "once features are rotated"}
+DOES = {"better": "clearly helps", "worse": "clearly harms"}
+DOES |= {"better (amount uncertain)": "helps", "worse (amount uncertain)": "does some harm"}
+
+
+def which_half(outcomes: Mapping[str, str], margin: float) -> str:
     """A sentence on which half of RotoGrad matters, from the outcome (`paired.outcome`) of each effect.
 
-    A half clearly matters if both of its effects lie beyond the margin, without the other half and with it.
+    A half clearly matters if both of its effects lie beyond the margin, without the other half and with it. Where none
+    does, each effect whose sign is known is named.
     """
     by_half, clear = {}, {frozenset({"better"}): "helps", frozenset({"worse"}): "harms"}
     clear[frozenset({"better", "worse"})] = "matters, with another sign beside the other half"
@@ -92,11 +99,23 @@ def which_half(outcomes: Mapping[str, str]) -> str:
     said = [f"{half} clearly {clear[found]}" for half, of in by_half.items() if (found := frozenset(of)) in clear]
     if set(outcomes.values()) == {"equivalent"}:
         return "Neither half of RotoGrad matters here."
-    if not said:
+    if said:
+        rest = "" if len(said) == 2 else "; the other half does not clearly matter"
+        return " and ".join(said).capitalize() + rest + "."
+    signed = {name: outcome for name, outcome in outcomes.items() if outcome in DOES}
+    if not signed:
         return "Neither half of RotoGrad clearly matters here."
-    return (
-        " and ".join(said).capitalize() + ("" if len(said) == 2 else "; the other half does not clearly matter") + "."
-    )
+    for name, outcome in signed.items():
+        half, beside = name.split(", ")
+        said.append(
+            ALONE.get(beside, "{}").format(half) + " " + " ".join([DOES[outcome], BESIDE.get(beside, "")]).strip()
+        )
+    text = ", and ".join([", ".join(said[:-1])] * (len(said) > 1) + said[-1:])
+    who = {1: "that", 2: "neither"}.get(len(said), "none")
+    if any("amount" not in outcome for outcome in signed.values()):
+        who = "nothing else"
+    surely = "is not surely" if who == "that" else "is surely"
+    return f"{text[0].upper()}{text[1:]}; {who} {surely} more than the {margin:g} points that we count."
 
 
 register_table("two_digits", table)

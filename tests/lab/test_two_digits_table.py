@@ -52,10 +52,21 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
         ),
         (("equivalent",) * 4, "Neither half of RotoGrad matters here."),
         (
-            ("equivalent", "better", "worse (amount uncertain)", "cannot decide"),
-            "Neither half of RotoGrad clearly matters here.",
+            ("worse (amount uncertain)", "cannot decide", "equivalent", "better (amount uncertain)"),
+            "Rotating alone does some harm, and scaling helps once features are rotated; neither is surely more than "
+            "the 2 points that we count.",
         ),
+        (
+            ("cannot decide", "cannot decide", "worse (amount uncertain)", "cannot decide"),
+            "Scaling alone does some harm; that is not surely more than the 2 points that we count.",
+        ),
+        (
+            ("equivalent", "better", "worse (amount uncertain)", "cannot decide"),
+            "Rotating clearly helps once features are scaled, and scaling alone does some harm; nothing else is surely "
+            "more than the 2 points that we count.",
+        ),
+        (("cannot decide", "equivalent") * 2, "Neither half of RotoGrad clearly matters here."),
     ],
 )
 def test_which_half(words, said):
-    assert which_half(dict(zip(EFFECTS, words, strict=True))) == said
+    assert which_half(dict(zip(EFFECTS, words, strict=True)), 2.0) == said

@@ -1,5 +1,6 @@
 """The front page: its answers are the records', its cards those of the papers' pages, its path is marked on its way."""
 
+import json
 import re
 import sys
 
@@ -149,7 +150,15 @@ def test_what_the_card_of_sam_gs_says():
     assert card["short"] == "better than tuned fixed weights on molecules, worse on pictures."
     assert TABLES["qm9"].rows["sam_gs"].outcome == "better"
     assert TABLES["multi_fashion_mnist"].rows["sam_gs"].outcome == "worse"
-    assert "Equal lengths alone do better on both" in finding
+    page = json.loads((ROOT / "notebooks" / "sam_gs" / "sam_gs.ipynb").read_text("utf-8"))["cells"][0]["source"]
+    handout = (ROOT / "book" / "lecture" / "sam_gs.md").read_text("utf-8")
+    for text in ("".join(page), handout):  # the same words, a verdict after each half
+        plain = " ".join(
+            re.sub(r"\s+\(\{verdict\}`sam_gs samgs-better-static-(qm9|mfm)`\)", "", text).replace("*", "").split()
+        )
+        assert "beats tuned fixed weights on molecules and loses to them on pictures." in plain
+    assert "Equal lengths alone beat SAM-GS on both." in handout
+    assert "Equal lengths alone beat SAM-GS on both" in finding
     for table in ("qm9", "multi_fashion_mnist"):
         alone = experiments.committed(f"{table}_sam_gs", "small").rows["gamma 1, beta2 0.99"].difference
         assert min(alone.low, TABLES[table].rows["norm_equalised"].difference.low) > (
