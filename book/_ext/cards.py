@@ -59,7 +59,7 @@ def load(file=FILE):
 
 
 def outcomes(experiment, profile="small"):
-    """(column -> its text, number of methods) of a judged table: "3 and 1 by an uncertain amount"."""
+    """(column -> its text, number of methods) of a judged table: "3 (+1)", the one by an uncertain amount."""
     verdict = experiments.committed(experiment, profile)
     if verdict is None:
         raise LookupError(f"no runs of {experiment}, {profile}, are committed in results/")
@@ -70,7 +70,7 @@ def outcomes(experiment, profile="small"):
     text = {}
     for column in dict.fromkeys(column for column, _ in COLUMNS.values()):
         sure, unsure = counts[column, False], counts[column, True]
-        text[column] = str(sure) + f" (and {unsure} by an uncertain amount)" * bool(unsure)
+        text[column] = str(sure) + f" (+{unsure})" * bool(unsure)
     return text, len(asked)
 
 

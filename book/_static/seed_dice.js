@@ -167,7 +167,7 @@
       address.value = there.href;
       if (!first) try { history.replaceState(null, "", there); } catch { /* a page from a disk: the box below has it */ }
       said.textContent = places ? `Seeds ${places.map((k) => data.seeds[k]).join(", ")}. `
-        + `${outcomes} of ${rows.length} outcomes and ${ranks} ranks are not those of all ${total} seeds.` : `All ${total} seeds. Roll, or choose three.`;
+        + `Against all ${total} seeds, ${outcomes} of ${rows.length} outcomes ${outcomes === 1 ? "changes" : "change"}, and ${ranks || "no"} ${ranks > 1 ? "ranks" : "rank"}.` : `All ${total} seeds. Roll, or choose three.`;
       return outcomes + ranks === 0;
     }
 

@@ -94,11 +94,12 @@ def test_the_page_answers_once_all_runs_are_there(monkeypatch, complete):
     texts, figures = shown(monkeypatch, complete)
     finding = texts["harm-finding"]
     assert "equal size: yes: pairs with more conflict lose more." in finding and "Not known yet" not in finding
-    assert "Yes: with the sign of the conflict turned" in finding
+    assert "Yes, in one setting, fixed beforehand: with the sign of the conflict turned" in finding
+    assert "So it does in all 3 other settings." in texts["harm-sign-words"]
     removal = texts["harm-removal-words"]
-    assert "On 5 of 5 data sets PCGrad, which removes it, helps more" in finding and "Not shown" not in finding
-    assert "Because it answers conflict, PCGrad is shown to help on 5 of 5 data sets." in removal
-    assert "which answer nothing, help on 0." in removal
+    assert "In 5 of 5 settings PCGrad, which removes it, helps more" in finding and "Not shown" not in finding
+    assert "Because it answers conflict, PCGrad is shown to help in 5 of 5 settings." in removal
+    assert "which answer nothing, help in 0." in removal
     said = "**Yes: pairs with more conflict lose more.** By the rule: *Predicts* (permutations: p < 0.001)."
     assert said in texts["harm-balanced-answer"]
     assert figures >= ANSWERS and all(texts[table].count("\n") > 3 for table in TABLES)
@@ -116,20 +117,23 @@ def test_a_few_missing_runs_leave_no_verdict_on_their_part(monkeypatch, complete
     made = {n: [r for r in of if r["config"]["seed"] != last.get(r["row"])] for n, of in complete.items()}
     assert sum(map(len, complete.values())) - sum(map(len, made.values())) == 3
     texts, figures = shown(monkeypatch, made)
-    assert figures & ANSWERS == {"harm-fig-removal"} and texts["harm-finding"].count("Not known yet") == 2
+    assert figures & ANSWERS == {"harm-fig-removal"} and texts["harm-finding"].lower().count("not known yet") == 2
     assert "*harm* " in texts["harm-balanced-answer"] and "194 of 195" in texts["harm-sign-words"]
     assert "*synthetic, sgd* " in texts["harm-removal-words"] and "synthetic" not in texts["harm-removal-judged"]
-    assert "On 4 of 4 data sets so far PCGrad" in texts["harm-finding"]
-    assert "PCGrad is so far shown to help on 4 of 4 data sets" in texts["harm-removal-words"]
-    assert not any(word in str(texts) for word in ("Yes: ", "Predicts"))
+    assert "In 4 of 4 settings so far PCGrad" in texts["harm-finding"]
+    assert "PCGrad is so far shown to help in 4 of 4 settings" in texts["harm-removal-words"]
+    assert not any(word in str(texts) for word in ("Yes: ", "Yes, in", "Predicts"))
 
 
 def test_the_page_without_any_of_them_says_what_is_missing_and_how_to_train_it(monkeypatch):
     texts, figures = shown(monkeypatch, {name: [] for name in MADE})
-    assert not figures & ANSWERS and texts["harm-finding"].count("Not known yet: 0 of ") == 3
+    assert not figures & ANSWERS and texts["harm-finding"].lower().count("not known yet: 0 of ") == 3
     for cell, name in (("balanced-answer", 0), ("sign-words", 1), ("removal-words", 1)):
         assert f"`make results EXPERIMENT={[*MADE][name]} PROFILE=small` trains the rest" in texts[f"harm-{cell}"]
-    assert " *harm* 198 of 660" in texts["harm-scale-lacks"] and "*harm* 108 of 180" in texts["harm-doses-said"]
+    assert (
+        "Runs that are here: *harm* 198 of 660." in texts["harm-scale-lacks"]
+        and "*harm* 108 of 180" in texts["harm-doses-said"]
+    )
     assert "*harm* not planned yet" in texts["harm-balanced-answer"]
 
 
@@ -140,7 +144,12 @@ def test_the_front_page_says_what_the_records_say():
     found = LOAD("conflict_dial", "small")
     said = " ".join((SOURCES.parent / "book" / "index.md").read_text(encoding="utf-8").split())
     sign, dose = conflict_dial.sign_contrasts(found), conflict_dial.dose_contrasts(found, "synthetic", "sgd")
-    assert (sign["interaction"].low > conflict_dial.SAME) == ("Then conflict does harm" in said)
+    assert (sign["interaction"].low > conflict_dial.SAME) == (
+        "Then conflict does harm at the setting fixed beforehand" in said
+    )
+    others = [conflict_dial.sign_contrasts(found, *at)["interaction"] for at in conflict_dial.CELLS[1:]]
+    few = [sum(d.low > conflict_dial.SAME for d in others), sum(d.high < -conflict_dial.SAME for d in others)]
+    assert (few == [0, 1]) == ("At three other settings that is not shown, and at one of them opposed" in said)
     assert (sign["trained"].low < 0 < sign["trained"].high) == (
         "unless each task has an output layer of its own" in said
     )

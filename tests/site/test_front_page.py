@@ -89,7 +89,7 @@ def test_every_method_has_one_place_in_the_table_of_outcomes():
         better = sum(row.outcome == "better" for row in rows(name).values())
         unsure = sum(row.outcome == "worse (amount uncertain)" for row in rows(name).values())
         assert int(counts["better"].split()[0]) == better
-        assert counts["worse"].endswith(f"(and {unsure} by an uncertain amount)") == bool(unsure)
+        assert counts["worse"].endswith(f"(+{unsure})") == bool(unsure)
     with pytest.raises(LookupError, match="no runs of qm9, paper"):
         cards.outcomes("qm9", "paper")
 

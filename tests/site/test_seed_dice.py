@@ -138,7 +138,8 @@ def test_all_seeds_are_shown_first_and_a_choice_by_hand_then(chromium, page):
     assert shown(chromium) == list(expected((0, 3, 7)))
     outcomes, ranks = count((0, 3, 7))
     assert outcomes, "the example must turn something"
-    words = f"Seeds 20, 23, 27. {outcomes} of 7 outcomes and {ranks} ranks are not those of all 10 seeds."
+    verb, of_ranks = ("changes" if outcomes == 1 else "change"), f"{ranks or 'no'} {'ranks' if ranks > 1 else 'rank'}"
+    words = f"Seeds 20, 23, 27. Against all 10 seeds, {outcomes} of 7 outcomes {verb}, and {of_ranks}."
     assert said(chromium) == words
     chromium.run("document.querySelectorAll('#dice-of-seeds button')[1].click()")
     assert shown(chromium) == list(expected()) and chromium.run("location.search") == ""
