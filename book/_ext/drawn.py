@@ -178,13 +178,14 @@ MARKS = {  # outcome -> its mark and colour; a hollow mark: the amount is uncert
     "better": ("▲", "#0072B2"),
     "better (amount uncertain)": ("△", "#0072B2"),
     "equivalent": ("=", "#333333"),
-    "cannot decide": ("?", "#666666"),
     "worse (amount uncertain)": ("▽", "#C04E00"),
     "worse": ("▼", "#C04E00"),
+    "cannot decide": ("?", "#666666"),
 }
+SAID = {"equivalent": "same", "cannot decide": "cannot tell"}
 COLUMNS = {
     "qm9": "molecules,\n11 tasks",
-    "multi_fashion_mnist": "garments,\n2 tasks",
+    "multi_fashion_mnist": "digit +\ngarment,\n2 tasks",
     "two_digits": "digits,\n5 tasks",
 }
 
@@ -215,8 +216,9 @@ class OutcomeGrid(Drawn):
             lines += [(heading, None), *((names_of(row), row) for row in rows)]
         heights = np.array([0.22 + 0.15 * words.count("\n") for words, _ in lines])
         places = np.cumsum(heights + [0.07 if row is None else 0 for _, row in lines]) - heights / 2
-        figure, axis = plt.subplots(figsize=(4.1, places[-1] + 0.9))
-        figure.suptitle("▲ better  △ by how much is unsure  = same  ? cannot tell  ▼ worse", fontsize=8.5)
+        figure, axis = plt.subplots(figsize=(4.1, places[-1] + 1.6))
+        legend = (f"{mark}  {SAID.get(name, name).replace('uncertain', 'unsure')}" for name, (mark, _) in MARKS.items())
+        figure.suptitle("\n".join(legend), fontsize=9, ha="left")
         for y, (_, row) in zip(places, lines, strict=True):
             if row is not None:
                 axis.axhline(y + 0.11, color="#dddddd", lw=0.6, zorder=0)
@@ -227,7 +229,8 @@ class OutcomeGrid(Drawn):
                         raise LookupError(f"no verdict on {row.name} of {verdict.table.name}: {found.outcome}")
                     mark, colour = MARKS[found.outcome]
                     digits = 1 if verdict.table.margin >= 1 else 2
-                    number = f"{found.difference.mean:+.{digits}f}".replace("-", "−")
+                    mean = round(found.difference.mean, digits)
+                    number = f"{mean:+.{digits}f}".replace("-", "−") if mean else f"{0:.{digits}f}"
                     look = {"color": colour, "fontsize": 9, "va": "center"}
                     axis.text(x - 0.12, y, mark, ha="right", weight="bold", **look)
                     axis.text(x - 0.06, y, number, ha="left", **look)
@@ -240,6 +243,8 @@ class OutcomeGrid(Drawn):
                 label.set(color=USES[words], weight="bold")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
+        if left := sum(not planned[name].control for name in out - {REFERENCE}):
+            self.content = [*self.content, f"Left out: {left} more methods of these tables; the ledger has them."]
         return figure
 
 

@@ -12,6 +12,7 @@ import json
 import re
 
 import checkout  # noqa: F401 (before mtl_core)
+from docutils import nodes
 
 from mtl_core.methods import METHODS
 
@@ -30,7 +31,8 @@ def as_markdown(text):
     """What a cell printed, as Markdown: lines in columns become a table, anything else a list.
 
     Columns are two blanks or more apart. A first line with fewer cells than the others is a title, if it has one
-    cell, or the head of a table whose last columns share a heading.
+    cell, or the head of a table whose last columns share a heading. Below a title the next line is the head if it
+    has no digits; a table that has none gets an empty one, which `without_empty_heads` takes away.
     """
     parts = [part for part in re.split(r"\n\s*\n", text.strip("\n")) if part.strip()]
     return "\n\n".join(_part([re.split(r"\s{2,}|\t", line.strip()) for line in part.splitlines()]) for part in parts)
@@ -42,7 +44,8 @@ def _part(lines):
     if len(lines) > 1 and len(width) == 1 and max(width) > 1 and len(head) <= max(width):
         columns = max(width)
         if len(head) == 1:
-            return f"{plain(head[0])}\n\n" + _table([""] * columns, body)
+            named = len(body) > 1 and not any(re.search(r"\d", word) or word in SAID for word in body[0])
+            return f"{plain(head[0])}\n\n" + (_table(body[0], body[1:]) if named else _table([""] * columns, body))
         if not _has_numbers(head):
             return _table(head + [""] * (columns - len(head)), body)
     if len({len(line) for line in lines}) == 1 and len(head) > 1:
@@ -76,14 +79,17 @@ def on_page(cell):
     kept = sorted(tags & SHOWN)
     if len(kept) > 1:
         raise ValueError(f"expected one of the tags {', '.join(sorted(SHOWN))} on a cell, got {', '.join(kept)}")
-    outputs = []
+    outputs, printed = [], []
     for output in cell["outputs"]:
         if output["output_type"] == "stream" and output["name"] == "stdout":
-            if kept:
-                data = {"text/markdown": shown("".join(output["text"]), kept[0])}
-                outputs.append({"output_type": "display_data", "data": data, "metadata": {}})
+            if kept and not printed:  # where it begins; the kernel may send one print in any number of parts
+                outputs.append({"output_type": "display_data", "data": printed, "metadata": {}})
+            printed += output["text"]
         elif set(output.get("data", ())) != {"text/plain"}:  # a value that nothing sets is a print as well
             outputs.append(output)
+    for output in outputs:
+        if output.get("data") is printed:
+            output["data"] = {"text/markdown": shown("".join(printed), kept[0])}
     cell["outputs"] = outputs
     off = [] if "teach" in tags else ["remove-input"] if outputs else ["remove-cell"]
     cell["metadata"]["tags"] = sorted(tags - FOLDS) + off
@@ -99,6 +105,14 @@ def read(app, page, source):
     source[0] = json.dumps(book)
 
 
+def without_empty_heads(app, doctree):
+    """A table in Markdown must have a head; one in which nothing is written is left out."""
+    for head in list(doctree.findall(nodes.thead)):
+        if not head.astext().strip():
+            head.parent.remove(head)
+
+
 def setup(app):
     app.connect("source-read", read)
+    app.connect("doctree-read", without_empty_heads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -18,7 +18,7 @@ def plane(axis, J: torch.Tensor, names: str = "g₁g₂g₃", cone: bool = True)
         if good.any():
             first = int(torch.argmax((good & ~good.roll(1)).int()))
             wedge = 3 * reach * ways.roll(-first, 0)[: int(good.sum())]
-            axis.fill(*torch.cat([wedge, wedge.new_zeros(1, 2)]).T.tolist(), color=COLOURS["green"], alpha=0.15, lw=0)
+            axis.fill(*torch.cat([wedge, wedge.new_zeros(1, 2)]).T.tolist(), color=COLOURS["green"], alpha=0.3, lw=0)
     low, high = (J.amin(0).clamp(max=0) - 0.25 * reach).tolist(), (J.amax(0).clamp(min=0) + 0.25 * reach).tolist()
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal", xticks=[], yticks=[])
     axis.spines[["left", "bottom"]].set_visible(False)

@@ -52,7 +52,7 @@ class Fake:
     env = SimpleNamespace(note_dependency=lambda file: None)
 
     def __init__(self, **options):
-        self.options = options
+        self.options, self.content = options, []
 
 
 def lines_of(axis):
@@ -115,7 +115,12 @@ def test_a_method_is_named_by_what_it_looks_at(experiment, name, use):
 
 def test_the_grid_has_the_mark_and_the_difference_of_each_judged_method():
     names, left = ("qm9", "multi_fashion_mnist", "two_digits"), ["static", "split_random", "recon_static"]
-    axis = drawn.OutcomeGrid.draw(Fake(without=" ".join(left[1:])), *names).axes[0]
+    fake = Fake(without=" ".join(left[1:]))
+    figure = drawn.OutcomeGrid.draw(fake, *names)
+    axis = figure.axes[0]
+    assert fake.content == [f"Left out: {len(left) - 1} more methods of these tables; the ledger has them."]
+    assert [line.split("  ")[1] for line in figure.get_suptitle().splitlines()] == [
+        "better", "better (amount unsure)", "same", "worse (amount unsure)", "worse", "cannot tell"]  # fmt: skip
     lines, cells = lines_of(axis), {}
     for text in axis.texts:
         x, y = text.get_position()
@@ -127,6 +132,7 @@ def test_the_grid_has_the_mark_and_the_difference_of_each_judged_method():
             if not row.control and row.name not in left:
                 found = verdict.rows[row.name]
                 number = f"{found.difference.mean:+.{1 if verdict.table.margin >= 1 else 2}f}".replace("-", "−")
+                number = number.removeprefix("−") if not number.strip("−0.") else number
                 colour = drawn.MARKS[found.outcome][1]
                 at = x, lines[" ".join(drawn.names_of(row).split())]
                 expected[at] = [(drawn.MARKS[found.outcome][0], colour), (number, colour)]

@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from docutils import nodes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -45,6 +46,27 @@ def test_a_result_is_set(tag, start):
     assert tags == [tag, "remove-input"] and output["data"]["text/markdown"].startswith(start)
 
 
+def test_a_print_that_the_kernel_sent_in_parts_is_set_as_one():
+    whole = "".join(PRINT["text"]) + "upgrad         1.91\n"
+    parts = [PRINT | {"text": [line]} for line in whole.splitlines(keepends=True)]
+    (_, (one, *_)), (_, several) = (made("result", outputs=of) for of in ([PRINT | {"text": [whole]}], parts))
+    assert several == [one] and several[0]["data"]["text/markdown"].count("|:---") == 1
+    _, mixed = made("result", outputs=[parts[0], FIGURE, *parts[1:]])
+    assert mixed == [one, FIGURE]
+
+
+def test_an_empty_head_is_left_out():
+    page = nodes.section()
+    for words in ("", "method"):
+        group, head = nodes.tgroup(cols=1), nodes.thead()
+        head += nodes.row("", nodes.entry("", nodes.paragraph(text=words)))
+        group += [head, nodes.tbody("", nodes.row("", nodes.entry("", nodes.paragraph(text="1"))))]
+        page += nodes.table("", group)
+    page_cells.without_empty_heads(None, page)
+    assert [head.astext() for head in page.findall(nodes.thead)] == ["method"]
+    assert len(list(page.findall(nodes.tbody))) == 2
+
+
 def test_a_cell_has_one_way_to_show_its_print():
     with pytest.raises(ValueError, match="expected one of the tags .* got answer, result"):
         made("result", "answer")
@@ -59,6 +81,8 @@ def test_a_cell_has_one_way_to_show_its_print():
             "| rule | one way |   |\n|:---|---:|---:|\n| a | 1 | 2 |\n| b | 3 | 4 |",
         ),
         ("shares of 9 sets\na  1\nb  2", "shares of 9 sets\n\n|  |  |\n|:---|---:|\n| a | 1 |\n| b | 2 |"),
+        ("shares\nsize  K\na  1\nb  2", "shares\n\n| size | K |\n|:---|---:|\n| a | 1 |\n| b | 2 |"),
+        ("where\nD = 3  1 of 9\nD = 5  2 of 9", "where\n\n| | |\n|:---|---:|\n| D = 3 | 1 of 9 |\n| D = 5 | 2 of 9 |"),
         ("paths: 2 of 2\n", "- paths: 2 of 2"),
         ("all a_b * True\nx  1  2\ny  1", "- all a\\_b \\* True\n- x, 1, 2\n- y, 1"),
         ("a  True\nb  False", "|  |  |\n|:---|:---|\n| a | yes |\n| b | no |"),
