@@ -378,6 +378,8 @@ def test_the_glossary_explains_every_word_of_a_badge():
     scope, verdict = (re.search(rf" {name} (.*?)(?: verdict | ```)", text)[1] for name in ("scope", "verdict"))
     assert [word for word in verdicts.SCOPES if f"*{word}*" not in scope] == []
     assert [word for word in (*ledger.ORDER,) if f"*{word}*" not in verdict] == []
+
+
 # Every badge and mark whose words have less contrast than 4.5 with the ground behind them, closed boxes opened.
 FAINT = """(() => {
   document.querySelectorAll("details").forEach((box) => (box.open = true));
