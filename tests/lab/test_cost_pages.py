@@ -64,7 +64,7 @@ def test_peers(shown, monkeypatch):
     said = shown("methods/beside_its_peers")[0][1]
     assert (
         f"**Yes, in {len(bench.CASES)} of {len(bench.CASES)} comparisons" in said
-        and "They are on: network narrow8;" in said
+        and "They are on (orange in the figure): network narrow8;" in said
     )
     wide = recorded(ours=1.2)
     for of in wide.values():  # rounds that differ: a median above the limit decides nothing
@@ -90,7 +90,7 @@ def test_cost(shown, monkeypatch, tmp_path):
     assert (
         "PCGrad takes 2.0 to 4 times as long as a joint step" in texts[1] and "at most 1.00 times the floor" in texts[1]
     )
-    assert "at the features it takes 1.2 to 2.4 joint steps" in texts[1]
+    assert "at the trunk's output alone it takes 1.2 to 2.4 joint steps" in texts[1]
     assert "0 of 75 whole runs" in texts[1] and "not known yet" in "".join(texts[2:]) and marks > none
     assert "within" in "".join(texts) and "joint steps; what the rules" in "".join(texts)
     costs = {row: 20.0 for row in below_the_floor.ROWS} | {"joint": 10.0, "pcgrad, every 16": 12.0}
@@ -100,7 +100,7 @@ def test_cost(shown, monkeypatch, tmp_path):
             for name, (row, run) in below_the_floor.planned("small", stream, found).items():
                 found[name] = {"of": row, "test": None, **train(row, run)}
     texts, more = shown("methods/what_does_a_method_cost")
-    assert "On QM9 1 cheaper form is shown" in texts[1] and "pcgrad, every 16" in texts[1]
+    assert "On molecules 1 of 12 is shown to be" in texts[1] and "pcgrad, every 16" in texts[1]
     assert "worse" in "".join(texts) and more > marks
 
 
@@ -108,7 +108,7 @@ def test_machines(shown, monkeypatch):
     monkeypatch.setattr(bench, "load", lambda profile: {})
     texts, marks = shown("build_on/more_than_one_machine")
     assert "A cluster of 100 jobs" in texts[1] and marks >= 3
-    assert f"0 of {len(bench.CASES)} cases measured" in "".join(texts)
+    assert f"has timed 0 of its {len(bench.CASES)} cases" in "".join(texts)
     assert Path(SOURCES.parent, "examples", "slurm.py").read_text().splitlines()[0] in "".join(texts)
     monkeypatch.setattr(bench, "load", lambda profile: recorded())
-    assert "cases measured" not in "".join(shown("build_on/more_than_one_machine")[0])
+    assert "has timed 0 of" not in "".join(shown("build_on/more_than_one_machine")[0])

@@ -29,6 +29,7 @@ def shown(monkeypatch):
 
     def shown(name, made):
         load, names, texts, marks = records.load, {}, [], []
+        plt.close("all")  # of tests before
         monkeypatch.setattr(records, "load", lambda of, *more, **rest: made if of == name else load(of, *more, **rest))
         page = SOURCES / "recon" / f"{PAGES[name]}.ipynb"
         for cell in [cell for cell in nbformat.read(page, 4).cells if cell.cell_type == "code"]:
