@@ -40,5 +40,5 @@ def test_it_shows_streams_contrasts_and_success(tmp_path, monkeypatch):
     streams, contrasts, rates = shown
     assert streams.count("\n| ") == 8 and "| SAM-GS, reinforcement variant | " in streams
     assert "| equal lengths | +" in contrasts and contrasts.count("| better |") == 2
-    for line in ("| Scripted policies | 98 |", "| SAM-GS | 82 [77, 87] |", "| CAGrad | 2 of 3 |"):
+    for line in ("| Scripted policies | 98 |", "| SAM-GS | 82 [77, 87] |", "| CAGrad | 2 of 3 runs |"):
         assert line in rates
