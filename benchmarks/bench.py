@@ -4,13 +4,17 @@
     python benchmarks/bench.py [--cases NAME,NAME] [--forms TEXT] [--rounds 12] [--device cuda] [--record] [--again]
 
 Each form has a process of its own, with one thread, its own copy of the network and the batch. The processes take turns
-within each round, and ratios to that round's floor count, since such machines drift. `--record` writes each case, as
-soon as it is measured, to results/step_time/cpu or /gpu; cases that are there are left out, unless `--again`. A case
-takes about two minutes at most on a quiet machine. A form that fails is recorded with its error.
+within each round, and ratios to that round's floor count, since such machines drift. Each process keeps the memory
+that it frees: otherwise the allocator's luck decides up to a third of a convolutional network's step. `--record` writes
+each case, as soon as it is measured, to results/step_time/cpu or /gpu; cases that are there are left out, unless
+`--again`. On a quiet machine all cases take half an hour, half of it the CNN with 40 tasks. A form that fails is
+recorded with its error.
 """
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import sys
 import time
 import traceback
@@ -22,6 +26,7 @@ import torch
 from mtl_lab.experiments import bench
 from mtl_lab.runs import processes
 
+WARM_UP = "narrow8"  # a small case, on which each form takes one step before its memory is measured
 LEAST = 0.02  # seconds that one measurement lasts at least: as many steps as that takes
 
 
@@ -35,7 +40,13 @@ def memory(field):
 
 
 def peak(step, device):
-    """Bytes that one step needs beyond what was there before it; None where the system does not say."""
+    """Bytes that a form's first step needs beyond what was there before it; None where the system does not say.
+
+    The first, since what a step keeps for the next one, such as the Jacobian, would not be counted in a later one.
+    """
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # only glibc has it: pages that are free go back to the system
+        ctypes.CDLL(None).malloc_trim(0)
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -80,10 +91,12 @@ def serve(pipe, name, form, device):
     import forms  # in this process alone: a peer changes what it imports
 
     torch.set_num_threads(1)
+    processes.keep_memory()
     warnings.filterwarnings("ignore")
     try:
+        with contextlib.suppress(Exception):  # libraries load what they need on a small network, or say below why not
+            forms.fresh(WARM_UP, form, device)[0]()
         step, setting = forms.fresh(name, form, device)
-        step()  # the first loads and allocates what all later ones use
         needed = peak(step, device)
         told = {"setting": setting, "peak_bytes": needed, "synchronisations": synchronisations(step, device)}
         times = max(1, round(LEAST / timed(step, 1, device) / getattr(step, "steps", 1)))

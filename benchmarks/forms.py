@@ -237,7 +237,6 @@ def torchjd_gramian(weighting):
 
     def make(case):
         imported_again()
-        imported_again()
         from torchjd import aggregation
         from torchjd.autogram import Engine
 
@@ -326,6 +325,7 @@ FORMS = {
 
 
 def fresh(name: str, form: str, device: str):
-    """(step, setting) of a form on a case of its own."""
+    """(step, setting) of a form on a case of its own, whose floor ran once: kernels keep buffers, whatever the form."""
     made = case(name, device)
+    floor(made)()
     return FORMS[form](made), copy.copy(made.setting) | {"title": made.title}

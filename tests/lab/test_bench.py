@@ -134,3 +134,11 @@ def test_the_overhead_is_what_a_step_costs_beside_its_passes():
     middle = 1 + 5.5 / 6  # of the made-up drift
     assert read.fitted(found, "ours: PCGrad") == pytest.approx((0.002 * middle, 1.1 * middle))
     assert read.fitted(found, "LibMTL: PCGrad") is None
+
+
+def test_memory_that_a_step_keeps_for_the_next_is_counted(here):
+    kept = []
+    needed = here["bench"].peak(lambda: kept.append(torch.ones(8 * 2**20)), "cpu")
+    if needed is None:
+        pytest.skip("the system does not say how much memory a process has")
+    assert 32e6 < needed < 48e6  # 33.6 MB
