@@ -46,7 +46,7 @@ def recorded(ours=1.0):
         made["ours, features: PCGrad"] = forms(ours=0.6, floor=0.01 * 2**number)["ours: PCGrad"]
         for of in made.values():
             setting = {"title": f"network {case}", "tasks": 2 + number, "parameters": 100 * 4**number}
-            of.update(setting=setting, synchronisations=None)
+            of.update(setting=setting, synchronisations=None, peak_bytes=2e7)
         found[case] = made | {"LibMTL: PCGrad": {"error": "AttributeError: no | data"}}
     return found
 
@@ -55,11 +55,19 @@ def test_peers(shown, monkeypatch):
     monkeypatch.setattr(bench, "load", lambda profile: {})
     texts, marks = shown("methods/beside_its_peers")
     assert f"0 of {len(bench.CASES)} cases" in texts[1] and "none yet" in "".join(texts)
+    assert "No case with its memory is recorded yet" in "".join(texts)
     monkeypatch.setattr(bench, "load", lambda profile: recorded())
     texts, more = shown("methods/beside_its_peers")
     assert "**No: none of" in texts[1] and "In 0 it is faster" in texts[1] and more > marks
     assert f"LibMTL: PCGrad did not run in {len(bench.CASES)} of {len(bench.CASES)} cases" in "".join(texts)
     assert "AttributeError: no / data" in "".join(texts)
+    assert "needs 1.0 times the memory of a step here" in "".join(texts) and "the host waits" not in "".join(texts)
+    on_gpu = recorded()
+    for forms_of in on_gpu.values():
+        forms_of["ours: PCGrad"] |= {"synchronisations": 3, "peak_bytes": 1e7}
+    monkeypatch.setattr(bench, "load", lambda profile: on_gpu)
+    said = "".join(shown("methods/beside_its_peers")[0])
+    assert "needs 2.0 times the memory of a step here" in said and "here: the host waits 3 times for the GPU" in said
     monkeypatch.setattr(bench, "load", lambda profile: recorded(ours=1.2))
     said = shown("methods/beside_its_peers")[0][1]
     assert (
