@@ -24,7 +24,8 @@ def gram(matrix: Tensor) -> Tensor:
     chunks = matrix.shape[1] // CHUNK
     parts = matrix[:, : chunks * CHUNK].unflatten(1, (chunks, CHUNK)).transpose(0, 1)  # (chunk, K, columns)
     rest = matrix[:, chunks * CHUNK :]
-    return (parts @ parts.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
+    product = (parts @ parts.mT).sum(0, dtype=torch.float64) + (rest @ rest.T).double()
+    return (product + product.T) / 2  # kernels round its halves differently, and solvers believe that it is symmetric
 
 
 def gradient_norms(matrix: Tensor) -> Tensor:
@@ -33,9 +34,8 @@ def gradient_norms(matrix: Tensor) -> Tensor:
     parts = torch.linalg.vector_norm(matrix[:, : chunks * CHUNK].unflatten(1, (chunks, CHUNK)), dim=2)
     rest = torch.linalg.vector_norm(matrix[:, chunks * CHUNK :], dim=1, keepdim=True)
     norms = torch.linalg.vector_norm(torch.cat([parts, rest], 1), dim=1, dtype=torch.float64)
-    if not ((norms > 1e-15) & (norms < 1e18)).all():  # squares may have left float32; the exact way is 20 times slower
-        norms = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
-    return norms
+    held = ((norms > 1e-15) & (norms < 1e18)).all()  # squares may have left float32; the exact way is 20 times slower
+    return norms if held else torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64)
 
 
 def check_finite(values: Tensor) -> None:
