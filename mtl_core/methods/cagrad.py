@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.optimize import brentq, nnls
+from scipy.optimize import nnls
 from torch import Tensor
 
 from mtl_core.methods._gramian import ByGram, cosine_form, square_root
@@ -40,7 +40,7 @@ def in_ball(gramian: Tensor, c: float, factor: float) -> Tensor:
     r"""The weights of $\Delta$, (K,): of all u in the ball, $u = \sum_k v_k g_k$ brings the smallest gain furthest.
 
     The shortest u whose gains are all at least m solves a non-negative least squares problem, and its length grows
-    with m: a search in one dimension finds the m at which that length is the ball's radius.
+    with m: Newton's method finds the m at which that length is the ball's radius.
     """
     # The gains along the mean gradient, and the radius:  h_k = g_k \cdot \bar g;  s = c \|\bar g\|
     v, gains, some = torch.zeros_like(gramian[0]), gramian.mean(1), gramian.diagonal() > 0
@@ -54,16 +54,14 @@ def in_ball(gramian: Tensor, c: float, factor: float) -> Tensor:
     R = np.vstack([square_root(product), RIDGE * np.eye(len(norms))])
     back = np.linalg.pinv(R).T
 
-    def shortest(m: float) -> np.ndarray:
-        return nnls(R, back @ (m / norms - own), maxiter=20 * len(norms))[0]
-
-    def excess(m: float) -> float:
-        return float(np.linalg.norm(R @ shortest(m))) / radius - 1
-
-    # Length 0 is enough for the smallest gain of the mean gradient, and s for no more than  \min_k h_k + s n_k
-    low, high = (own * norms).min(), ((own + 1.01 * radius) * norms).min()
-    m = brentq(excess, low, high, xtol=1e-15 * radius * norms.min(), rtol=1e-14, maxiter=1000)
-    v[some] = torch.from_numpy(shortest(m) / norms)
+    # Length 0 is enough for the smallest gain of the mean gradient, and s for no more than  \min_k h_k + s n_k.  From
+    # there Newton's steps come down: the length is convex in m, and its square has the slope  2 \sum_k x_k / n_k
+    m, before = ((own + 1.01 * radius) * norms).min(), np.inf
+    while m < before:
+        x = nnls(R, back @ (m / norms - own), maxiter=20 * len(norms))[0]
+        length = np.linalg.norm(R @ x)
+        before, m = m, m - (length - radius) * length / max((x / norms).sum(), 1e-300)
+    v[some] = torch.from_numpy(x / norms)
     # The weights:  1/K + v_k
     return factor * (1 / len(gramian) + v)
 

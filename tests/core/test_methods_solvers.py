@@ -239,3 +239,13 @@ def test_pcgrad_for_all_tasks_at_once_is_the_librarys_loop():
         torch.manual_seed(seed)
         wanted = aggregation.PCGradWeighting()(J @ J.T)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("K", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("c", [1e-20, 1e-9])
+def test_cagrad_in_a_ball_too_small_to_matter_is_the_mean(K, kind, c):
+    """Where rounding swallows the radius, a search between two ends of the same sign once stopped with an error."""
+    J = family(K, kind)
+    found, mean = methods.make("cagrad", c=c)(J), J.mean(0)
+    assert (found - mean).norm() <= (1.01 * c + 1e-12) * mean.norm()
