@@ -64,6 +64,12 @@ def pages():
 # --- faults; each function takes a site and its pages, and returns sentences
 
 
+def printed_objects(site, pages):
+    """What Python calls an object that has nothing to show, such as <IPython.core.display.Markdown object>."""
+    found = {path: re.search(r"<[\w.]+ object( at 0x\w+)?>", "".join(page.text)) for path, page in pages.items()}
+    return [f"{path.relative_to(site)} shows {match.group()}" for path, match in found.items() if match]
+
+
 def broken_links(site, pages):
     bad = []
     for path, page in pages.items():

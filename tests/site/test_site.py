@@ -12,7 +12,15 @@ from site_pages import ROOT, SITE, pages  # noqa: F401 (a fixture)
 
 import mtl_core
 
-CHECKS = ("broken_links", "broken_source_links", "outside_loads", "absent_loads", "heavy_pages", "wordless_images")
+CHECKS = (
+    "printed_objects",
+    "broken_links",
+    "broken_source_links",
+    "outside_loads",
+    "absent_loads",
+    "heavy_pages",
+    "wordless_images",
+)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -120,6 +128,7 @@ ALT = "a curve that falls from left to right"
 GOOD = f'<a href="b.html#x">b</a><h2 id="x"></h2><img src="i.svg" alt="{ALT}">'
 SOURCE = f'<a href="{site_pages.REPOSITORY}/edit/main/README.md">edit</a>'
 FAULTS = {
+    "object": (GOOD + "&lt;IPython.core.display.Markdown object&gt;", "printed_objects"),
     "target": (GOOD.replace("b.html", "c.html"), "broken_links"),
     "anchor": (GOOD.replace("#x", "#y"), "broken_links"),
     "source": (GOOD + SOURCE.replace("README", "ABSENT"), "broken_source_links"),
