@@ -132,7 +132,7 @@ class Balancer(Rule):
                     raise ValueError(f"after_step needs the losses of the step's tasks; missing: {self.tasks[k]}")
                 values[n] = share * loss.detach()
         _inputs.add_up(values)
-        with selected(self.method, tasks, len(self.tasks)):
+        with selected(self.method, tasks, self.tasks):
             self.method.update(values)  # type: ignore[operator]
 
     # --- what the last step left

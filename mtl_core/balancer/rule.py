@@ -64,7 +64,7 @@ class Rule:
         else:
             values = values if into is None else step.live()
             try:
-                with drawing_from(step.random, values.device), selected(method, tasks, len(self.tasks)):
+                with drawing_from(step.random, values.device), selected(method, tasks, self.tasks):
                     weights = task_weights(method, spec, self.convention, read, values, product, into)
                     if weights is None:
                         update = method(read, values) if "losses" in spec.needs else method(read)

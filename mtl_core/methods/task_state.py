@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def selected(method: nn.Module, rows: Sequence[int], tasks: int) -> Iterator[None]:
-    """Inside, the method has the state of the tasks `rows` alone, in that order; there are `tasks` in all.
+def selected(method: nn.Module, rows: Sequence[int], names: Sequence[str]) -> Iterator[None]:
+    """Inside, the method has the state of the tasks `rows` alone, in that order; `names` are those of all tasks.
 
     ValueError where a task joins that the method has no start for.
     """
-    before, whole = {}, list(rows) == list(range(tasks))
+    before, whole = {}, list(rows) == list(range(len(names)))
     for holder, name, shape, start in _tensors(method):
         full = _get(holder, name).detach()
-        if not whole or len(full) != tasks:
-            before[id(holder), name] = full = _grown(full, name, shape, start, tasks)
+        if not whole or len(full) != len(names):
+            before[id(holder), name] = full = _grown(full, name, shape, start, names)
             _set(holder, name, full if whole else full[_at(rows, shape)])
     try:
         yield
@@ -38,7 +38,7 @@ def selected(method: nn.Module, rows: Sequence[int], tasks: int) -> Iterator[Non
         for holder, name, shape, start in [] if whole else _tensors(method):
             part = _get(holder, name).detach()  # empty before: the method has made it in this step
             full = before.get((id(holder), name), part[(slice(0),) * shape.count("k")])
-            full = _grown(full, name, shape, start or 0.0, tasks)
+            full = _grown(full, name, shape, start or 0.0, names)
             full[_at(rows, shape)] = part
             _set(holder, name, full)
 
@@ -89,11 +89,11 @@ def _at(rows: Sequence[int], shape: str) -> tuple[Tensor, ...]:
     return torch.meshgrid(*[torch.as_tensor(rows)] * shape.count("k"), indexing="ij")
 
 
-def _grown(full: Tensor, name: str, shape: str, start: float | None, tasks: int) -> Tensor:
-    if len(full) == tasks:
+def _grown(full: Tensor, name: str, shape: str, start: float | None, names: Sequence[str]) -> Tensor:
+    if len(full) == len(names):
         return full
-    if start is None or len(full) > tasks:
-        raise ValueError(f"{name} are for {len(full)} tasks, and the losses have {tasks}: give one for each task")
-    new = full.new_full((tasks,) * shape.count("k") + full.shape[shape.count("k") :], start)
+    if start is None or len(full) > len(names):
+        raise ValueError(f"{name} are for {len(full)} tasks: give one for each of {', '.join(names)}")
+    new = full.new_full((len(names),) * shape.count("k") + full.shape[shape.count("k") :], start)
     new[tuple(slice(size) for size in full.shape[: shape.count("k")])] = full
     return new

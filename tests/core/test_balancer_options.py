@@ -69,7 +69,7 @@ def test_a_task_that_joins():
     balancer.backward({f"t{k}": (outputs[k] - ys[k]).pow(2).mean() for k in (0, 1)})
     step(balancer, net, x, ys)
     assert len(balancer.method.log_var) == 3 and balancer.tasks == ["t0", "t1", "t2"]
-    with pytest.raises(ValueError, match="weights are for 2 tasks"):
+    with pytest.raises(ValueError, match="weights are for 2 tasks: give one for each of"):
         step(Balancer("static", net, weights=[1.0, 2.0]), net, x, ys)
 
 
