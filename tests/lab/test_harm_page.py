@@ -93,13 +93,13 @@ TABLES = {"harm-balanced-table", "harm-sign-table", "harm-removal-judged", "harm
 def test_the_page_answers_once_all_runs_are_there(monkeypatch, complete):
     texts, figures = shown(monkeypatch, complete)
     finding = texts["harm-finding"]
-    assert "equal size: yes: pairs with more conflict lose more." in finding and "Not known yet" not in finding
+    assert "equal size, yes: pairs with more conflict lose more." in finding and "Not known yet" not in finding
     assert "Yes, in one setting, fixed beforehand: with the sign of the conflict turned" in finding
     assert "So it does in all 3 other settings." in texts["harm-sign-words"]
     removal = texts["harm-removal-words"]
     assert "In 5 of 5 settings PCGrad, which removes it, helps more" in finding and "Not shown" not in finding
-    assert "Because it answers conflict, PCGrad is shown to help in 5 of 5 settings." in removal
-    assert "which answer nothing, help in 0." in removal
+    assert "In 5 of 5 settings PCGrad is shown to help because it answers conflict." in removal
+    assert "which answer no conflict, help in none." in removal
     said = "**Yes: pairs with more conflict lose more.** By the rule: *Predicts* (permutations: p < 0.001)."
     assert said in texts["harm-balanced-answer"]
     assert figures >= ANSWERS and all(texts[table].count("\n") > 3 for table in TABLES)
@@ -121,7 +121,7 @@ def test_a_few_missing_runs_leave_no_verdict_on_their_part(monkeypatch, complete
     assert "*harm* " in texts["harm-balanced-answer"] and "194 of 195" in texts["harm-sign-words"]
     assert "*synthetic, sgd* " in texts["harm-removal-words"] and "synthetic" not in texts["harm-removal-judged"]
     assert "In 4 of 4 settings so far PCGrad" in texts["harm-finding"]
-    assert "PCGrad is so far shown to help in 4 of 4 settings" in texts["harm-removal-words"]
+    assert "In 4 of 4 settings PCGrad is so far shown to help because" in texts["harm-removal-words"]
     assert not any(word in str(texts) for word in ("Yes: ", "Yes, in", "Predicts"))
 
 
