@@ -96,6 +96,7 @@ def solver_times(problems: Sequence[str]):
     for solver in dict.fromkeys((t["problem"], t["solver"], t["supplier"]) for t in found):
         mine = [t for t in found if (t["problem"], t["solver"], t["supplier"]) == solver]
         times = [f"{t['milliseconds']:.2f}" for t in mine]
-        rows.append([solver[0], f"{solver[1]} ({solver[2]})", *times, f"{max(abs(t['gap']) for t in mine):.1g}"])
-    head = ["problem", "solver", *(f"ms, K = {K}" for K in solvers.TASKS), "largest gap"]
-    return markdown_table(head, rows, "ll" + "r" * (len(head) - 2))
+        name = f"{solver[0]}: {solver[1]} ({solver[2]})"  # one column, so that the table fits a phone
+        rows.append([name, *times, f"{max(abs(t['gap']) for t in mine):.1g}"])
+    head = ["solver", *(f"ms, K = {K}" for K in solvers.TASKS), "largest gap"]
+    return markdown_table(head, rows, "l" + "r" * (len(head) - 1))
