@@ -27,11 +27,12 @@ def layer_kind(module) -> str:
 
 
 def examples(images, captions: Sequence[str]):
-    """A row of grey images (N, H, W) with their captions."""
-    figure, axes = plt.subplots(1, len(captions), figsize=(7, 1.9))
-    for axis, image, caption in zip(np.atleast_1d(axes), images, captions, strict=False):
+    """Grey images (N, H, W) with their captions, three in a line."""
+    lines = -(-len(captions) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(4.6, 1.75 * lines), squeeze=False)
+    for axis, image, caption in zip(axes.flat, images, captions, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(caption, fontsize=8)
+        axis.set_title(caption, fontsize=10)
         axis.set_axis_off()
     return figure
 
