@@ -54,10 +54,10 @@ def layer_scores(layers: Sequence[str], scores, opposite, kinds: Mapping[str, st
         if bars:
             shares = [100 * scores[order[i]] / total for i in bars]
             axis.barh(bars, shares, color=COLOURS[colour], height=0.75)
-            axis.text(0.98, len(order) - 2 - 2 * list(KINDS).index(kind), kind, color=COLOURS[colour], **words)
+            axis.text(0.98, len(order) - 8 + 2 * list(KINDS).index(kind), kind, color=COLOURS[colour], **words)
     tail = [100 * opposite[layer] / total for layer in order]
     axis.plot(tail, heights, "|", color="black", ms=8)
-    axis.text(0.98, len(order) - 2 - 2 * len(KINDS), "| positive tail: cosine above −S", **words)
+    axis.text(0.98, len(order) - 8 + 2 * len(KINDS), "| positive tail: cosine above −S", **words)
     axis.set_yticks(heights, [layers[layer] for layer in order], fontsize=8)
     axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_xlabel("% of steps with cosine below S")
