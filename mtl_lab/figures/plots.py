@@ -27,11 +27,12 @@ def layer_kind(module) -> str:
 
 
 def examples(images, captions: Sequence[str]):
-    """A row of grey images (N, H, W) with their captions."""
-    figure, axes = plt.subplots(1, len(captions), figsize=(7, 1.9))
-    for axis, image, caption in zip(np.atleast_1d(axes), images, captions, strict=False):
+    """Grey images (N, H, W) with their captions, three in a line."""
+    lines = -(-len(captions) // 3)
+    figure, axes = plt.subplots(lines, 3, figsize=(4.6, 1.75 * lines), squeeze=False)
+    for axis, image, caption in zip(axes.flat, images, captions, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axis.set_title(caption, fontsize=8)
+        axis.set_title(caption, fontsize=10)
         axis.set_axis_off()
     return figure
 
@@ -47,18 +48,28 @@ def layer_scores(layers: Sequence[str], scores, opposite, kinds: Mapping[str, st
     heights = np.arange(len(order))
     figure, axis = plt.subplots(figsize=(7, 7.5))
     axis.axhspan(-0.5, chosen - 0.5, color="#eeeeee", zorder=0)
+    words = {"fontsize": 9, "ha": "right", "transform": axis.get_yaxis_transform()}
     for kind, colour in KINDS.items():
         bars = [i for i, layer in enumerate(order) if kinds[layers[layer]] == kind]
         if bars:
             shares = [100 * scores[order[i]] / total for i in bars]
-            axis.barh(bars, shares, color=COLOURS[colour], height=0.75, label=kind)
+            axis.barh(bars, shares, color=COLOURS[colour], height=0.75)
+            axis.text(0.98, len(order) - 8 + 2 * list(KINDS).index(kind), kind, color=COLOURS[colour], **words)
     tail = [100 * opposite[layer] / total for layer in order]
-    axis.plot(tail, heights, "|", color="black", ms=8, label="positive tail: cosine above −S")
-    axis.set_yticks(heights, [layers[layer] for layer in order], fontsize=7)
+    axis.plot(tail, heights, "|", color="black", ms=8)
+    axis.text(0.98, len(order) - 8 + 2 * len(KINDS), "| positive tail: cosine above −S", **words)
+    axis.set_yticks(heights, [layers[layer] for layer in order], fontsize=8)
     axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_xlabel("% of steps with cosine below S")
-    axis.legend(loc="lower right", fontsize=8)
     return figure
+
+
+def end_labels(axis, x: float, ends: Mapping[str, tuple[float, str]], gap: float) -> None:
+    """Label each curve at its right end x, label -> (y, colour), in the order of y and at least `gap` apart."""
+    at = -np.inf
+    for label, (y, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
+        at = max(y, at + gap)
+        axis.annotate(label, (x, at), (7, 0), textcoords="offset points", va="center", fontsize=9, color=colour)
 
 
 def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[str, str], tasks: Sequence[str]):

@@ -6,8 +6,9 @@ import contourpy
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.lines import Line2D
 
-from mtl_lab.figures.plots import COLOURS
+from mtl_lab.figures.plots import COLOURS, end_labels
 from mtl_lab.landscapes.rotograd_example import Pair
 from mtl_lab.statistics import paired
 
@@ -71,38 +72,45 @@ def success_rates(rates: Sequence[float], rows: Mapping[str, tuple[str, Sequence
     drawn as a band.
     """
     figure, axis = plt.subplots(figsize=(5.2, 4.4))
-    positions = np.arange(len(rates))
+    positions, handles = np.arange(len(rates)), []
     for shift, (label, (method, counts)) in enumerate(rows.items()):
         mark, colour = LOOKS[method]
+        look = {"color": COLOURS[colour], "label": label}
         bounds = np.array([paired.wilson(int(count), seeds) for count in counts]) * 100
         share = 100 * np.asarray(counts) / seeds
         if len(counts) == 1:
             axis.axhspan(*bounds[0], color=COLOURS[colour], alpha=0.25, lw=0)
-            axis.axhline(share[0], color=COLOURS[colour], lw=1.5, ls="--" if method == "vanilla" else ":", label=label)
+            handles.append(axis.axhline(share[0], lw=1.5, ls="--" if method == "vanilla" else ":", **look))
             continue
         at = positions + 0.12 * (shift - 2.5)
         errors = np.abs(bounds.T - share)
         hollow = {"mfc": "white"} if "Haar" in label else {}
-        axis.errorbar(at, share, errors, fmt=mark, color=COLOURS[colour], ms=6, capsize=2, label=label, **hollow)
+        axis.errorbar(at, share, errors, fmt=mark, ms=6, capsize=2, **look, **hollow)
+        handles.append(Line2D([], [], ls="", marker=mark, ms=6, **look, **hollow))
     axis.set_xticks(positions, [f"{rate:g}" for rate in rates])
     axis.set_xlabel("learning rate of the rotations, Adam")
     axis.set_ylabel("% of starts that solve both")
     axis.set_ylim(-3, 103)
-    figure.legend(loc="outside upper left", fontsize=9, ncols=2, columnspacing=1, handlelength=1.5)
+    figure.legend(
+        handles=handles, labelcolor=[handle.get_color() for handle in handles], loc="outside upper left", fontsize=9,
+        ncols=2, columnspacing=1, handlelength=1.5,
+    )  # fmt: skip
     return figure
 
 
 def budgets(steps: Sequence[int], curves: Mapping[str, Sequence[int]], seeds: int):
     """Percentage of seeds that solve both tasks against steps, with 95 % Wilson intervals; one curve per label."""
-    figure, axis = plt.subplots(figsize=(5.2, 3))
-    for (label, counts), style in zip(curves.items(), ("-", "--", "-.", ":"), strict=False):
+    figure, axis = plt.subplots(figsize=(4.8, 3.2))
+    ends = {}
+    for (label, counts), style, name in zip(curves.items(), ("-", "--", "-.", ":"), COLOURS, strict=False):
         bounds = np.array([paired.wilson(int(count), seeds) for count in counts]) * 100
-        (line,) = axis.plot(steps, 100 * np.asarray(counts) / seeds, ls=style, label=label)
-        axis.fill_between(steps, *bounds.T, color=line.get_color(), alpha=0.2, lw=0)
+        axis.plot(steps, 100 * np.asarray(counts) / seeds, ls=style, color=COLOURS[name])
+        axis.fill_between(steps, *bounds.T, color=COLOURS[name], alpha=0.2, lw=0)
+        ends[label] = 100 * counts[-1] / seeds, COLOURS[name]
+    end_labels(axis, steps[-1], ends, gap=8)
     axis.set_xlabel("steps")
     axis.set_ylabel("% of starts that solve both")
     axis.set_ylim(-3, 103)
-    axis.legend(fontsize=9)
     return figure
 
 
