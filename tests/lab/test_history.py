@@ -159,8 +159,8 @@ def test_seeds_that_were_announced_are_in_order(tmp_path):
 # --- records are append-only
 
 # The study of the landscapes was computed anew several times before records became append-only. The steps of the dense
-# networks were first entered from printed output, then measured anew and recorded by the benchmark. The times beside the
-# peers' were measured anew, all of them, when the memory of a step had left out what it keeps.
+# networks were first entered from printed output, then measured anew and recorded by the benchmark. The times
+# beside the peers' were measured anew, all of them, when the memory of a step had left out what it keeps.
 REPLACED_UNTIL = {
     "sam_gs_landscapes/small/runs.jsonl": "9a975e2",
     "dense_step/paper/runs.jsonl": "171bf08",
