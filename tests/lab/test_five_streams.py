@@ -163,3 +163,15 @@ def test_agreement_by_hand():
     up, down = np.arange(5.0), -np.arange(5.0)
     assert qm9_capacity.rank_agreement(np.array([[up] * 3, [up] * 3])) == pytest.approx((1, 1))
     assert qm9_capacity.rank_agreement(np.array([[up] * 3, [down] * 3])) == pytest.approx((-1, 1))
+
+
+def test_card_and_claim_say_what_adam_showed():
+    """With Adam the momentum half harms at every γ below 1, and the control of the same rule finds nothing."""
+    judged = sam_gs_adam.contrasts(stream_verdict.compare(sam_gs_adam.searches()))
+    assert all(word.startswith("worse") for name, (_, word) in judged.items() if name.startswith("momentum"))
+    assert not judged["same rule"][1].startswith(("better", "worse"))
+    book = sam_gs_adam.records.ROOT.parent / "book"
+    card = " ".join((book / "papers" / "cards.yml").read_text(encoding="utf-8").split())
+    assert "with Adam, over five searches, its momentum half does harm there as well" in card
+    claims = (book / "claims" / "sam_gs.yml").read_text(encoding="utf-8")
+    assert "With Adam, over five searches, its momentum half does not help on these pictures either" in claims
