@@ -1,10 +1,14 @@
-"""`{faults}`: the last committed record of `make faults`, a line for each kind; `{faults} answer`: in a sentence."""
+"""`{faults}`: the last committed record of `make faults`, a line for each group, each kind folded below it.
+
+`{faults} answer`: in a sentence.
+"""
 
 import datetime
 import json
 import pathlib
 
-import checkout  # noqa: F401 (before printed_tables, which needs mtl_lab)
+import checkout  # noqa: F401 (before ledger and printed_tables, which need mtl_lab)
+import ledger
 from docutils import nodes
 from printed_tables import set_table
 from sphinx.errors import ExtensionError
@@ -12,8 +16,54 @@ from sphinx.util.docutils import SphinxDirective
 
 RECORD = pathlib.Path(__file__).resolve().parents[2] / "tests" / "faults" / "record.jsonl"
 OUTCOMES = ("ok", "one sentence", "FAILURE")
-# Where a kind's name says too little.
-TITLES = {"claims": "damaged claims file", "orphans": "processes without a parent"}
+OTHER = "anything else"
+# What happens, as a reader would name it -> the kinds of the record, each with words where its name says too little.
+GROUPS = {
+    "A command is killed or paused": {
+        "a kill while training": "",
+        "a kill while writing": "",
+        "a pause": "pause and resume",
+        "a queue": "a kill while a queue of results is trained",
+        "orphans": "a kill that leaves worker processes behind",
+        "pages that are killed": "a kill while a page is executed",
+        "a log of attempts": "half a line at the end of a log",
+    },
+    "The disk is full or cannot be written": {
+        "a full disk while training": "",
+        "a full disk": "a full disk while writing",
+        "a place that cannot be written": "a folder of results that cannot be written",
+        "places of pages": "a folder of pages that cannot be written",
+    },
+    "Two commands want the same folder": {"make results twice at once": "", "two writers": ""},
+    "A committed file is damaged": {
+        "results": "",
+        "results to complete": "results that are not complete yet",
+        "records of a study": "",
+        "printed tables": "",
+        "claims": "the list of claims",
+        "sources of pages": "",
+        "archives": "wheels and archives of a release",
+    },
+    "A file that this machine made is damaged": {
+        "damaged checkpoints": "checkpoints",
+        "the store of runs": "",
+        "executed pages": "",
+        "the stamp of the set-up": "",
+    },
+    "Data are damaged or a download goes wrong": {
+        "images": "",
+        "molecules": "",
+        "sets that users bring": "data sets that you bring",
+        "servers": "answers of a server",
+    },
+    "A parameter or the environment is nonsense": {
+        "parameters": "parameters of a page",
+        "parameter cells": "the cell of a page that lists its parameters",
+        "the command on a page": "the command that a page shows",
+        "variables of make": "",
+        "environments": "no home folder, no UTF-8 and the like",
+    },
+}
 
 
 def read(path):
@@ -35,11 +85,27 @@ def counts(lines):
 
 
 def answer(head):
-    """What a night of faults found, in one sentence."""
-    found = f"{head['failures'] or 'no'} failure{'s' * (head['failures'] != 1)} in a night of {head['faults']:,} faults"
+    """What the faults led to, in one sentence."""
+    faults = f"{head['faults']:,} faults caused on purpose"
     if head["failures"]:
-        return f"{found}: the table below says where.".capitalize()
-    return f"{found}: the same command went on to the same numbers, or it stopped and said what to do.".capitalize()
+        return f"{head['failures']} of {faults} did harm: the table below says where."
+    return f"No record was lost: after each of {faults}, the same command went on, or it stopped and said what to do."
+
+
+def grouped(found):
+    """Group -> {words for a kind: its counts}, for all kinds of `counts`."""
+    groups = {
+        name: {words or kind: found[kind] for kind, words in of.items() if kind in found} for name, of in GROUPS.items()
+    }
+    known = {kind for of in GROUPS.values() for kind in of}
+    groups[OTHER] = {kind: number for kind, number in found.items() if kind not in known}
+    return {name: of for name, of in groups.items() if of}
+
+
+def line(words, *numbers):
+    """The cells of a line of the table: how many faults, then how they ended."""
+    total = [sum(one[outcome] for one in numbers) for outcome in OUTCOMES]
+    return [[nodes.Text(words)], *([nodes.Text(f"{cell:,}")] for cell in (sum(total), *total))]
 
 
 class Faults(SphinxDirective):
@@ -50,14 +116,15 @@ class Faults(SphinxDirective):
         head, lines = read(RECORD)
         if self.arguments:
             return [nodes.paragraph("", "", nodes.strong(text=answer(head)))]
-        body = []
-        for kind, number in counts(lines).items():
-            cells = [TITLES.get(kind, kind), sum(number.values()), *number.values()]
-            body.append([[nodes.Text(f"{cell:,}" if isinstance(cell, int) else cell)] for cell in cells])
+        groups = grouped(counts(lines))
         when = datetime.date.fromisoformat(head["finished"])
         text = f"Made in {when:%B %Y} from seed {head['seed']}, at commit {head['commit'][:12]}."
-        titles = ["kind of fault", "faults", "ended well", "stopped with a sentence", "failures"]
-        return [nodes.paragraph("", text), set_table(titles, body, 1, "faults")]
+        titles = ["what happens", "faults", "went on", "stopped and said why", "did harm"]
+        body = [line(name, *of.values()) for name, of in groups.items()]
+        every = [line(words, number) for of in groups.values() for words, number in of.items()]
+        fold = ledger.Folded("", ledger.Line("", nodes.Text(f"All {len(every)} kinds of faults")))
+        fold += [set_table(titles, every, 1, "faults"), nodes.paragraph("", text)]
+        return [set_table(titles, body, 1, "faults"), fold]
 
 
 def setup(app):

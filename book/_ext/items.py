@@ -4,7 +4,7 @@
     {items}`rerun`     how many have a page that reruns them
     {items}`needs`     how many have a page that says what a rerun needs, and its command
 
-What is none of these stops the build (`-W`). A page of the list says which items it has, between its answer and its
+What is none of these stops the build (`-W`). A page of the list says which items it has, below its answer and its
 first figure, and what those need that it cannot rerun, with the command.
 """
 
@@ -81,11 +81,12 @@ def of_page(page) -> list[list[nodes.Node]]:
 
 
 def mark(app, doctree):
-    """The items of a page, before its first figure or table, or before its second heading."""
+    """The items of a page: after its first figure, or before its first table or its second heading."""
     if lines := of_page(app.env.docname):
         chapter = next(doctree.findall(nodes.section))
         shown = (nodes.section, nodes.figure, nodes.image, nodes.table, nodes.raw)
         until = next(n for n, part in enumerate(chapter) if any(isinstance(x, shown) for x in part.findall()))
+        until += not isinstance(chapter[until], nodes.section) and bool([*chapter[until].findall(nodes.figure)])
         chapter.insert(until, nodes.container("", *(nodes.paragraph("", "", *x) for x in lines), classes=["items"]))
 
 

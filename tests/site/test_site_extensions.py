@@ -256,8 +256,12 @@ def test_the_record_of_faults_is_summed_by_kind_and_named_where_it_is_damaged(tm
     file.write_text(head + line.format("x", "ok", 2) + line.format("y", "ok", 3) + line.format("z", "FAILURE", 1))
     assert fault_record.counts(fault_record.read(file)[1]) == {"a kill": {"ok": 5, "one sentence": 0, "FAILURE": 1}}
     head = fault_record.read(file)[0]
-    assert fault_record.answer(head) == "1 failure in a night of 6 faults: the table below says where."
-    assert fault_record.answer(head | {"failures": 0}).startswith("No failures in a night of 6 faults: the same")
+    assert fault_record.answer(head) == "1 of 6 faults caused on purpose did harm: the table below says where."
+    assert fault_record.answer(head | {"failures": 0}).startswith("No record was lost: after each of 6 faults")
+    assert fault_record.grouped({"a kill": 1})[fault_record.OTHER] == {"a kill": 1}
+    found = fault_record.counts(fault_record.read(fault_record.RECORD)[1])
+    groups = fault_record.grouped(found)
+    assert fault_record.OTHER not in groups and sum(map(len, groups.values())) == len(found), "each kind in one group"
     for content in ("", "{}\n", "no JSON"):
         file.write_text(content)
         with pytest.raises(ExtensionError, match="record.jsonl: no record of faults"):
