@@ -120,7 +120,7 @@ def effects(axis, found: Mapping[str, tuple], margin: float, xlabel: str):
     for y, (value, low, high) in enumerate(found.values()):
         axis.plot([low, high], [y, y], color=COLOURS["blue"], lw=2)
         axis.plot([value], [y], "o", color=COLOURS["blue"], ms=6)
-        axis.annotate(f"{value:+.1f}".replace("-", "−"), (value, y), (0, 6), textcoords="offset points", ha="center")
+        axis.annotate(f"{value:+z.1f}".replace("-", "−"), (value, y), (0, 6), textcoords="offset points", ha="center")
     axis.set_yticks(range(len(found)), list(found))
     axis.set_ylim(len(found) - 0.5, -0.7)
     axis.set_xlabel(xlabel)
