@@ -118,7 +118,8 @@ def test_keyboard_alone_moves_the_arrows_and_the_gate(chromium, page):
             chromium.press("Home")
     assert order == [[name, True] for name in CONTROLS["rotograd"] + CONTROLS["sam_gs"]]
     first, cosine, _ = chromium.run(SAID.format("rotograd"))
-    assert first.startswith("This is RotoGrad before its first rotation") and cosine.endswith("−0.50 before, −0.50 now.")
+    assert first.startswith("This is RotoGrad before its first rotation")
+    assert cosine.endswith("−0.50 before, −0.50 now.")
     assert chromium.run(SAID.format("sam_gs"))[0].startswith("The similarity is not below γ")
     value = "document.activeElement.getAttribute('aria-valuetext')"
     assert chromium.run(value) == "0.7"
