@@ -6,7 +6,7 @@
     ```{verdicts-in-short}              the finding of each paper in a few words, with a link to its page
     ```
     ```{outcome-table} qm9 two_digits   a line for each judged table: how many methods are better, the same, worse than
-    ```                                 searched static weights, and of how many these seeds cannot tell
+    ```                                 tuned fixed weights, and of how many these seeds cannot tell
 
 What is missing stops the build (`-W`) and is named.
 """
@@ -33,6 +33,7 @@ QUESTIONS = {
     "sure": "How sure we are",
     "change": "What would change our mind",
 }
+LEGEND = "First badge: the {term}`scope`, how near our run is to the paper's. Second badge: the {term}`verdict`."
 PROBLEMS = {
     "qm9": "QM9: eleven properties of molecules",
     "multi_fashion_mnist": "Multi-Fashion+MNIST: a digit and a garment",
@@ -107,6 +108,7 @@ class VerdictCard(Noted):
         for claim, words in card["verdicts"].items():
             line = nodes.paragraph("", "", nodes.inline(text=words), nodes.Text(" "), *quotes.verdict(paper, claim))
             lines += nodes.list_item("", line)
+        box += nodes.paragraph("", "", *self.inline(LEGEND), classes=["legend"])
         return [box]
 
     def inline(self, text):

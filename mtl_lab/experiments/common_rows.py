@@ -14,11 +14,11 @@ def common_rows(tasks: Sequence[str]) -> list[Row]:
     weights (a = 0) and inverse losses (a = 1). The best of eight random weightings is a row of its own.
     """
     simplex = {"weights": ("simplex", len(tasks))}
-    reference = [Row(REFERENCE, "Searched static weights", "static", space=simplex)]
+    reference = [Row(REFERENCE, "Tuned fixed weights", "static", space=simplex)]
     if len(tasks) > 2:
         reference = [
-            Row(REFERENCE, "Searched static weights", "static", space={"power": ("uniform", 0.0, 1.0)}),
-            Row("static_random", "Static weights, random search", "static", space=simplex),
+            Row(REFERENCE, "Tuned fixed weights", "static", space={"power": ("uniform", 0.0, 1.0)}),
+            Row("static_random", "Fixed weights, random search", "static", space=simplex),
         ]
     sam_gs_space = {"gamma": ("uniform", 0.0, 1.0), "beta2": ("choice", [0.9, 0.95, 0.99])}
     half = len(tasks) // 2
@@ -36,6 +36,6 @@ def common_rows(tasks: Sequence[str]) -> list[Row]:
         Row("graddrop", "GradDrop", "graddrop"),
         Row("cagrad", "CAGrad", "cagrad", space={"c": ("uniform", 0.1, 0.9)}),
         Row("sam_gs", "SAM-GS", "sam_gs", convention="samgs", space=sam_gs_space),
-        Row(A_A, "A/A: static weights again, other seeds", "static", reuses=REFERENCE, control=True),
+        Row(A_A, "A/A: fixed weights again, other seeds", "static", reuses=REFERENCE, control=True),
         Row(BROKEN, broken, "broken", reuses=REFERENCE, control=True, downweighted_tasks=others),
     ]

@@ -47,7 +47,7 @@ def table(profile: str = "small") -> Table:
         Row("split_random", "Equal weights, random layers of equal size split", split=random_layers),
         Row("equal_twice", "Equal weights at equal forward cost (twice the epochs)", epochs=2),
         # A method that needs both tasks' gradients costs less than twice a step of the weighted sum.
-        Row("static_twice", "Static weights, twice the epochs", "static", reuses="static", control=True, epochs=2),
+        Row("static_twice", "Fixed weights, twice the epochs", "static", reuses="static", control=True, epochs=2),
     ]
     # This run scores the layers before the search: equal weights, the seed of the short runs.
     ranking = replace(base, seed=SHORT_SEED, test=False, observe={"thresholds": THRESHOLDS})

@@ -14,7 +14,7 @@ def table(profile: str = "small") -> Table:
         schedule |= {"epochs": 4, "batch_size": 64}
     network = {"inputs": 74, "width": 128, "depth": 3}
     base = Run("qm9", {"profile": profile}, model="mlp", model_options=network, schedule=schedule)
-    longer = "Static weights, four times the epochs"
+    longer = "Fixed weights, four times the epochs"
     rows = common_rows(list(source.TARGETS)) + [
         # TorchJD's solver stops early where gradients differ in length: the row "mgda" uses it as the library has it.
         Row("mgda_exact", "MGDA, solved exactly", "mgda", options={"solver": "exact"}),

@@ -29,7 +29,7 @@ def searches(main_table: Callable[[str], Table], profile: str = "small") -> Sear
     known = {row.name: row for row in (*main.rows, Row("autoscale", "AutoScale", "autoscale"))}
     rows = main.singles() + [known[name] for name in (REFERENCE, *methods.split())]
     if limits[0] < limits[1]:
-        rows.append(replace(main.row(REFERENCE), name=A_A, title="A/A: static weights, other searches", control=True))
+        rows.append(replace(main.row(REFERENCE), name=A_A, title="A/A: fixed weights, other searches", control=True))
         broken = {"reuses": A_A, "control": True, "downweighted_tasks": range(len(main.singles()) // 2)}
         rows += [Row(name, f"Broken: half of the tasks, {n} δ", "static", **broken) for name, n in FAULTS.items()]
     changes = {"name": f"{main.name}_searches", "extends": main.name, "margin": limits[0], "rows": rows}

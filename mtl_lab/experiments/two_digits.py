@@ -111,11 +111,10 @@ def which_half(outcomes: Mapping[str, str], margin: float) -> str:
             ALONE.get(beside, "{}").format(half) + " " + " ".join([DOES[outcome], BESIDE.get(beside, "")]).strip()
         )
     text = ", and ".join([", ".join(said[:-1])] * (len(said) > 1) + said[-1:])
-    who = {1: "that", 2: "neither"}.get(len(said), "none")
+    which = {1: "this effect", 2: "either effect"}.get(len(said), "any of these effects")
     if any("amount" not in outcome for outcome in signed.values()):
-        who = "nothing else"
-    surely = "is not surely" if who == "that" else "is surely"
-    return f"{text[0].upper()}{text[1:]}; {who} {surely} more than the {margin:g} points that we count."
+        which = "any other effect"
+    return f"{text[0].upper()}{text[1:]}. Whether {which} exceeds the margin of {margin:g} points is not sure."
 
 
 register_table("two_digits", table)

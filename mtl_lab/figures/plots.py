@@ -94,6 +94,13 @@ def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[st
     return figure
 
 
+def scales_on_top(*axes):
+    """Tick labels and the name of the x axis above the lines of a long chart, where a reader begins."""
+    for axis in axes:
+        axis.tick_params(axis="x", which="both", labeltop=True, top=True, labelbottom=False, bottom=False)
+        axis.xaxis.set_label_position("top")
+
+
 def differences(rows: Mapping[str, Sequence[float]], intervals: Mapping[str, tuple | None], xlabel: str):
     """A forest plot: one line per row, with its seeds as dots and its interval (low, high) if there is one."""
     figure, axis = plt.subplots(figsize=(5.2, 0.45 * len(rows) + 1))
@@ -120,7 +127,7 @@ def effects(axis, found: Mapping[str, tuple], margin: float, xlabel: str):
     for y, (value, low, high) in enumerate(found.values()):
         axis.plot([low, high], [y, y], color=COLOURS["blue"], lw=2)
         axis.plot([value], [y], "o", color=COLOURS["blue"], ms=6)
-        axis.annotate(f"{value:+.1f}".replace("-", "−"), (value, y), (0, 6), textcoords="offset points", ha="center")
+        axis.annotate(f"{value:+z.1f}".replace("-", "−"), (value, y), (0, 6), textcoords="offset points", ha="center")
     axis.set_yticks(range(len(found)), list(found))
     axis.set_ylim(len(found) - 0.5, -0.7)
     axis.set_xlabel(xlabel)

@@ -47,12 +47,16 @@ def base_search(table: Table, root: Path = records.ROOT) -> dict | None:
         }
 
 
+class SearchMissing(Damaged):
+    """The table that this one extends has to be searched first."""
+
+
 def needed_search(table: Table, root: Path = records.ROOT) -> dict:
-    """`base_search`; `files.Damaged` where there is none, or none of the rows that are taken over."""
+    """`base_search`; `SearchMissing` where there is none, or none of the rows that are taken over."""
     search = base_search(table, root)
     if search is None or not base_entries(table, root):
         file = records.folder(str(table.extends), table.profile, root) / "search.json"
-        raise Damaged(
+        raise SearchMissing(
             f"{table.name} takes rows of {table.extends}, which has no search.json yet: expected {shown(file)} "
             f"with those rows; search it first: make results EXPERIMENT={table.extends} PROFILE={table.profile}"
         )

@@ -12,7 +12,7 @@ from made_up_mt10 import with_the_table
 from mtl_core.data import mt10
 from mtl_lab import experiments, queue, records
 from mtl_lab.experiments import mt10_cloning, mt10_rollouts, mt10_sac
-from mtl_lab.protocol import stream_verdict
+from mtl_lab.protocol import committed, stream_verdict
 from mtl_lab.runs import checkpoints, execute, store
 
 torch.set_num_threads(1)
@@ -46,6 +46,14 @@ def test_the_plan_is_three_streams_of_eight_rows(tmp_path):
     lacking = queue.lacks("mt10_cloning", "small", with_the_table(tmp_path))
     assert sum(share for _, share in lacking) == 3 * 8 * 5, "full runs"
     assert experiments.SEARCHES["mt10_cloning"]("tiny").profile == "tiny"
+
+
+def test_a_queue_takes_the_table_and_then_what_extends_it(tmp_path):
+    table, extending, total = queue.progress([("mt10", "small"), ("mt10_cloning", "small")], 2, tmp_path)
+    assert "missing runs: " in table and extending.endswith("counted once the table that it extends is searched")
+    assert "at least" in total
+    with pytest.raises(committed.SearchMissing, match="make results EXPERIMENT=mt10 PROFILE=small"):
+        queue.lacks("mt10_cloning", "small", tmp_path)
 
 
 def test_before_the_last_stream_a_page_counts_runs(found):

@@ -53,17 +53,17 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
         (("equivalent",) * 4, "Neither half of RotoGrad matters here."),
         (
             ("worse (amount uncertain)", "cannot decide", "equivalent", "better (amount uncertain)"),
-            "Rotating alone does some harm, and scaling helps once features are rotated; neither is surely more than "
-            "the 2 points that we count.",
+            "Rotating alone does some harm, and scaling helps once features are rotated. Whether either effect "
+            "exceeds the margin of 2 points is not sure.",
         ),
         (
             ("cannot decide", "cannot decide", "worse (amount uncertain)", "cannot decide"),
-            "Scaling alone does some harm; that is not surely more than the 2 points that we count.",
+            "Scaling alone does some harm. Whether this effect exceeds the margin of 2 points is not sure.",
         ),
         (
             ("equivalent", "better", "worse (amount uncertain)", "cannot decide"),
-            "Rotating clearly helps once features are scaled, and scaling alone does some harm; nothing else is surely "
-            "more than the 2 points that we count.",
+            "Rotating clearly helps once features are scaled, and scaling alone does some harm. Whether any other "
+            "effect exceeds the margin of 2 points is not sure.",
         ),
         (("cannot decide", "equivalent") * 2, "Neither half of RotoGrad clearly matters here."),
     ],

@@ -98,7 +98,7 @@ def test_all_streams_are_judged(shown_by):
     text = shown["search-width-1"][0]
     assert "From width 32 to 512 the ranks of 5 methods **" in text and "for equal +" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| Equal weights")]
-    assert "better" in line and "| Searched static weights |" in text
+    assert "better" in line and "| Tuned fixed weights |" in text
 
 
 def test_the_planner_takes_what_it_is_given(shown_by):

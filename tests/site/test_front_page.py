@@ -36,6 +36,12 @@ def rows(name):
     return {r.name: verdict.rows[r.name] for r in verdict.table.shared() if not r.control and r.name != "static"}
 
 
+def said(paper):
+    """The card of a paper, its terms without the link to the glossary."""
+    card = cards.load()[paper]
+    return {field: re.sub(r"\{term\}`(.*?)`", r"\1", x) if isinstance(x, str) else x for field, x in card.items()}
+
+
 def article(page):
     return BeautifulSoup((SITE / f"{page}.html").read_text("utf-8"), "html.parser").find("article")
 
@@ -113,10 +119,10 @@ def test_a_card_that_is_not_whole_is_named(tmp_path):
 
 
 def test_what_the_card_of_recon_says():
-    card, margin = cards.load()["recon"], TABLES["multi_fashion_mnist"].table.margin
+    card, margin = said("recon"), TABLES["multi_fashion_mnist"].table.margin
     claim = next(v for v in verdicts.verdicts("recon") if v.claim["id"] == "recon-improves-rerun-mfm")
-    said = {check.text.split(":")[0].split(" against ")[1]: check for check in claim.checks}
-    assert said["pcgrad"].text.endswith(": better")
+    checks = {check.text.split(":")[0].split(" against ")[1]: check for check in claim.checks}
+    assert checks["pcgrad"].text.endswith(": better")
     delta = {name: row.delta for name, row in TABLES["multi_fashion_mnist"].rows.items() if row.delta}
     pairs = {n: paired_differences(delta, f"recon_{n}", n) for n in METHODS if {n, f"recon_{n}"} <= set(delta)}
     judged = {n: paired.outcome(d.low, d.high, margin) for n, d in paired.holm_intervals(pairs).items()}
@@ -129,7 +135,7 @@ def test_what_the_card_of_recon_says():
     finding = f"Recon clearly helped {helped} in our small rerun. For {unsure}, these seeds cannot tell."
     assert card["finding"] == finding
     assert card["short"] == f"helped {helped}; for {unsure} these seeds cannot tell."
-    assert all(said[name].text.endswith(": cannot decide") for name in ("equal", "cagrad"))
+    assert all(checks[name].text.endswith(": cannot decide") for name in ("equal", "cagrad"))
     assert "Plain training with equal weights, on the layers and the learning rate" in card["found"]
     assert "found for PCGrad, does as well" in card["found"]
     found = recon_exchange.crossed(TABLES["multi_fashion_mnist"], records.load("recon_exchange", "small"), PAIR)
@@ -138,19 +144,19 @@ def test_what_the_card_of_recon_says():
 
 
 def test_what_the_card_of_rotograd_says():
-    row, card = TABLES["two_digits"].rows["rotograd"], cards.load()["rotograd"]
+    row, card = TABLES["two_digits"].rows["rotograd"], said("rotograd")
     assert ("does as well as tuned fixed weights, to within" in card["finding"]) == (row.outcome == "equivalent")
     assert ("as good as tuned fixed weights on digits, not better" in card["short"]) == (row.outcome == "equivalent")
     claim = next(v for v in verdicts.verdicts("rotograd") if v.claim["id"] == "rotograd-digits-better")
-    said = {c.text.split(":")[0].split(" against ")[1]: c.text.rpartition(": ")[2] for c in claim.checks}
+    outcomes = {c.text.split(":")[0].split(" against ")[1]: c.text.rpartition(": ")[2] for c in claim.checks}
     assert "clearly beats MGDA and does as well as equal weights" in card["found"]
-    assert said.pop("mgda") == "better" and said.pop("equal") == "equivalent"
+    assert outcomes.pop("mgda") == "better" and outcomes.pop("equal") == "equivalent"
     assert "For GradDrop, PCGrad and IMTL-G, these seeds cannot tell" in card["found"]
-    assert said == dict.fromkeys(("graddrop", "pcgrad", "imtl_g"), "cannot decide")
+    assert outcomes == dict.fromkeys(("graddrop", "pcgrad", "imtl_g"), "cannot decide")
 
 
 def test_what_the_card_of_sam_gs_says():
-    card = cards.load()["sam_gs"]
+    card = said("sam_gs")
     finding = card["finding"]
     assert "beats tuned fixed weights on molecules and loses to them on pictures" in finding
     assert card["short"] == "better than tuned fixed weights on molecules, worse on pictures."

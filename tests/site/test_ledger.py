@@ -151,7 +151,7 @@ CELLS = {
     },
     "sam_gs against static: 20 seeds, ratio of standard deviations 0.94 [0.52, 1.68]": {
         "compared": "SAM-GS",
-        "with": "Searched static weights",
+        "with": "Tuned fixed weights",
         "estimate": "ratio of standard deviations 0.94",
         "interval": "0.52 to 1.68",
         "seeds": "20",
