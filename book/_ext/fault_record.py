@@ -19,7 +19,7 @@ OUTCOMES = ("ok", "one sentence", "FAILURE")
 OTHER = "anything else"
 # What happens, as a reader would name it -> the kinds of the record, each with words where its name says too little.
 GROUPS = {
-    "A command is killed or paused": {
+    "A command is killed": {
         "a kill while training": "",
         "a kill while writing": "",
         "a pause": "pause and resume",
@@ -28,13 +28,13 @@ GROUPS = {
         "pages that are killed": "a kill while a page is executed",
         "a log of attempts": "half a line at the end of a log",
     },
-    "The disk is full or cannot be written": {
+    "The disk is full or locked": {
         "a full disk while training": "",
         "a full disk": "a full disk while writing",
         "a place that cannot be written": "a folder of results that cannot be written",
         "places of pages": "a folder of pages that cannot be written",
     },
-    "Two commands want the same folder": {"make results twice at once": "", "two writers": ""},
+    "Two commands at once": {"make results twice at once": "", "two writers": ""},
     "A committed file is damaged": {
         "results": "",
         "results to complete": "results that are not complete yet",
@@ -44,19 +44,19 @@ GROUPS = {
         "sources of pages": "",
         "archives": "wheels and archives of a release",
     },
-    "A file that this machine made is damaged": {
+    "A file of yours is damaged": {
         "damaged checkpoints": "checkpoints",
         "the store of runs": "",
         "executed pages": "",
         "the stamp of the set-up": "",
     },
-    "Data are damaged or a download goes wrong": {
+    "Data are damaged": {
         "images": "",
         "molecules": "",
         "sets that users bring": "data sets that you bring",
         "servers": "answers of a server",
     },
-    "A parameter or the environment is nonsense": {
+    "A parameter is nonsense": {
         "parameters": "parameters of a page",
         "parameter cells": "the cell of a page that lists its parameters",
         "the command on a page": "the command that a page shows",
