@@ -69,7 +69,7 @@ def finding(profile: str = "small", root: Path = records.ROOT) -> str:
     momentum = {name.split(", ")[1]: word for name, (_, word) in judged.items() if name.startswith("momentum")}
     ways = {"helps": "better", "harms": "worse"}
     said = [
-        f"{verb} at {', '.join(gammas)}"
+        f"{verb} at {'each γ below 1 that was tried' if len(gammas) == len(momentum) else ', '.join(gammas)}"
         for verb, start in ways.items()
         if (gammas := [gamma for gamma, word in momentum.items() if word.startswith(start)])
     ]
