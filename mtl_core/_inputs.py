@@ -105,9 +105,7 @@ def agree(losses: Mapping, counts: Mapping, reached: Mapping, random: dict | Non
     """
     numbers = {name: (loss.item(), float(counts.get(name, 1))) for name, loss in losses.items()}
     everyone = gathered((numbers, reached, random))
-    total: dict[str, float] = {}
-    values: dict[str, float] = {}
-    joined: dict[int, set[str]] = {}
+    total, values, joined = dict[str, float](), dict[str, float](), dict[int, set[str]]()
     for of_process, reached, _ in everyone:
         for name, (value, count) in of_process.items():
             total[name] = total.get(name, 0.0) + count

@@ -126,9 +126,7 @@ class ConflictScores:
     def at(self, threshold: float) -> np.ndarray:
         """`counts` of one threshold: (block, tail, layer, pair). ValueError where it was not counted."""
         if threshold not in self.thresholds or not self.layers:
-            raise ValueError(
-                f"{threshold} was not counted; counted were {self.thresholds} in {len(self.layers)} layers"
-            )
+            raise ValueError(f"{threshold} was not counted; counted are {self.thresholds} in {len(self.layers)} layers")
         return self.counts()[:, :, self.thresholds.index(threshold)]
 
     def scores(self, threshold: float) -> dict[str, int]:

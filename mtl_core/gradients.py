@@ -35,10 +35,9 @@ def all_finite(parts: Mapping[str, Tensor], refuse: bool = True) -> bool:
     bad = [name for name, part in parts.items() if not (part.sum().isfinite() or part.isfinite().all())]
     if bad and refuse:
         more = f" and {len(bad) - 6} more" if len(bad) > 6 else ""
-        raise NonFiniteGradientError(
-            f"expected finite losses and gradients; NaN or infinity in {'; '.join(bad[:6])}{more}. Lower the learning "
-            "rate, clip the gradients, or look at that task's inputs"
-        )
+        what = f"expected finite losses and gradients; NaN or infinity in {'; '.join(bad[:6])}{more}"
+        remedy = "Lower the learning rate, clip the gradients, or look at that task's inputs"
+        raise NonFiniteGradientError(f"{what}. {remedy}")
     return not bad
 
 
@@ -118,8 +117,7 @@ def reached(losses: Sequence[Tensor], stop: Sequence[Tensor] = ()) -> tuple[dict
 
 def together(scalars: Sequence[Tensor], like: Tensor) -> Tensor:
     """(K,): scalars in one vector of the data type and on the device of `like`."""
-    alike = all(x.dtype == like.dtype and x.device == like.device for x in scalars)
-    return torch.stack([*scalars] if alike else [x.to(like) for x in scalars])
+    return torch.stack([x.to(like) for x in scalars])
 
 
 def uses(tensor: Tensor) -> int:

@@ -17,9 +17,9 @@ from torch import Tensor
 from mtl_core import _inputs
 from mtl_core.balancer.layout import Layout
 from mtl_core.balancer.rule import Rule
-from mtl_core.balancer.step import Step
+from mtl_core.balancer.step import Seen, Step
 from mtl_core.conflict import cosines
-from mtl_core.gradients import TaskGradients, add, all_finite, explained, layer_of, reached, views, write
+from mtl_core.gradients import TaskGradients, add, all_finite, explained, layer_of, reached, together, views, write
 from mtl_core.linalg import gram
 from mtl_core.methods._gramian import ByGram
 from mtl_core.methods.task_state import move_columns, selected
@@ -90,6 +90,8 @@ class Balancer(Rule):
                   no state moves, and the scaler skips the step.
         counts    {task: number of examples or labels here} where processes have unequal parts; 0 is an absent task.
         """
+        if self._again(losses, counts, scaler):
+            return
         try:
             step = self._read(losses, counts, scaler)
             one = len({*step.tasks, *self._aside}) == 1
@@ -110,7 +112,7 @@ class Balancer(Rule):
         if self.spec.level == "features":
             raise ValueError(f"{self.spec.name} reads gradients at the features, which do not add up over batches")
         try:
-            step = self._read(losses, counts, scaler, aside=True)
+            step = self._read(losses, counts, scaler)
             values, new = dict(zip(step.tasks, step.values, strict=True)), dict(step.each())
             for k, loss in values.items():
                 before, found = self._aside.get(k, (torch.zeros_like(loss), dict[int, Tensor]()))
@@ -180,21 +182,36 @@ class Balancer(Rule):
         if missing := [name for name in state["reached"] if name not in number]:
             raise ValueError(f"the state is of other parameters; not known here: {', '.join(missing[:6])}")
         self.tasks[:], self.steps = state["tasks"], state["steps"]
+        layout.seen.clear()
         layout.reached = [state["reached"].get(name, 0) for name in number]
         layout.set_columns([number[name] for name in state["columns"]])
         self.kept = {self.tasks.index(name): layout.like.new_tensor(w) for name, w in state["kept"].items()}
         self.method.load_state_dict(state["method"])
         self._waits, self._last = None, ([], None, False)
 
-    # --- a step, in one of two ways
+    # --- a step, in one of three ways
 
-    def _read(self, losses, counts, scaler, aside=False) -> Step:
+    def _again(self, losses, counts, scaler) -> bool:
+        """A loss weighting differentiated through a graph as seen before; False where more than that is asked."""
+        layout, more = self._layout, (counts, scaler, self._aside, self.observers, self._waits, self._layout.ignored)
+        given = {name: loss for name, loss in _inputs.by_name(losses).items() if loss is not None}
+        tasks = layout.seen.get(layout.key(given), [])
+        if not self.direct or any(more) or len(tasks) < 2 or tasks != sorted(tasks) or _inputs.several():
+            return False
+        for name, loss in given.items():
+            _inputs.check_loss(name, loss, None)
+        values = together([*given.values()], layout.like)
+        if not math.isfinite(sum(values.tolist())):
+            return False
+        step, self._last = Seen(tasks, values.detach(), [*given]), ([], None, False)
+        self._end(step, self.weigh(step, None, [], through=values)[0], True)
+        return True
+
+    def _read(self, losses, counts, scaler) -> Step:
         if self._waits is not None:
             warnings.warn(f"{self.spec.name} waits for after_step(losses), and none came", stacklevel=3)
         self._waits, self._last, self.learns = None, ([], None, False), False
-        weighted = self.spec.level == "losses" and self.convention.clip is None and not self._layout.ignored
-        walk = aside or not (weighted and self.by_task) or bool(self._aside or self.observers)
-        step = Step(self._layout, losses, counts, scaler, self.spec.random, walk)
+        step = Step(self._layout, losses, counts, scaler, self.spec.random)
         if step.moved:  # an instance that comes with its state keeps it
             moves = [(step.moved[i], new) for i, new in self._layout.places().items() if i in step.moved]
             move_columns(self.method, moves, step.columns.width)
@@ -218,11 +235,7 @@ class Balancer(Rule):
         joint = known and (one or self.by_task)  # what is not shared is weighted, too
         plain = joint and step.scale is None and not step.shares and (one or self.convention.clip is None)
         rest = [*dict.fromkeys(i for k in step.tasks for i in step.alone[k])] if known else []
-        targets = [self._layout.parameters[i] for i in [*at, *rest]] if step.walked else None
         finite, product, sizes = self._finite(step, read)
-        if plain and not one and self.spec.level == "losses" and factor == 1 and not self.stale(step.tasks):
-            weights, _, _ = self.weigh(step, None, sizes, into=(targets,))
-            return self._end(step, weights, True)
         if finite:
             weights, _, K = self.weigh(step, read, sizes, product)
             factor = self.convention.factor(self.spec.native_scale, K)
@@ -230,6 +243,7 @@ class Balancer(Rule):
         starts = step.starts(dict(zip(step.tasks, shares, strict=True)))
         if plain:
             with explained():
+                targets = [self._layout.parameters[i] for i in [*at, *rest]]
                 torch.autograd.backward(roots, [start * factor for start in starts], inputs=targets)  # type: ignore
             return self._end(step, weights, True)
         if joint:
@@ -359,7 +373,7 @@ class Balancer(Rule):
             p.grad = g if p.grad is None else p.grad.add_(g)
         self._end(step, weights, finite)
 
-    def _end(self, step: Step, weights: Tensor | None, finite: bool) -> None:
+    def _end(self, step: Step | Seen, weights: Tensor | None, finite: bool) -> None:
         self._last, self.losses = (step.tasks, weights, self._last[2]), step.values
         self.passes = len(step.losses) if self._last[2] else 1
         self.steps += finite

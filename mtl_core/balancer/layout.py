@@ -30,7 +30,7 @@ class Layout:
             raise ValueError(f"shared is some of the balancer's parameters; not among them: {', '.join(strange)}")
         self.by_task, self.tasks, self.reached = by_task, list[str](), [0] * len(self.parameters)
         self.at, self.slot, self.columns = list[int](), dict[int, int](), Columns([], [], 0)
-        self.walked: set = set()  # tasks and trained parameters of the graphs that have been looked at
+        self.seen: dict[tuple, list[int]] = {}  # `key` of a graph that has been looked at -> its tasks
 
     def _chosen(self, given) -> set:
         """The parameters that names, layers' names, tensors and modules stand for; names that are unknown so far."""
@@ -55,12 +55,16 @@ class Layout:
                 raise ValueError(f"the losses reach {unknown}: give the module that holds all, or ignore= it{more}")
         return {i: leaves[p] for p, i in self.index.items() if p in leaves and p not in self.ignored}
 
-    def lay_out(self, trained: Iterable[int]) -> dict[int, slice] | None:
+    def key(self, tasks: Iterable[str]) -> tuple:
+        """What a graph is known by: its tasks, and the parameters that are trained."""
+        return *tasks, *[p.requires_grad for p in self.parameters]
+
+    def lay_out(self) -> dict[int, slice] | None:
         """Make what two tasks have ever reached, or what is shared by order, the columns; the old places if they move.
 
         What is not trained, or that no task has reached, is no column.
         """
-        shared = self.shared
+        shared, trained = self.shared, [i for i, p in enumerate(self.parameters) if p.requires_grad]
         several = [i for i in trained if (bits := self.reached[i]) & (bits - 1) or shared is not None and bits]
         return self.set_columns([i for i in several if shared is None or self.parameters[i] in shared])
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mtl_core.balancer.step import Step
+from mtl_core.balancer.step import Seen, Step
 from mtl_core.linalg import gram
 from mtl_core.methods._state import NotPositive
 from mtl_core.methods.backward import task_weights
@@ -30,6 +30,8 @@ class Rule:
         self.convention = named(convention).of(self.spec.name)
         self.every, self.project, self.steps = every, project, 0
         self.by_task = self.spec.kind == WEIGHTING or self.convention.heads == "weighted"
+        as_is = self.convention.clip is None and self.convention.scale in ("raw", self.spec.native_scale) and every == 1
+        self.direct = as_is and self.spec.kind == WEIGHTING and self.spec.level == "losses"
         self.tasks: list[str] = []
         self.residual: float | None = None
         self.learns = False
@@ -39,14 +41,14 @@ class Rule:
         """Weights of an earlier step are used in this one."""
         return self.steps % self.every > 0 and all(k in self.kept for k in tasks)
 
-    def weigh(self, step: Step, read, sizes: list[float], product: Tensor | None = None, into=None) -> tuple:
+    def weigh(self, step: Step | Seen, read, sizes: list[float], product: Tensor | None = None, through=None) -> tuple:
         """(weights, None, K), or (None, update, K) where the method has none; its state learns from the step.
 
         A task whose gradient is exactly zero is absent for an aggregation; K counts those that are not.
 
         read     J or what the method reads in its place; sizes: (K,), 0 for a task whose gradient may be zero.
         product  J Jᵀ of `read`, on the host, where it is known.
-        into     (parameters or None for all,): differentiate a loss weighting through the network, into their `.grad`.
+        through  the losses with their graph: a loss weighting is differentiated through it, into `.grad`.
         """
         spec, method, values, all_tasks = self.spec, self.method, step.values, range(len(step.tasks))
         reads = spec.kind == AGGREGATION and read is not None and read.shape[1]
@@ -62,10 +64,9 @@ class Rule:
         elif spec.kind == AGGREGATION and read is not None and not read.shape[1]:
             return None, None, K  # nothing is shared
         else:
-            values = values if into is None else step.live()
             try:
                 with drawing_from(step.random, values.device), selected(method, tasks, self.tasks):
-                    weights = task_weights(method, spec, self.convention, read, values, product, into)
+                    weights = task_weights(method, spec, self.convention, read, values, product, through)
                     if weights is None:
                         update = method(read, values) if "losses" in spec.needs else method(read)
             except NotPositive as error:

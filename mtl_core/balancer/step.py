@@ -1,6 +1,7 @@
 """One step: its losses checked, who reaches what, and the backward passes, into J or in one sum."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +12,18 @@ from mtl_core.gradients import add, gradients, reached, together, vector, views,
 from mtl_core.random_state import random_state, same_state
 
 
+class Seen(NamedTuple):
+    """What a step leaves whose graph is not looked at: tasks, values, losses and shares as of a `Step`."""
+
+    tasks: list[int]
+    values: Tensor
+    losses: Sequence
+    shares: dict[int, float] = {}
+    random: None = None
+
+
 class Step:
     """The losses of one call. Tasks and parameters have their numbers in `layout`.
-
-    With `walk` False the graphs of tasks and parameters that have been seen together are not walked again.
 
     losses  (task, loss) of this process; tasks: those of all processes, in order; values: their losses (K,), joined.
     shares  where there are several processes: task -> this one's share of its examples.
@@ -27,7 +36,7 @@ class Step:
     apart   (task, parameter) -> gradient of what is no column and has several tasks, where tasks weigh it differently.
     """
 
-    def __init__(self, layout: Layout, losses, counts, scaler, draws: bool, walk: bool = True):
+    def __init__(self, layout: Layout, losses, counts, scaler, draws: bool):
         given, counts = _inputs.by_name(losses), counts or {}
         if bad := [n for n, x in counts.items() if n not in {*given, *layout.tasks} or not 0 <= x < float("inf")]:
             raise ValueError(f"counts are finite numbers from 0, of tasks that have losses; not so: {bad}")
@@ -35,14 +44,11 @@ class Step:
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         for name, loss in given.items():
             _inputs.check_loss(name, loss, scaler)
-        scaled, several = scaler is not None, _inputs.several()
-        trained = tuple(i for i, p in enumerate(layout.parameters) if p.requires_grad)
-        self.walked = walk or several or scaled or (*given, trained) not in layout.walked
-        layout.walked.add((*given, trained))
-        leaves, second = reached([*given.values()]) if self.walked else ({}, False)
+        several = _inputs.several()
+        leaves, second = reached([*given.values()])
         if second and layout.shared is None:
             raise ValueError("a compiled or custom function hides what tasks share: name that in shared=")
-        now = layout.known(leaves) if leaves else {}
+        now = layout.known(leaves)
         of_mask = {mask: [name for k, name in enumerate(given) if mask >> k & 1] for mask in {*now.values()}}
         names, shares, random, values = {i: of_mask[mask] for i, mask in now.items()}, dict[str, float](), None, given
         if several:
@@ -55,30 +61,24 @@ class Step:
         for i, reaching in names.items():
             for name in reaching:
                 layout.reached[i] |= 1 << number[name]
-        self.moved = layout.lay_out(trained) if self.walked else None
+        self.moved = layout.lay_out()
         self.layout, self.columns = layout, layout.columns
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
         self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
+        layout.seen[layout.key(given)] = [number[name] for name in given]
         listed = [values[layout.tasks[k]] for k in self.tasks]
-        self.joined = layout.like.new_tensor(listed) if several else together(listed, layout.like)
-        self.values = self.joined.detach()
+        self.values = layout.like.new_tensor(listed) if several else together(listed, layout.like).detach()
         self.shares = {number[name]: share for name, share in shares.items()}
         self.scale = None if scaler is None else scaler.scale(torch.ones_like(layout.like))
-        self.now, self.alone, columns = {*names}, {k: list[int]() for k in self.tasks}, {*layout.at}
+        self.now, columns = {*names}, {*layout.at}
+        self.alone: dict[int, list[int]] = {k: [] for k in self.tasks}
         self.apart, self.plain = dict[tuple[int, int], Tensor](), self.starts()
         for i, reaching in names.items():
             if i not in columns:  # where it is two or more tasks, any may reach it
                 for k in [number[name] for name in reaching] if len(reaching) == 1 else self.tasks:
                     self.alone[k].append(i)
-        self.flat, self.places = self.columns.places() if self.walked else (layout.like, [])
-
-    def live(self) -> Tensor:
-        """The losses (K,) with their graph."""
-        if self.joined.requires_grad:
-            return self.joined
-        with torch.enable_grad():
-            return together([loss for _, loss in self.losses], self.layout.like)
+        self.flat, self.places = self.columns.places()
 
     def starts(self, weights: Mapping[int, Tensor] | None = None) -> list[Tensor | None]:
         """What the backward passes start from: each loss's weight, times the scaler's scale, times our share."""

@@ -14,22 +14,21 @@ from mtl_core.methods.registry import WEIGHTING, Method
 
 
 def task_weights(
-    method: nn.Module, spec: Method, convention: Convention, matrix: Any, losses: Tensor, product: Any = None, into=None
+    method: nn.Module, spec: Method, convention: Convention, matrix: Any, losses: Tensor, product=None, through=None
 ) -> Tensor | None:
     """The weights (K,) of the tasks where the method has them, else None; its own parameters learn from the step.
 
     matrix   (K, ...) gradients of the method's level; a loss weighting of the level "losses" does not look at it.
     product  J Jᵀ of the matrix, (K, K) float64 on the host, where it is known.
-    into     (tensors, or None for all leaves,): the losses have a graph, and the `.grad` of these is added to.
+    through  the losses with their graph: differentiate to its leaves, whose `.grad` is added to.
     """
     if spec.kind == WEIGHTING and spec.level == "losses":
         # The weight of task k is the scalar's slope in its loss:  w_k = \partial f(L) / \partial L_k
         with torch.enable_grad(), explained():
-            values = losses.detach().requires_grad_() if into is None else losses
+            values = losses.detach().requires_grad_() if through is None else through
             values.retain_grad()
             scalar = method(values)
-            leaves = [values, *into[0], *method.parameters()] if into and into[0] is not None else None
-            scalar.backward(inputs=leaves)
+            scalar.backward()
         weights = values.grad
     elif spec.kind == WEIGHTING:
         weights = method(matrix, losses)
@@ -38,10 +37,9 @@ def task_weights(
     elif type(method).forward is aggregation.WeightedAggregator.forward:
         return cast(aggregation.WeightedAggregator, method).weighting(matrix)
     elif spec.level != "parameters":
-        raise ValueError(
-            f"a method of the level {spec.level!r} weighs the tasks: expected a WeightedAggregator of torchjd, got "
-            f"{type(method).__name__}; register it at the level 'parameters'"
-        )
+        expected = f"expected a WeightedAggregator of torchjd, got {type(method).__name__}"
+        remedy = "register it at the level 'parameters'"
+        raise ValueError(f"a method of the level {spec.level!r} weighs the tasks: {expected}; {remedy}")
     else:
         return None
     if spec.learns:

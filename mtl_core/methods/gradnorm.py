@@ -63,8 +63,6 @@ class GradNorm(LearnedParameters):
         self.weights.mul_(len(self.weights) / self.weights.sum())
 
 
-PAPER, DEFAULTS = "Chen et al. 2018, arXiv 1711.02257", {"alpha": (1.5, "section 5 of the paper, NYUv2")}
+PAPER, SET = "Chen et al. 2018, arXiv 1711.02257", {"alpha": (1.5, "section 5 of the paper, NYUv2")}
 AT, NEEDS = "last layer", ("gradients", "losses")
-register(
-    Method("gradnorm", "GradNorm", WEIGHTING, GradNorm, "sum", PAPER, DEFAULTS, level=AT, needs=NEEDS, learns=True)
-)
+register(Method("gradnorm", "GradNorm", WEIGHTING, GradNorm, "sum", PAPER, SET, level=AT, needs=NEEDS, learns=True))

@@ -110,9 +110,8 @@ class _Loop:
             raise ValueError("the model has rotations of an earlier fit: train a fresh model")
         self.model, self.method, self.schedule, self.observers = model, method, schedule, observers
         self.problem, self.device = problem, torch.device(device)
-        self.train, self.validation = (
-            x.to(device) if isinstance(x, Split) else x for x in (problem.train, problem.validation)
-        )
+        splits = problem.train, problem.validation
+        self.train, self.validation = [x.to(device) if isinstance(x, Split) else x for x in splits]
         self.convention, self.names = convention.of(spec.name), [task.name for task in problem.tasks]
         if (several := started()) > schedule.batch_size:
             raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {several} processes")
@@ -236,9 +235,8 @@ class _Loop:
     def load(self, state: Mapping) -> None:
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
-        for moments in self.optimizer.state.values():
-            if "step" in moments:  # Adam counts on the host: on a GPU each parameter would wait for its count
-                moments["step"] = moments["step"].cpu()
+        for moments in [moments for moments in self.optimizer.state.values() if "step" in moments]:
+            moments["step"] = moments["step"].cpu()  # Adam counts on the host: a GPU would wait for each count
         self.order.set_state(state["order"].cpu())
         set_random_state(state["random"], self.device)
         self.last, self.history = state["last"], History(**state["history"])

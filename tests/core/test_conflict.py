@@ -221,7 +221,7 @@ def test_arguments_and_gradients_out_of_range():
     with pytest.raises(ValueError, match="no gradient for the layers B; there are A, X"):
         scores.update({"A": torch.eye(2), "X": torch.eye(2)})
     for read in (scores.scores, scores.mirror, scores.ranking, scores.at):
-        with pytest.raises(ValueError, match="-0.05 was not counted; counted were"):
+        with pytest.raises(ValueError, match="-0.05 was not counted; counted are"):
             read(-0.05)
     assert scores.iterations == 0 and scores.scores(0.0) == {"A": 0, "B": 0}
     assert scores.counts().shape == (0, 2, 2, 2, 1) and scores.counts().dtype == np.int64
@@ -269,7 +269,7 @@ def test_attached_it_finds_layers_and_tasks():
     balancer, iterations = Balancer(), random_iterations(3, 4)
     scores = ConflictScores(thresholds=THRESHOLDS).attach(balancer)
     assert isinstance(scores, ConflictScores) and balancer.observers == [scores]
-    with pytest.raises(ValueError, match=r"0.0 was not counted; counted were .* in 0 layers"):
+    with pytest.raises(ValueError, match=r"0.0 was not counted; counted are .* in 0 layers"):
         scores.ranking(0.0)
     for gradients in iterations:
         balancer.step(gradients)
