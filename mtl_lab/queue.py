@@ -57,15 +57,13 @@ def progress(entries: Iterable[Entry], workers: int, root: Path = records.ROOT) 
     for experiment, profile in entries:
         with damage_named(records.folder(experiment, profile, root)):
             try:
-                lacking = lacks(experiment, profile, root)
+                lacking, words = lacks(experiment, profile, root), "a study: it computes what it lacks"
             except committed.SearchMissing:  # an entry before this one may bring it
-                lines.append(f"{f'{experiment}:{profile}':40} counted once the table that it extends is searched")
-                open_ended = True
-                continue
+                lacking, words = None, "counted once the table that it extends is searched"
             time = hours(experiment, profile, lacking, workers, root) if lacking else 0.0
         runs, total = runs + len(lacking or ()), total + (time or 0.0)
         open_ended |= lacking is None or time is None
-        words = "a study: it computes what it lacks" if lacking is None else f"missing runs: {len(lacking)}"
+        words = words if lacking is None else f"missing runs: {len(lacking)}"
         about = "" if not lacking else ", time unknown yet" if time is None else f", about {time:.1f} hours"
         lines.append(f"{f'{experiment}:{profile}':40} {words}{about}")
     return [*lines, f"missing runs in all: {runs}, {'at least' if open_ended else 'about'} {total:.1f} hours"]

@@ -45,7 +45,6 @@ def layer_scores(layers: Sequence[str], scores, opposite, kinds: Mapping[str, st
     kinds     layer -> key of `KINDS`.
     """
     order = sorted(range(len(layers)), key=lambda layer: -scores[layer])
-    heights = np.arange(len(order))
     figure, axis = plt.subplots(figsize=(7, 7.5))
     axis.axhspan(-0.5, chosen - 0.5, color="#eeeeee", zorder=0)
     words = {"fontsize": 9, "ha": "right", "transform": axis.get_yaxis_transform()}
@@ -56,9 +55,9 @@ def layer_scores(layers: Sequence[str], scores, opposite, kinds: Mapping[str, st
             axis.barh(bars, shares, color=COLOURS[colour], height=0.75)
             axis.text(0.98, len(order) - 8 + 2 * list(KINDS).index(kind), kind, color=COLOURS[colour], **words)
     tail = [100 * opposite[layer] / total for layer in order]
-    axis.plot(tail, heights, "|", color="black", ms=8)
+    axis.plot(tail, range(len(order)), "|", color="black", ms=8)
     axis.text(0.98, len(order) - 8 + 2 * len(KINDS), "| positive tail: cosine above −S", **words)
-    axis.set_yticks(heights, [layers[layer] for layer in order], fontsize=8)
+    axis.set_yticks(range(len(order)), [layers[layer] for layer in order], fontsize=8)
     axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_xlabel("% of steps with cosine below S")
     return figure
@@ -75,8 +74,7 @@ def end_labels(axis, x: float, ends: Mapping[str, tuple[float, str]], gap: float
 def split_network(layers: Sequence[str], split: Sequence[str], kinds: Mapping[str, str], tasks: Sequence[str]):
     """The layers from input to heads, in two panels: one box for a layer that tasks share, else one box per task."""
     figure, axes = plt.subplots(2, 1, figsize=(7, 3.6))
-    half = (len(layers) + 1) // 2
-    split = set(split)
+    half, split = (len(layers) + 1) // 2, set(split)
     for axis, part in zip(axes, (layers[:half], layers[half:]), strict=True):
         for x, layer in enumerate(part):
             colour = COLOURS[KINDS[kinds[layer]]]
