@@ -101,8 +101,8 @@ class SAMGS(ShapedByLoading, Aggregator):
             # Each gradient times the size of its moment, by entries:  u = \sum_k g_k \odot |\hat m_k| / \sqrt{\hat h}
             torch.sum(gradients * moments.abs(), 0, out=part).mul_(gain)
         if not torch.isfinite(update.sum()) and not torch.isfinite(update).all():  # the sum alone may overflow
-            what = "SAM-GS's momentum branch is quadratic in the gradients and overflowed"
-            raise NonFiniteGradientError(f"{what}: the largest norm is {norms.max():.1e}. Scale the losses down.")
+            what = "SAM-GS's momentum branch is quadratic in the gradients"
+            raise NonFiniteGradientError(f"{what} and overflowed at norm {norms.max():.1e}. Scale the losses down.")
         return update
 
 
