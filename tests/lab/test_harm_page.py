@@ -87,7 +87,7 @@ def complete():
 
 
 ANSWERS = {"harm-fig-balanced", "harm-fig-sign", "harm-fig-removal"}
-TABLES = {"harm-balanced-table", "harm-sign-table", "harm-removal-judged", "harm-removal-table"}
+TABLES = {"harm-balanced-table", "harm-sign-table", "harm-removal-judged"}
 
 
 def test_the_page_answers_once_all_runs_are_there(monkeypatch, complete):
