@@ -132,9 +132,9 @@ def test_what_the_card_of_recon_says():
         for word in set(judged.values())
     }
     helped, unsure = named["better"], named["cannot decide"]
-    finding = f"Recon clearly helped {helped} in our small rerun. For {unsure}, these seeds cannot tell."
+    finding = f"Recon clearly helped {helped} in our small rerun. For {unsure} we cannot tell."
     assert card["finding"] == finding
-    assert card["short"] == f"helped {helped}; for {unsure} these seeds cannot tell."
+    assert card["short"] == f"helped {helped}; for {unsure} we cannot tell."
     assert all(checks[name].text.endswith(": cannot decide") for name in ("equal", "cagrad"))
     assert "Plain training with equal weights, on the layers and the learning rate" in card["found"]
     assert "found for PCGrad, does as well" in card["found"]
@@ -151,7 +151,7 @@ def test_what_the_card_of_rotograd_says():
     outcomes = {c.text.split(":")[0].split(" against ")[1]: c.text.rpartition(": ")[2] for c in claim.checks}
     assert "clearly beats MGDA and does as well as equal weights" in card["found"]
     assert outcomes.pop("mgda") == "better" and outcomes.pop("equal") == "equivalent"
-    assert "For GradDrop, PCGrad and IMTL-G, these seeds cannot tell" in card["found"]
+    assert "For GradDrop, PCGrad and IMTL-G we cannot tell" in card["found"]
     assert outcomes == dict.fromkeys(("graddrop", "pcgrad", "imtl_g"), "cannot decide")
 
 
