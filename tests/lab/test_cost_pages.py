@@ -108,7 +108,7 @@ def test_cost(shown, monkeypatch, tmp_path):
             for name, (row, run) in below_the_floor.planned("small", stream, found).items():
                 found[name] = {"of": row, "test": None, **train(row, run)}
     texts, more = shown("methods/what_does_a_method_cost")
-    assert "On molecules 1 of 12 is shown to be" in texts[1] and "pcgrad, every 16" in texts[1]
+    assert "**As good and cheap: pcgrad, every 16.** Of 12 forms that we tried on molecules" in texts[1]
     assert "worse" in "".join(texts) and more > marks
 
 
