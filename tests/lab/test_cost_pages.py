@@ -115,7 +115,7 @@ def test_cost(shown, monkeypatch, tmp_path):
 def test_machines(shown, monkeypatch):
     monkeypatch.setattr(bench, "load", lambda profile: {})
     texts, marks = shown("build_on/more_than_one_machine")
-    assert "A cluster of 100 jobs" in texts[1] and marks >= 3
+    assert "**100 jobs finish the largest table in days instead of months" in texts[1] and marks >= 3
     assert f"has timed 0 of its {len(bench.CASES)} cases" in "".join(texts)
     assert Path(SOURCES.parent, "examples", "slurm.py").read_text().splitlines()[0] in "".join(texts)
     monkeypatch.setattr(bench, "load", lambda profile: recorded())
