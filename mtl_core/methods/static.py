@@ -30,6 +30,4 @@ class Static(scalarization.Scalarizer):
         return self.weights.to(losses) @ losses
 
 
-register(
-    Method("static", "Tuned fixed weights", WEIGHTING, Static, "sum", "weighted sum of the losses, weights searched")
-)
+register(Method("static", "Fixed weights", WEIGHTING, Static, "sum", "weighted sum of the losses, weights searched"))
