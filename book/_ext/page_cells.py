@@ -70,7 +70,7 @@ def shown(text, tag):
         return f"```python\n{text.strip()}\n```"
     table = as_markdown(text)
     fold = tag == "answer"
-    return f"<details><summary>What the cell gives</summary>\n\n{table}\n\n</details>" if fold else table
+    return f"<details><summary>Computed answer</summary>\n\n{table}\n\n</details>" if fold else table
 
 
 def on_page(cell):

@@ -115,7 +115,7 @@ def end(title, name, source, claims, config):
             f'<a href="{html.escape(ledger.dispute(repository, claim, commit(paper)))}">{html.escape(claim)}</a>'
             for paper, claim in claims
         )
-        text += f"<p>Dispute a verdict of this page: {', '.join(links)}</p>"
+        text += f"<details><summary>Dispute a verdict of this page</summary><p>{', '.join(links)}</p></details>"
     return nodes.raw("", text + "</div>", format="html")
 
 

@@ -57,6 +57,9 @@ def there(device):
     return {"": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device]
 
 
+TINTED = ("refused", "not-tested-here")  # words of an answer -> class of its cell (site.css)
+
+
 def answer(found):
     """The words for the marks of one feature."""
     if not found:
@@ -102,7 +105,9 @@ class Support(SphinxDirective):
                 words = named(mark)
                 shown += nodes.reference("", words, refuri=f"{repository}/blob/main/{mark.place}")
             cells = *(nodes.paragraph("", "", *marked(text)) for text in (feature, answer(found))), shown
-            body += nodes.row("", *(nodes.entry("", cell) for cell in cells))
+            entries = [nodes.entry("", cell) for cell in cells]
+            entries[1]["classes"] += [word for word in TINTED if answer(found).startswith(word.replace("-", " "))]
+            body += nodes.row("", *entries)
         group, head = nodes.tgroup(cols=3), nodes.thead()
         titles = ("with", "works?", "the test that shows it")
         head += nodes.row("", *(nodes.entry("", nodes.paragraph(text=title)) for title in titles))

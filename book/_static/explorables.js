@@ -67,7 +67,7 @@
   function fan(from, gradients, update, scale, was, dashed) {
     const put = (g, k) => {
       const away = scale + 11 / size(g), side = was.filter(([x]) => x < was[k][0]).length - (was.length - 1) / 2;
-      return text(from[0] + away * g[0] + 6 * side, from[1] - away * g[1] + 4, k + 1, `task t${k}`);
+      return text(from[0] + away * g[0] + 14 * side, from[1] - away * g[1] + 4, k + 1, `task t${k}`);
     };
     return [...(dashed ? was : []).map((g, k) => arrow(from, times(scale, g), `was t${k}`)),
       arrow(from, times(scale, update), "update"), ...gradients.map((g, k) => arrow(from, times(scale, g), `t${k}`)), ...gradients.map(put)];
@@ -118,7 +118,7 @@
 
   function rotograd(root, data) {
     const [angle, angleSaid, angleBox] = slider("rotograd-angle", "Angle at the start:", data.angles.length - 1, data.start);
-    const [step, stepSaid, stepBox] = slider("rotograd-step", "Steps of the rotations:", data.steps, data.steps);
+    const [step, stepSaid, stepBox] = slider("rotograd-step", "Steps of the rotations:", data.steps, Math.round(0.4 * data.steps));
     const [equal, equalBox] = check("rotograd-equal", "Equal lengths", true), [three, threeBox] = check("rotograd-three", "Three tasks", false);
     const play = element("button", { type: "button", class: "sd-btn sd-btn-primary" }, "Play"), [said, say] = speaker(3);
     const svg = element("svg", { viewBox: "0 0 360 206", role: "img" });

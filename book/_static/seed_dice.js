@@ -198,7 +198,8 @@
     place.replaceChildren(element("style", {}, STYLE),
       element("div", { class: "controls" }, action(`Roll ${COUNT[SIZE]} seeds`, roll, "sd-btn-primary"),
         action(`All ${total}`, () => show(null), "sd-btn-outline-primary"), ...seeds),
-      said, lines, element("div", { class: "address" }, element("label", { for: address.id }, "Address:"), address, copy));
+      said, lines, element("p", { class: "unit" }, "points of Δm against tuned fixed weights"),
+      element("div", { class: "address" }, element("label", { for: address.id }, "Address:"), address, copy));
     const asked = placesOf(data, window.location.search);
     show(asked ?? null, true);
     if (asked === undefined) said.textContent = `The address names no ${COUNT[SIZE]} of these seeds. ${said.textContent}`;

@@ -30,4 +30,6 @@ class Static(scalarization.Scalarizer):
         return self.weights.to(losses) @ losses
 
 
-register(Method("static", "Static weights", WEIGHTING, Static, "sum", "weighted sum of the losses, weights searched"))
+register(
+    Method("static", "Tuned fixed weights", WEIGHTING, Static, "sum", "weighted sum of the losses, weights searched")
+)

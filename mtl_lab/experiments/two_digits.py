@@ -47,8 +47,8 @@ def table(profile: str = "small") -> Table:
         Row("rotate_only", "RotateOnly", "rotate_only", options=size, space=rate),
         Row("rotograd", "RotoGrad", "rotograd", options=size, space=rate),
         Row("rotograd_haar", "RotoGrad, Haar start", "rotograd", options=size | {"init": "haar"}, space=rate),
-        Row("equal_layer", "Equal weights + R_k as a layer", "equal", model=layer),
-        Row("imtl_g_layer", "IMTL-G + R_k as a layer", "imtl_g", model=layer),
+        Row("equal_layer", "Equal weights + rotation as a layer", "equal", model=layer),
+        Row("imtl_g_layer", "IMTL-G + rotation as a layer", "imtl_g", model=layer),
     ]
     # The search up to 0.02 chose a single-task rate in the outer tenth: each row got two more configurations, to 0.08.
     return Table("two_digits", base, rows, margin=2.0, rate=(2e-4, 2e-2), widened=(8e-2, 2))
@@ -111,10 +111,10 @@ def which_half(outcomes: Mapping[str, str], margin: float) -> str:
             ALONE.get(beside, "{}").format(half) + " " + " ".join([DOES[outcome], BESIDE.get(beside, "")]).strip()
         )
     text = ", and ".join([", ".join(said[:-1])] * (len(said) > 1) + said[-1:])
-    which = {1: "this effect", 2: "either effect"}.get(len(said), "any of these effects")
+    text = f"{text[0].upper()}{text[1:]}."
     if any("amount" not in outcome for outcome in signed.values()):
-        which = "any other effect"
-    return f"{text[0].upper()}{text[1:]}. Whether {which} exceeds the margin of {margin:g} points is not sure."
+        return f"{text} Whether any other effect exceeds the margin of {margin:g} points is not sure."
+    return f"Neither half is shown to matter by more than {margin:g} points. {text}"
 
 
 register_table("two_digits", table)

@@ -41,11 +41,13 @@ def stills(pair: Pair, path, moments: Sequence[int]):
     path  (steps (T,), z (T, 2), rotations (T, 2, 2, 2)) of one seed; moments are indices into it.
     """
     steps, z, rotations = path
-    figure, axes = plt.subplots(1, len(moments), figsize=(7, 7 / len(moments) + 0.4), sharey=True)
+    lines = (len(moments) + 1) // 2  # two panels in each
+    figure = plt.figure(figsize=(4.8, 2.5 * lines + 0.3))
     axis = np.linspace(-EXTENT, EXTENT, 161)
     x, y = np.meshgrid(axis, axis)
     points = torch.from_numpy(np.stack([x, y], -1))
-    for panel, moment in zip(axes, moments, strict=True):
+    for place, moment in enumerate(moments, 1):
+        panel = figure.add_subplot(lines, 2, place)
         for k, colour in enumerate(TASKS):
             r = points @ rotations[moment, k].T
             losses = pair.phi(r - r.new_tensor(pair.optima[k])).numpy()
@@ -57,11 +59,8 @@ def stills(pair: Pair, path, moments: Sequence[int]):
         panel.plot(*z[: moment + 1].T, color="black", lw=1.2)
         panel.plot(*z[moment], "o", color="black", ms=5)
         panel.set_title(f"step {int(steps[moment])}", fontsize=9)
-        panel.set_xlabel("$z_1$")
+        panel.set(xlabel="$z_1$", ylabel="$z_2$", xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT))
         panel.set_aspect("equal")
-        panel.set_xlim(-EXTENT, EXTENT)
-        panel.set_ylim(-EXTENT, EXTENT)
-    axes[0].set_ylabel("$z_2$")
     return figure
 
 

@@ -53,12 +53,12 @@ def test_a_single_task_network_that_learned_nothing_is_named_with_its_seeds():
         (("equivalent",) * 4, "Neither half of RotoGrad matters here."),
         (
             ("worse (amount uncertain)", "cannot decide", "equivalent", "better (amount uncertain)"),
-            "Rotating alone does some harm, and scaling helps once features are rotated. Whether either effect "
-            "exceeds the margin of 2 points is not sure.",
+            "Neither half is shown to matter by more than 2 points. Rotating alone does some harm, and scaling helps "
+            "once features are rotated.",
         ),
         (
             ("cannot decide", "cannot decide", "worse (amount uncertain)", "cannot decide"),
-            "Scaling alone does some harm. Whether this effect exceeds the margin of 2 points is not sure.",
+            "Neither half is shown to matter by more than 2 points. Scaling alone does some harm.",
         ),
         (
             ("equivalent", "better", "worse (amount uncertain)", "cannot decide"),

@@ -15,7 +15,7 @@ from notebook_tools import comparison, refresh
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / "book" / "add_an_experiment.md"
-STEP = r"(?ms)^## (\d)\. [^\n]*`(\S+)`\n.*?^```\w+\n(.*?)^```$"
+STEP = r"(?ms)^## (\d)\. [^\n]*\n.*?^`(\S+)`\n.*?^```\w+\n(.*?)^```$"
 
 FOLLOW = """
 import contextlib, io, json, sys

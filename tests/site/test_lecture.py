@@ -82,7 +82,7 @@ RESTS = {
     "A conflict set by hand does harm": (f"{HARM}#a-sign-set-by-hand", "^Yes"),
     "Removing conflict was not shown to help": (
         f"{HARM}#removing-conflict",
-        "in none of \\d+ settings PCGrad is shown to help because it answers conflict",
+        "In none of \\w+ settings is PCGrad shown to help because it answers conflict",
     ),
 }
 

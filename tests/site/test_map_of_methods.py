@@ -114,7 +114,10 @@ def test_every_method_has_a_path_and_a_name_in_the_group_where_it_ends(picture):
     middles = [sum(ends[name] for name in names) / len(names) for _, names in groups]
     assert middles == sorted(middles), "numbers go from left to right"
     assert all(max(ends[n] for n in names) - min(ends[n] for n in names) < 12 for _, names in groups)
-    assert bold(picture) == ([], False), "at the start all paths are equally strong"
+    strong = [name for name, opacity, _ in picture.run(LOOK) if opacity == "1"]
+    assert strong == ["equal", "mgda"], "at the start two paths are seen, the others are pale"
+    picture.run("document.querySelector('#all-paths').checked = true")
+    assert {opacity for _, opacity, _ in picture.run(LOOK)} == {"1"}, "or all, equally strong"
 
 
 def test_a_name_under_the_pointer_or_chosen_by_keyboard_shows_its_path_and_pales_the_others(picture):
@@ -127,12 +130,14 @@ def test_a_name_under_the_pointer_or_chosen_by_keyboard_shows_its_path_and_pales
     assert bold(picture)[0] == []
     picture.run("document.querySelector('#map-of-paths input').focus()")
     picture.press("ArrowRight")
+    assert picture.run("document.activeElement.value") == "all"
+    picture.press("ArrowRight")
     first = picture.run("document.activeElement.value")
     assert bold(picture) == ([first], True) and first in METHODS
     ring = "getComputedStyle(document.activeElement.parentNode).boxShadow"
     assert "5px" in picture.run(ring)
     picture.press("ArrowLeft")
-    assert bold(picture)[0] == [] and picture.run("document.activeElement.value") == ""
+    assert bold(picture)[0] == [] and picture.run("document.activeElement.value") == "all"
 
 
 def test_without_scripts_on_a_phone_it_is_whole_and_legible(picture):

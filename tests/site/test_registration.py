@@ -79,7 +79,7 @@ def test_the_map(registered, page):
 def test_what_do_they_do_differently(registered, page, capsys):
     tables, drawn, scope = page("what_do_they_do_differently", steps=2, path_steps=2, batch_size=4)
     assert holding(tables) == []
-    assert [TITLE in texts for texts in drawn] == [True, True, False, True]  # dots, trees; paths of a few; all ends
+    assert [TITLE in texts for texts in drawn] == [True] * 5 + [False] + [True] * 2  # dots, trees; a few paths; ends
     assert f"two tasks: methods {len(METHODS)}, left out 0" in capsys.readouterr().out
     thirds = [one.names.index("thirds") for one in scope["found"].values()]
     lengths = [one.lengths()[0, at].item() for one, at in zip(scope["found"].values(), thirds, strict=True)]
