@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from mtl_core import _inputs
 from mtl_core.balancer.layout import Layout
 from mtl_core.balancer.rule import Rule
-from mtl_core.balancer.step import Seen, Step
+from mtl_core.balancer.step import Step
 from mtl_core.conflict import cosines
 from mtl_core.gradients import TaskGradients, add, all_finite, explained, layer_of, reached, together, views, write
 from mtl_core.linalg import gram
@@ -90,9 +91,10 @@ class Balancer(Rule):
                   no state moves, and the scaler skips the step.
         counts    {task: number of examples or labels here} where processes have unequal parts; 0 is an absent task.
         """
-        if self._again(losses, counts, scaler):
-            return
         try:
+            losses = _inputs.by_name(losses)
+            if self._again(losses, counts, scaler):
+                return
             step = self._read(losses, counts, scaler)
             one = len({*step.tasks, *self._aside}) == 1
             known = one or self.spec.level == "losses" or self.stale(step.tasks)
@@ -194,16 +196,18 @@ class Balancer(Rule):
     def _again(self, losses, counts, scaler) -> bool:
         """A loss weighting differentiated through a graph as seen before; False where more than that is asked."""
         layout, more = self._layout, (counts, scaler, self._aside, self.observers, self._waits, self._layout.ignored)
-        given = {name: loss for name, loss in _inputs.by_name(losses).items() if loss is not None}
+        given = {name: loss for name, loss in losses.items() if loss is not None}
         tasks = layout.seen.get(layout.key(given), [])
         if not self.direct or any(more) or len(tasks) < 2 or tasks != sorted(tasks) or _inputs.several():
             return False
+        self._last = ([], None, False)
         for name, loss in given.items():
             _inputs.check_loss(name, loss, None)
-        values = together([*given.values()], layout.like)
+        with torch.enable_grad():
+            values = together([*given.values()], layout.like)
         if not math.isfinite(sum(values.tolist())):
             return False
-        step, self._last = Seen(tasks, values.detach(), [*given]), ([], None, False)
+        step = SimpleNamespace(tasks=tasks, values=values.detach(), losses=[*given], shares={}, random=None)
         self._end(step, self.weigh(step, None, [], through=values)[0], True)
         return True
 
@@ -373,7 +377,7 @@ class Balancer(Rule):
             p.grad = g if p.grad is None else p.grad.add_(g)
         self._end(step, weights, finite)
 
-    def _end(self, step: Step | Seen, weights: Tensor | None, finite: bool) -> None:
+    def _end(self, step: Step | SimpleNamespace, weights: Tensor | None, finite: bool) -> None:
         self._last, self.losses = (step.tasks, weights, self._last[2]), step.values
         self.passes = len(step.losses) if self._last[2] else 1
         self.steps += finite

@@ -1,9 +1,11 @@
 """What a balancer asks of its method: weights or an update, for the tasks that are there; and how often."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
-from mtl_core.balancer.step import Seen, Step
+from mtl_core.balancer.step import Step
 from mtl_core.linalg import gram
 from mtl_core.methods._state import NotPositive
 from mtl_core.methods.backward import task_weights
@@ -41,7 +43,7 @@ class Rule:
         """Weights of an earlier step are used in this one."""
         return self.steps % self.every > 0 and all(k in self.kept for k in tasks)
 
-    def weigh(self, step: Step | Seen, read, sizes: list[float], product: Tensor | None = None, through=None) -> tuple:
+    def weigh(self, step: Step | SimpleNamespace, read, sizes, product: Tensor | None = None, through=None) -> tuple:
         """(weights, None, K), or (None, update, K) where the method has none; its state learns from the step.
 
         A task whose gradient is exactly zero is absent for an aggregation; K counts those that are not.

@@ -1,7 +1,6 @@
 """One step: its losses checked, who reaches what, and the backward passes, into J or in one sum."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,16 +9,6 @@ from mtl_core import _inputs
 from mtl_core.balancer.layout import Layout
 from mtl_core.gradients import add, gradients, reached, together, vector, views, write
 from mtl_core.random_state import random_state, same_state
-
-
-class Seen(NamedTuple):
-    """What a step leaves whose graph is not looked at: tasks, values, losses and shares as of a `Step`."""
-
-    tasks: list[int]
-    values: Tensor
-    losses: Sequence
-    shares: dict[int, float] = {}
-    random: None = None
 
 
 class Step:
@@ -66,7 +55,8 @@ class Step:
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
         self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
-        layout.seen[layout.key(given)] = [number[name] for name in given]
+        if len(layout.seen) < 1000:  # it never grows without end
+            layout.seen[layout.key(given)] = [number[name] for name in given]
         listed = [values[layout.tasks[k]] for k in self.tasks]
         self.values = layout.like.new_tensor(listed) if several else together(listed, layout.like).detach()
         self.shares = {number[name]: share for name, share in shares.items()}

@@ -27,6 +27,7 @@ def task_weights(
         with torch.enable_grad(), explained():
             values = losses.detach().requires_grad_() if through is None else through
             values.retain_grad()
+            method.zero_grad()  # what a step that failed has left
             scalar = method(values)
             scalar.backward()
         weights = values.grad

@@ -322,12 +322,51 @@ def test_under_no_grad(name):
     """As `loss.backward()` may be called there."""
     nets, (x, ys) = (Net(), Net()), batch()
     for on, net in zip((True, False), nets, strict=True):
-        z, outputs = net(x)
-        losses = [(o - y).pow(2).mean() for o, y in zip(outputs, ys, strict=True)]
-        torch.manual_seed(0)
-        with torch.set_grad_enabled(on):
-            Balancer(name, net).backward(losses, features=z)
+        balancer = Balancer(name, net)
+        for _ in range(2):  # the second step of a loss weighting looks at no graph
+            z, outputs = net(x)
+            losses = [(o - y).pow(2).mean() for o, y in zip(outputs, ys, strict=True)]
+            torch.manual_seed(0)
+            with torch.set_grad_enabled(on):
+                balancer.backward(losses, features=z)
     assert same(*map(gradients_of, nets))
+
+
+def test_what_was_set_aside_is_gone_after_losses_that_are_none():
+    net, (x, ys) = Net(), batch()
+
+    def losses():
+        return [(o - y).pow(2).mean() for o, y in zip(net(x)[1], ys, strict=True)]
+
+    balancer = Balancer("equal", net)
+    balancer.accumulate(losses())
+    with pytest.raises(ValueError, match="one tensor"):
+        balancer.backward(sum(losses()))
+    balancer.backward(losses())
+    alone = gradients_of(net)
+    net.zero_grad()
+    sum(losses()).backward()
+    assert same(alone, gradients_of(net)), "no gradient of the batch set aside is in it"
+    net.zero_grad()
+    balancer.backward(loss for loss in losses())  # any iterable, read once
+    assert same(alone, gradients_of(net))
+
+
+def test_a_pass_that_fails_leaves_nothing_in_the_numbers_of_a_method():
+    convention = Convention("own", scale="raw", own_optimizer=("sgd", 0.1))
+    moved = []
+    for fails in (False, True):
+        torch.manual_seed(0)
+        net, (x, ys) = Net(), batch()
+        balancer = Balancer("uncertainty", net, convention=convention)
+        for number in range(3):
+            losses = [(o - y).pow(2).mean() for o, y in zip(net(x)[1], ys, strict=True)]
+            balancer.backward(losses)
+            if fails and number == 1:
+                with pytest.raises(ValueError, match="walked and freed"):
+                    balancer.backward(losses)
+        moved.append([p.detach().clone() for p in balancer.method.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True)) and moved[0][0].any()
 
 
 def test_features_that_are_no_tensors():
