@@ -118,7 +118,7 @@
 
   function rotograd(root, data) {
     const [angle, angleSaid, angleBox] = slider("rotograd-angle", "Angle at the start:", data.angles.length - 1, data.start);
-    const [step, stepSaid, stepBox] = slider("rotograd-step", "Steps of the rotations:", data.steps, Math.round(0.4 * data.steps));
+    const [step, stepSaid, stepBox] = slider("rotograd-step", "Steps of the rotations:", data.steps, Math.round(0.3 * data.steps));
     const [equal, equalBox] = check("rotograd-equal", "Equal lengths", true), [three, threeBox] = check("rotograd-three", "Three tasks", false);
     const play = element("button", { type: "button", class: "sd-btn sd-btn-primary" }, "Play"), [said, say] = speaker(3);
     const svg = element("svg", { viewBox: "0 0 360 206", role: "img" });
