@@ -93,9 +93,9 @@ class Balancer(Rule):
         """
         try:
             losses = _inputs.by_name(losses)
-            if self._again(losses, counts, scaler):
+            step = None if self._again(losses, counts, scaler) else self._read(losses, counts, scaler)
+            if step is None or self._again(losses, counts, scaler):  # its graph has been looked at now
                 return
-            step = self._read(losses, counts, scaler)
             one = len({*step.tasks, *self._aside}) == 1
             known = one or self.spec.level == "losses" or self.stale(step.tasks)
             if (known or self.spec.level != "parameters") and not self._aside and (one or not self.observers):
@@ -194,20 +194,22 @@ class Balancer(Rule):
     # --- a step, in one of three ways
 
     def _again(self, losses, counts, scaler) -> bool:
-        """A loss weighting differentiated through a graph as seen before; False where more than that is asked."""
-        layout, more = self._layout, (counts, scaler, self._aside, self.observers, self._waits, self._layout.ignored)
+        """Differentiate a loss weighting through a graph that has been looked at; False where more is asked."""
         given = {name: loss for name, loss in losses.items() if loss is not None}
+        whole = not counts or counts.keys() <= given.keys() and all(0 < x < math.inf for x in counts.values())
+        layout, more = self._layout, (scaler, self._aside, self.observers, self._waits, self._layout.ignored)
         tasks = layout.seen.get(layout.key(given), [])
-        if not self.direct or any(more) or len(tasks) < 2 or tasks != sorted(tasks) or _inputs.several():
+        if not (self.direct and whole) or any(more) or len(tasks) < 2 or _inputs.several():
             return False
         self._last = ([], None, False)
         for name, loss in given.items():
             _inputs.check_loss(name, loss, None)
+        order = sorted(zip(tasks, given.values(), strict=True), key=lambda task: task[0])
         with torch.enable_grad():
-            values = together([*given.values()], layout.like)
+            values = together([loss for _, loss in order], layout.like)
         if not math.isfinite(sum(values.tolist())):
             return False
-        step = SimpleNamespace(tasks=tasks, values=values.detach(), losses=[*given], shares={}, random=None)
+        step = SimpleNamespace(tasks=sorted(tasks), values=values.detach(), losses=[*given], shares={}, random=None)
         self._end(step, self.weigh(step, None, [], through=values)[0], True)
         return True
 

@@ -55,8 +55,7 @@ class Step:
         self.random = random if several and not same_state(random, random_state(layout.like.device)) else None
         self.losses = [(k, given[name]) for name, k in number.items() if name in given]
         self.tasks = sorted(number[name] for name in values)
-        if len(layout.seen) < 1000:  # it never grows without end
-            layout.seen[layout.key(given)] = [number[name] for name in given]
+        layout.seen |= {layout.key(given): [number[name] for name in given]} if len(layout.seen) < 1000 else {}
         listed = [values[layout.tasks[k]] for k in self.tasks]
         self.values = layout.like.new_tensor(listed) if several else together(listed, layout.like).detach()
         self.shares = {number[name]: share for name, share in shares.items()}

@@ -115,12 +115,11 @@ class _Loop:
         self.convention, self.names = convention.of(spec.name), [task.name for task in problem.tasks]
         if (several := started()) > schedule.batch_size:
             raise ValueError(f"a batch of {schedule.batch_size} cannot be shared by {several} processes")
-        self.door: Any  # a Balancer, or a feature rotation, whose backward takes the same
         parameters: Any = model.parameters()
         if spec.kind == methods.ROTATION:
             if method.trunk is not model.trunk or [*method.heads] != [*model.heads]:
                 raise ValueError("a feature rotation is made with the trunk and heads of the model that is trained")
-            self.door = method.train()
+            self.door: Any = method.train()  # or a Balancer, whose backward takes the same
             method.convention, model.rotations = self.convention, method.rotation
             parameters = method.parameter_groups(schedule.learning_rate)
         else:

@@ -11,6 +11,7 @@ from torchjd.aggregation import Aggregator
 
 import mtl_core
 from mtl_core.balancer import Balancer
+from mtl_core.balancer import step as engine
 from mtl_core.gradients import NonFiniteGradientError
 from mtl_core.methods import METHODS, Convention, make
 from mtl_lab.probes.update_comparison import arguments
@@ -350,6 +351,27 @@ def test_what_was_set_aside_is_gone_after_losses_that_are_none():
     net.zero_grad()
     balancer.backward(loss for loss in losses())  # any iterable, read once
     assert same(alone, gradients_of(net))
+
+
+@pytest.mark.parametrize("name", ["equal", "uncertainty"])
+def test_a_repeated_step_of_a_loss_weighting_walks_no_graph(name, monkeypatch):
+    walks, reached = [], engine.reached
+    monkeypatch.setattr(engine, "reached", lambda *given: walks.append(1) or reached(*given))
+    nets, (x, ys) = (Net(), Net()), batch()
+    short, long = (Balancer(name, net) for net in nets)
+    for number in range(3):
+        for balancer, net in zip((short, long), nets, strict=True):
+            outputs = net(x)[1][:: 1 if number < 2 else -1]  # at last the tasks come in another order
+            tasks = ["one", "two"][:: 1 if number < 2 else -1]
+            losses = dict(zip(tasks, [(o - y).pow(2).mean() for o, y in zip(outputs, ys, strict=True)], strict=True))
+            net.zero_grad()
+            if balancer is long:
+                long._layout.seen.clear()
+            balancer.backward(losses, counts=dict.fromkeys(tasks, 16))
+        assert all(map(torch.equal, *map(gradients_of, nets))) and short.weights == long.weights
+    assert len(walks) == 2 + 3, "the first of each order, and each of the other balancer"
+    with pytest.raises(ValueError, match="counts are finite numbers"):
+        short.backward(losses, counts={"one": -1})
 
 
 def test_a_pass_that_fails_leaves_nothing_in_the_numbers_of_a_method():

@@ -24,7 +24,8 @@ def test_committed_runs_rest_on_the_data_that_the_code_makes(folder):
     record = records.read_lines(folder / "runs.jsonl")[0]
     run = Run.from_dict(record["config"])
     module = importlib.import_module(f"mtl_core.data.{run.problem}")
-    assert record["source"]["counts"] == module.COUNTS[folder.name]
+    counts = module.COUNTS[folder.name]
+    assert record["source"]["counts"] == counts | {part: n for part, n in run.problem_options.items() if part in counts}
     try:
         problem = load_problem(run)
     except DataError:
