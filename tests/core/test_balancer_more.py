@@ -353,7 +353,7 @@ def test_what_was_set_aside_is_gone_after_losses_that_are_none():
     assert same(alone, gradients_of(net))
 
 
-@pytest.mark.parametrize("name", ["equal", "uncertainty"])
+@pytest.mark.parametrize("name", ["equal", "log_sum", "uncertainty"])
 def test_a_repeated_step_of_a_loss_weighting_walks_no_graph(name, monkeypatch):
     walks, reached = [], engine.reached
     monkeypatch.setattr(engine, "reached", lambda *given: walks.append(1) or reached(*given))
@@ -369,6 +369,7 @@ def test_a_repeated_step_of_a_loss_weighting_walks_no_graph(name, monkeypatch):
                 long._layout.seen.clear()
             balancer.backward(losses, counts=dict.fromkeys(tasks, 16))
         assert all(map(torch.equal, *map(gradients_of, nets))) and short.weights == long.weights
+        assert short.losses.tolist() == [losses[task].item() for task in ("one", "two")]
     assert len(walks) == 2 + 3, "the first of each order, and each of the other balancer"
     with pytest.raises(ValueError, match="counts are finite numbers"):
         short.backward(losses, counts={"one": -1})
